@@ -1,0 +1,144 @@
+"""Detector: images in, detections out. One class to load and call.
+
+Puts preprocessing, the SSD and the decoding of its outputs together on one device in one
+precision. Knows nothing of video.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ssd_core.checkpoint import load_model
+from ssd_core.device import choose_device, choose_precision
+from ssd_core.models.ssd import SSD
+from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
+from ssd_core.ops import decode_nms_reference
+from ssd_core.preprocess import Image, preprocess
+
+DEFAULT_MODEL = next(iter(MODELS))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first. Tensors are on the CPU."""
+
+    boxes: Tensor
+    """(N, 4) fp32 xyxy in pixels of the image."""
+    scores: Tensor
+    """(N,) fp32 in [0, 1]."""
+    labels: Tensor
+    """(N,) int64 class ids; never 0, the background."""
+    names: list[str]
+    """Label of each detection."""
+    boxes_normalised: Tensor
+    """(N, 4) fp32 xyxy in [0, 1] of the image."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Detector:
+    """A loaded model, ready to detect."""
+
+    def __init__(
+        self,
+        model: SSD,
+        spec: ModelSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        score_threshold: float,
+        digest: str = "",
+    ) -> None:
+        """See ``Detector.load``."""
+        self.spec = spec
+        self.device = device
+        self.dtype = dtype
+        self.digest = digest
+        self.score_threshold = score_threshold
+        self.model = fold_batch_norm(model.eval())
+        self.model.to(device, dtype, memory_format=torch.channels_last)
+        self._default_boxes_cxcywh = spec.default_boxes().to(device)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | ModelSpec = DEFAULT_MODEL,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        score_threshold: float | None = None,
+    ) -> "Detector":
+        """Load a model by name.
+
+        ``weights``: a file, ``"coco"``, or None for the weights in the package. ``device``:
+        ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on a CPU that has it in
+        hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``, ``fp16``.
+        ``score_threshold``: default from the model's spec.
+
+        Raises UnknownModelError, CheckpointError, DeviceError.
+        """
+        spec = get_spec(model)
+        torch_device = choose_device(device)
+        dtype = choose_precision(precision, torch_device)
+        network, spec, digest = load_model(spec, weights)
+        threshold = spec.score_threshold if score_threshold is None else score_threshold
+        return cls(network, spec, torch_device, dtype, threshold, digest)
+
+    def preprocess(self, images: Sequence[Image]) -> Tensor:
+        """(B, 3, S, S) network input on the device; images are (H, W, 3) uint8 RGB of any size."""
+        return preprocess(images, self.spec, self.device, self.dtype)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image]) -> list[Detections]:
+        """Detections of each image; an image is (H, W, 3) uint8 RGB of any size.
+
+        Raises ValueError for anything that is not an image.
+        """
+        if len(images) == 0:
+            return []
+        bbox_regression, cls_logits = self.model(self.preprocess(images))
+        found = decode_nms_reference(
+            bbox_regression,
+            cls_logits,
+            self._default_boxes_cxcywh,
+            self.spec.activation,
+            self.score_threshold,
+            self.spec.iou_threshold,
+            self.spec.candidates_per_class,
+            self.spec.max_detections,
+        )
+        boxes, scores, labels, counts = (tensor.cpu() for tensor in found)
+        return [
+            self._detections(image, boxes[i, :count], scores[i, :count], labels[i, :count])
+            for i, (image, count) in enumerate(zip(images, counts.tolist(), strict=True))
+        ]
+
+    def _detections(
+        self, image: Image, boxes_normalised: Tensor, scores: Tensor, labels: Tensor
+    ) -> Detections:
+        height, width = image.shape[:2]
+        return Detections(
+            boxes=boxes_normalised * torch.tensor([width, height, width, height]),
+            scores=scores,
+            labels=labels,
+            names=[self.spec.labels[label] for label in labels.tolist()],
+            boxes_normalised=boxes_normalised,
+        )
+
+
+def fold_batch_norm(model: SSD) -> SSD:
+    """Fold every batch norm into the convolution before it, in place; the model is in eval mode."""
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            convolution, norm = module[index], module[index + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[index] = fuse_conv_bn_eval(convolution, norm)
+                module[index + 1] = nn.Identity()
+    return model

@@ -1,0 +1,54 @@
+"""Which device and which precision: decided once, with the reason when it cannot be had."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from ssd_core.errors import DeviceError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Processor flags of bf16 arithmetic: x86's two, and Arm's, as /proc/cpuinfo spells them."""
+CUDA_BF16_CAPABILITY = (8, 0)
+"""First compute capability with bf16 tensor cores (Ampere)."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises DeviceError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r}: no usable CUDA device here: use cpu or auto")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {name!r}: there are only {torch.cuda.device_count()} GPUs")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The network's type for ``auto``, ``fp32``, ``bf16`` or ``fp16``. Raises DeviceError."""
+    if name == "auto":
+        if device.type == "cuda":
+            capable = torch.cuda.get_device_capability(device) >= CUDA_BF16_CAPABILITY
+            return torch.bfloat16 if capable else torch.float16
+        return torch.bfloat16 if cpu_has_bf16() else torch.float32
+    if name not in PRECISIONS:
+        raise DeviceError(f"precision {name!r}: expected auto, {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceError("precision 'fp16' needs a CUDA device: use bf16 or fp32 on the CPU")
+    return PRECISIONS[name]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware (Linux only; elsewhere: no)."""
+    if platform.system() != "Linux":
+        return False
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            return not CPU_BF16_FLAGS.isdisjoint(line.split())
+    return False

@@ -1,0 +1,23 @@
+"""Errors of ssd_core that a user can cause: one line that says what is wrong and what to do.
+
+    SsdError(ValueError)
+    ├── UnknownModelError     a model name that is not in the zoo
+    ├── CheckpointError       weights that are missing, refused, or do not fit the model
+    └── DeviceError           a device or precision that this machine does not have
+"""
+
+
+class SsdError(ValueError):
+    """Anything a caller asked of ssd_core that cannot be done as asked."""
+
+
+class UnknownModelError(SsdError):
+    """The model name is not in the zoo."""
+
+
+class CheckpointError(SsdError):
+    """The weights cannot be read, or do not fit the model."""
+
+
+class DeviceError(SsdError):
+    """The device or the precision is not to be had here."""

@@ -1,0 +1,1 @@
+"""Architectures and the zoo of models."""

@@ -1,0 +1,50 @@
+"""Images to network input: uint8 RGB of any size in, one normalised tensor out."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd_core.models.zoo import ModelSpec
+
+Image: TypeAlias = npt.NDArray[np.uint8] | Tensor
+"""(H, W, 3) uint8 RGB."""
+
+
+def preprocess(
+    images: Sequence[Image], spec: ModelSpec, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(B, 3, S, S) network input, channels_last, for B images of any sizes.
+
+    Images are stretched to the input size (bilinear), then normalised in fp32. Raises ValueError
+    for anything that is not (H, W, 3) uint8.
+    """
+    tensors = [_as_tensor(image).to(device, non_blocking=True) for image in images]
+    if all(image.shape[:2] == spec.image_size for image in tensors):
+        x = torch.stack(tensors).permute(0, 3, 1, 2).float()
+    else:
+        x = torch.cat([_resize(image, spec) for image in tensors])
+    mean = x.new_tensor(spec.mean)[:, None, None]
+    scale = 1 / x.new_tensor(spec.std)[:, None, None]
+    return x.sub_(mean).mul_(scale).to(dtype, memory_format=torch.channels_last)
+
+
+def _as_tensor(image: Image) -> Tensor:
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    if tensor.ndim != 3 or tensor.shape[2] != 3 or tensor.dtype != torch.uint8 or not tensor.numel():
+        raise ValueError(
+            f"an image is (height, width, 3) uint8 RGB, not {tuple(tensor.shape)} {tensor.dtype}"
+        )
+    return tensor
+
+
+def _resize(image: Tensor, spec: ModelSpec) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, S, S) fp32 pixels."""
+    x = image.permute(2, 0, 1)[None].float()
+    return F.interpolate(
+        x, spec.image_size, mode="bilinear", align_corners=False, antialias=spec.antialias
+    )
