@@ -1,0 +1,1 @@
+"""ssd-worker: detections from cameras and recordings, published to Redis Streams."""

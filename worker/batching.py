@@ -1,0 +1,176 @@
+"""Batching over cameras: frames of many sources in, one batch at a time out.
+
+Two policies behind one interface. Live: latency first, each camera holds one waiting frame and a
+newer one replaces it. Replay: nothing is lost, a full queue blocks the source, and batches are cut
+at fixed frame indices. Knows neither how frames are decoded nor what happens to them.
+"""
+
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Protocol
+
+from worker.frames import Frame, FrameBatch, SourceItem, StreamDown, StreamUp
+
+
+class Batcher(Protocol):
+    """Between source threads and the detector."""
+
+    def put(self, item: SourceItem) -> bool:
+        """Hand over an item; False once the batcher is closed."""
+        ...
+
+    def next(self, timeout: float) -> FrameBatch | None:
+        """The next batch, or None if there is none within ``timeout`` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Take no more items, and let go of blocked sources."""
+        ...
+
+
+class LatestFrameBatcher:
+    """For cameras: at most one waiting frame each, first come first served.
+
+    A batch goes out when every camera that is up has a frame in it, when it is full, or
+    ``max_wait_seconds`` after its first frame came.
+    """
+
+    def __init__(self, max_batch: int, max_wait_seconds: float) -> None:
+        self._max_batch = max_batch
+        self._max_wait_seconds = max_wait_seconds
+        self._condition = threading.Condition()
+        self._closed = False
+        self._up: set[str] = set()
+        # Cameras in the order in which their oldest item came; among the items of one at most one
+        # frame. State changes are never dropped.
+        self._waiting: dict[str, deque[SourceItem]] = {}
+        self._deadline: float | None = None
+
+    def put(self, item: SourceItem) -> bool:
+        """Hand over an item; replaces the camera's waiting frame. False once closed."""
+        with self._condition:
+            if self._closed:
+                return False
+            if isinstance(item, StreamUp):
+                self._up.add(item.camera_id)
+            elif isinstance(item, StreamDown):
+                self._up.discard(item.camera_id)
+            queue = self._waiting.setdefault(item.camera_id, deque())
+            if isinstance(item, Frame):
+                item = _replace_waiting(queue, item)
+                if self._deadline is None:
+                    self._deadline = time.monotonic() + self._max_wait_seconds
+            queue.append(item)
+            self._condition.notify_all()
+            return True
+
+    def next(self, timeout: float) -> FrameBatch | None:
+        """The next batch, or None if there is none within ``timeout`` seconds."""
+        give_up = time.monotonic() + timeout
+        with self._condition:
+            while not self._due():
+                now = time.monotonic()
+                if now >= give_up:
+                    return None
+                until = give_up if self._deadline is None else min(give_up, self._deadline)
+                self._condition.wait(max(until - now, 0))
+            return FrameBatch(tuple(self._take()))
+
+    def close(self) -> None:
+        """Take no more items; what waits can still be fetched with ``next``."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def _due(self) -> bool:
+        if not self._waiting:
+            return False
+        frames = sum(any(isinstance(i, Frame) for i in q) for q in self._waiting.values())
+        if frames == 0 or self._closed:  # state changes alone do not wait
+            return True
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return late or frames >= min(self._max_batch, max(len(self._up), 1))
+
+    def _take(self) -> list[SourceItem]:
+        items: list[SourceItem] = []
+        frames = 0
+        for camera_id in list(self._waiting):
+            if frames == self._max_batch:
+                break
+            queue = self._waiting.pop(camera_id)
+            while queue:
+                item = queue.popleft()
+                items.append(item)
+                if isinstance(item, Frame):
+                    frames += 1
+                    break
+            if queue:
+                self._waiting[camera_id] = queue
+        still = any(isinstance(i, Frame) for q in self._waiting.values() for i in q)
+        self._deadline = time.monotonic() if still else None
+        return items
+
+
+def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
+    """Remove the waiting frame, if there is one; the new frame takes over its counts."""
+    for old in queue:
+        if isinstance(old, Frame):
+            queue.remove(old)
+            return replace(
+                frame,
+                dropped=frame.dropped + old.dropped + 1,
+                skipped=frame.skipped + old.skipped,
+            )
+    return frame
+
+
+class LosslessBatcher:
+    """For recordings: every frame, in order; sources wait while ``max_batch * 2`` frames do.
+
+    Every batch is full, except the one that ends a recording: results depend on the shape of a
+    batch, so a resumed replay must cut the same batches.
+    """
+
+    def __init__(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._condition = threading.Condition()
+        self._items: deque[SourceItem] = deque()
+        self._closed = False
+
+    def put(self, item: SourceItem) -> bool:
+        """Hand over an item; blocks while the queue is full. False once closed."""
+        with self._condition:
+            while len(self._items) >= self._max_batch * 2 and not self._closed:
+                self._condition.wait()
+            if self._closed:
+                return False
+            self._items.append(item)
+            self._condition.notify_all()
+            return True
+
+    def next(self, timeout: float) -> FrameBatch | None:
+        """The next batch, or None if there is none within ``timeout`` seconds."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._batch_length() > 0, timeout):
+                return None
+            batch = FrameBatch(tuple(self._items.popleft() for _ in range(self._batch_length())))
+            self._condition.notify_all()
+            return batch
+
+    def close(self) -> None:
+        """Take no more items, and forget those that are waiting: a resumed replay reads them."""
+        with self._condition:
+            self._closed = True
+            self._items.clear()
+            self._condition.notify_all()
+
+    def _batch_length(self) -> int:
+        """Items up to a full batch of frames or the end of a recording; 0 if neither is there."""
+        frames = 0
+        for length, item in enumerate(self._items, start=1):
+            frames += isinstance(item, Frame)
+            if isinstance(item, StreamDown) or frames == self._max_batch:
+                return length
+        return 0

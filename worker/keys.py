@@ -1,0 +1,33 @@
+"""Names of the Redis keys. All keys of a camera share a cluster slot: its id stands in braces."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CameraKeys:
+    """The keys of one camera."""
+
+    stream: str
+    producer: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys under one prefix."""
+
+    prefix: str = "ssd"
+
+    @property
+    def cameras(self) -> str:
+        """Set of camera ids, for discovery."""
+        return f"{self.prefix}:cameras"
+
+    def camera(self, camera_id: str, *, replay: bool) -> CameraKeys:
+        """A camera's live keys, or those of its replay."""
+        base = f"{self.prefix}:{{{camera_id}}}"
+        return CameraKeys(
+            stream=f"{base}:{'replay' if replay else 'detections'}",
+            producer=f"{base}:{'replay:' if replay else ''}producer",
+            status=f"{base}:status",
+        )

@@ -1,0 +1,50 @@
+"""Camera ids: from what was typed, or made from the file or URL."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from worker.errors import UsageError
+from worker.frames import CAMERA_ID
+
+MAX_LENGTH = 64
+
+
+def parse_sources(arguments: Iterable[str]) -> dict[str, str]:
+    """Camera ids and their URLs or paths, from ``SOURCE`` or ``CAMERA_ID=SOURCE`` each.
+
+    Raises UsageError for a bad id, and for two sources with one id.
+    """
+    sources: dict[str, str] = {}
+    for argument in arguments:
+        camera_id, source = _parse_source(argument)
+        if camera_id in sources:
+            raise UsageError(
+                f"two sources have the camera id {camera_id}: name them with CAMERA_ID=SOURCE"
+            )
+        sources[camera_id] = source
+    return sources
+
+
+def _parse_source(argument: str) -> tuple[str, str]:
+    named, equals, source = argument.partition("=")
+    if equals and "/" not in named and not Path(argument).exists():
+        if not CAMERA_ID.fullmatch(named):
+            raise UsageError(
+                f"camera id {named!r}: use 1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-'"
+            )
+        if not source:
+            raise UsageError(f"camera {named}: there is no source after the =")
+        return named, source
+    return _derived_id(argument), argument
+
+
+def _derived_id(source: str) -> str:
+    """The file's stem, or the URL's host and path; user, password and query stay out."""
+    if "://" in source:
+        parts = urlsplit(source)
+        text = f"{parts.hostname or ''}{parts.path}".strip("/")
+    else:
+        text = Path(source).stem
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:MAX_LENGTH] or "camera"

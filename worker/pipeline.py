@@ -1,0 +1,170 @@
+"""The way of a frame: sources -> batcher -> detector -> events -> sinks.
+
+One thread per source reads frames into the batcher; the calling thread detects and makes events;
+the publisher's thread writes them. Data goes one way, every queue is bounded. Knows only the
+protocols of its parts.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.batching import Batcher
+from worker.errors import Fenced, SinkUnavailable
+from worker.event_maker import EventMaker
+from worker.events import Detection, Event
+from worker.frames import FrameBatch, Source, StreamDown
+from worker.publishing import Publisher
+
+log = logging.getLogger(__name__)
+
+Detect: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Sequence[Detection]]]
+"""Images (H, W, 3) to the detections of each."""
+
+POLL_SECONDS = 0.1
+SOURCE_STOP_SECONDS = 1.0
+PUBLISH_STOP_SECONDS = 3.0
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    frames: int = 0
+    dropped: int = 0
+    events: int = 0
+    detections: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    interrupted: bool = False
+    """Whether it was stopped before its sources ended."""
+    unpublished: int = 0
+    """Events that no sink took before the worker had to go."""
+
+
+class Pipeline:
+    """One run over some sources, from start to an orderly stop."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        batcher: Batcher,
+        detect: Detect,
+        events: EventMaker,
+        publisher: Publisher,
+        *,
+        lossless: bool,
+        on_progress: Callable[[Summary], None] = lambda summary: None,
+    ) -> None:
+        """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone."""
+        self._sources = sources
+        self._batcher = batcher
+        self._detect = detect
+        self._events = events
+        self._publisher = publisher
+        self._lossless = lossless
+        self._on_progress = on_progress
+        self._stopping = False
+        self._failures: list[BaseException] = []
+        self.summary = Summary()
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; only sets a flag, so a signal handler may call it."""
+        self._stopping = True
+
+    def run(self) -> Summary:
+        """Work until the sources end or ``stop`` is called. Raises what ended it, if anything."""
+        started = time.monotonic()
+        readers = [
+            threading.Thread(
+                target=self._read, args=(source,), name=f"source-{source.camera_id}", daemon=True
+            )
+            for source in self._sources
+        ]
+        self._publisher.start()
+        for reader in readers:
+            reader.start()
+        try:
+            while not self._stopping:
+                ended = not any(reader.is_alive() for reader in readers)
+                batch = self._batcher.next(POLL_SECONDS)
+                if batch is not None:
+                    self._process(batch)
+                elif ended:
+                    break
+                self._look_after_cameras()
+                self._raise_failure()
+            self.summary.interrupted = self._stopping
+        finally:
+            self._shut_down(readers)
+            self.summary.seconds = time.monotonic() - started
+        self._raise_failure()
+        return self.summary
+
+    def _read(self, source: Source) -> None:
+        """Source to batcher; one thread each."""
+        try:
+            for item in source:
+                if not self._batcher.put(item):
+                    return
+        except Exception as error:
+            if self._lossless:
+                self._failures.append(error)
+            else:  # one camera never stops another
+                log.exception("camera %s: its reader failed", source.camera_id)
+                self._batcher.put(StreamDown(source.camera_id, None, "ended", "internal_error"))
+
+    def _process(self, batch: FrameBatch) -> None:
+        """Batch to detections to events to the publisher."""
+        frames = batch.frames
+        found = self._detect([frame.image for frame in frames]) if frames else []
+        self._submit(self._events.make(batch, found))
+        self.summary.frames += len(frames)
+        self.summary.dropped += sum(frame.dropped for frame in frames)
+        for detections in found:
+            self.summary.detections.update(detection.label for detection in detections)
+        self._on_progress(self.summary)
+
+    def _submit(self, events: list[Event]) -> None:
+        while events and not self._publisher.submit(events):
+            self._raise_failure()
+            if self._stopping:
+                return
+        self.summary.events += len(events)
+
+    def _look_after_cameras(self) -> None:
+        self._submit(self._events.heartbeats())
+        self._submit(self._events.lost(self._publisher.take_lost()))
+        fenced = self._publisher.fenced
+        for source in self._sources:
+            if source.camera_id in fenced:
+                source.stop()
+        if fenced and all(source.camera_id in fenced for source in self._sources):
+            raise Fenced("", "every camera belongs to another worker by now: stopping")
+
+    def _raise_failure(self) -> None:
+        for error in (*self._failures, self._publisher.failure):
+            if error is not None and not isinstance(error, SinkUnavailable):
+                raise error
+
+    def _shut_down(self, readers: Sequence[threading.Thread]) -> None:
+        """Sources first, then what waits, then the publisher."""
+        for source in self._sources:
+            source.stop()
+        self._batcher.close()
+        deadline = time.monotonic() + SOURCE_STOP_SECONDS
+        for reader in readers:
+            reader.join(max(deadline - time.monotonic(), 0))
+        if not self._failures and self._publisher.failure is None:
+            while (batch := self._batcher.next(0)) is not None:
+                self._process(batch)
+            self._submit(self._events.stopped())
+        self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)
+        if self.summary.unpublished:
+            log.warning("%d events were not published", self.summary.unpublished)

@@ -1,0 +1,243 @@
+"""`ssd-worker replay`: every frame of recordings to Redis and files, resumable.
+
+Each recording runs through a pipeline of its own. A replay starts at the earliest checkpoint among
+its sinks; a sink drops the events that it has already. Outputs other than JSON Lines are made from
+the finished journal.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from worker.batching import LosslessBatcher
+from worker.checkpoint import Checkpoint, ReplayClaim
+from worker.detection import FrameDetector
+from worker.errors import UsageError
+from worker.event_maker import EventMaker
+from worker.naming import parse_sources
+from worker.pipeline import Pipeline, Summary
+from worker.publishing import Publisher, Sink
+from worker.report import print_summary, progress_bar
+from worker.settings import ReplaySettings
+from worker.sinks.jsonl import JsonlSink
+from worker.sinks.redis_stream import RedisStreamSink
+from worker.sources.recording import Recording, RecordingSource, probe_recording, upright_images
+from worker.wiring import check_model, load_detector, on_stop_signals, resolve_redis_url
+
+log = logging.getLogger(__name__)
+
+WAITING_BATCHES = 4
+
+
+@dataclass
+class _Sinks:
+    redis: RedisStreamSink | None
+    journal: JsonlSink | None
+
+    def all(self) -> list[Sink]:
+        return [sink for sink in (self.redis, self.journal) if sink is not None]
+
+
+def run_replay(settings: ReplaySettings) -> int:
+    """Replay the recordings; returns the exit code."""
+    recordings = [
+        probe_recording(Path(path), camera_id)
+        for camera_id, path in parse_sources(settings.paths).items()
+    ]
+    _check_outputs(settings)
+    check_model(settings)
+    redis_url = settings.effective_redis_url
+    with ExitStack() as stack:
+        redis = None
+        if redis_url != "none":
+            redis = RedisStreamSink(
+                resolve_redis_url(settings, redis_url),
+                prefix=settings.key_prefix,
+                stream_maxlen=settings.stream_maxlen,
+            )
+            stack.callback(redis.close)
+        detector, max_batch = load_detector(settings)
+        claims = [_claim(recording, detector, settings, max_batch) for recording in recordings]
+        journal = None
+        output = settings.output or settings.annotate
+        if output is not None:
+            names = "\n".join(r.camera_id for r in recordings)
+            claim = sha256("\n".join([names, *(c.digest for c in claims)]).encode()).hexdigest()
+            journal = JsonlSink(output, claim, batch=max_batch, restart=settings.restart)
+            stack.callback(journal.close)
+        sinks = _Sinks(redis, journal)
+        checkpoints = [
+            _checkpoint(recording, claim, sinks, restart=settings.restart)
+            for recording, claim in zip(recordings, claims, strict=True)
+        ]
+        summary = _replay_all(recordings, checkpoints, sinks, detector, max_batch, settings)
+        if summary.interrupted:
+            log.warning("stopped at a checkpoint: the same command goes on from there")
+            print_summary(summary, [])
+            return 130
+        places = _finish_outputs(recordings, sinks, detector, settings)
+        print_summary(summary, places)
+    return 0
+
+
+def _replay_all(
+    recordings: Sequence[Recording],
+    checkpoints: Sequence[Checkpoint],
+    sinks: _Sinks,
+    detector: FrameDetector,
+    max_batch: int,
+    settings: ReplaySettings,
+) -> Summary:
+    """One pipeline per recording, and their summaries as one."""
+    total = Summary()
+    for recording, checkpoint in zip(recordings, checkpoints, strict=True):
+        if checkpoint.finished:
+            log.info("%s: finished already (--restart analyses it again)", recording.path)
+            continue
+        if checkpoint.events:
+            log.info("%s: goes on after %d frames", recording.path, checkpoint.events)
+        summary = _replay(recording, checkpoint, sinks, detector, max_batch, settings)
+        total.frames += summary.frames
+        total.events += summary.events
+        total.detections += summary.detections
+        total.seconds += summary.seconds
+        total.interrupted = summary.interrupted
+        if summary.interrupted:
+            break
+    return total
+
+
+def _replay(
+    recording: Recording,
+    checkpoint: Checkpoint,
+    sinks: _Sinks,
+    detector: FrameDetector,
+    max_batch: int,
+    settings: ReplaySettings,
+) -> Summary:
+    source = RecordingSource(
+        recording,
+        detector.image_size,
+        first_seq=checkpoint.events,
+        stride=settings.stride,
+        fps=settings.fps,
+    )
+    frames = recording.frames // settings.stride
+    if settings.fps is not None:
+        frames = min(frames, round(recording.frames / recording.rate * settings.fps))
+    with progress_bar(recording.camera_id, frames, done_before=checkpoint.events) as advance:
+        pipeline = Pipeline(
+            [source],
+            LosslessBatcher(max_batch),
+            detector,
+            EventMaker(detector.model, recording_digest=recording.digest),
+            Publisher(sinks.all(), capacity=WAITING_BATCHES * max_batch, lossless=True),
+            lossless=True,
+            on_progress=lambda summary: advance(summary.frames),
+        )
+        with on_stop_signals(pipeline.stop):
+            return pipeline.run()
+
+
+def _checkpoint(
+    recording: Recording, claim: ReplayClaim, sinks: _Sinks, *, restart: bool
+) -> Checkpoint:
+    """The earliest checkpoint among the sinks."""
+    found = []
+    if sinks.redis is not None:
+        found.append(sinks.redis.claim_replay(recording.camera_id, claim, restart=restart))
+    if sinks.journal is not None:
+        found.append(sinks.journal.checkpoint(recording.camera_id))
+    return min(found, key=lambda checkpoint: (checkpoint.finished, checkpoint.events))
+
+
+def _claim(
+    recording: Recording, detector: FrameDetector, settings: ReplaySettings, max_batch: int
+) -> ReplayClaim:
+    """What the events depend on, and so must not change in the middle of a replay."""
+    affecting = {
+        "stride": settings.stride,
+        "fps": settings.fps,
+        "labels": sorted(settings.labels) if settings.labels is not None else None,
+        "max_batch": max_batch,
+        **detector.affecting,
+    }
+    text = json.dumps(affecting, sort_keys=True)
+    return ReplayClaim(
+        recording=recording.digest, model=f"{detector.model.name} {detector.model.digest}",
+        settings=text,
+    )
+
+
+def _check_outputs(settings: ReplaySettings) -> None:
+    for path in (settings.output, settings.annotate):
+        if path is None:
+            continue
+        if path.exists() and not settings.overwrite:
+            raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
+        if path.is_dir():
+            raise UsageError(f"{path}: is a directory")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no directory {path.parent}")
+        _check_writable(path)
+    if settings.output is not None and settings.output == settings.annotate:
+        raise UsageError("--output and --annotate name the same file")
+
+
+def _check_writable(path: Path) -> None:
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
+
+
+def _finish_outputs(
+    recordings: Sequence[Recording],
+    sinks: _Sinks,
+    detector: FrameDetector,
+    settings: ReplaySettings,
+) -> list[str]:
+    """Make the outputs from the finished journal; returns where the events are."""
+    places = []
+    if sinks.redis is not None:
+        places += [f"{settings.key_prefix}:{{{r.camera_id}}}:replay in Redis" for r in recordings]
+    if sinks.journal is None:
+        return places
+    if settings.annotate is not None:
+        _annotate(recordings[0], sinks.journal, settings.annotate)
+        places.append(str(settings.annotate))
+    output = settings.output
+    if output is not None and output.suffix == ".parquet":
+        from worker.sinks.parquet import write_parquet
+
+        write_parquet(sinks.journal.read(), output)
+    elif output is not None and output.suffix == ".json":
+        from worker.sinks.coco import write_coco
+
+        write_coco(sinks.journal.read(), output, detector.labels)
+    sinks.journal.finish(keep=output is not None and output.suffix == ".jsonl")
+    if output is not None:
+        places.append(str(output))
+    return places
+
+
+def _annotate(recording: Recording, journal: JsonlSink, target: Path) -> None:
+    from worker.sinks.annotated_video import write_annotated
+
+    written = 0
+    with progress_bar(f"drawing {target.name}", recording.frames) as advance:
+
+        def on_frame() -> None:
+            nonlocal written
+            written += 1
+            advance(written)
+
+        write_annotated(
+            upright_images(recording.path), journal.read(), target, recording.rate, on_frame
+        )

@@ -1,0 +1,290 @@
+"""Settings: one field per option, and with it one flag, environment variable and TOML key.
+
+Order of precedence: flag, ``SSD_WORKER_*`` variable, ``--config`` file, default. This module checks
+what it can see in the settings themselves; it opens nothing but the TOML file.
+"""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from platformdirs import user_state_path
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliPositionalArg,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from worker.errors import UsageError
+
+ENV_PREFIX = "SSD_WORKER_"
+LIVE_STREAM_MAXLEN = 100_000
+CPU_BATCH = 4
+"""Frames a batch on a CPU: bf16 MobileNet on 2 cores took 13.4, 8.2, 9.6 and 9.9 ms an image at
+batch 1, 4, 8 and 16 (AMD EPYC with avx512_bf16, torch 2.15.0)."""
+CUDA_BATCH = 16
+
+
+class Settings(BaseSettings):
+    """What every command takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+        extra="forbid",
+        # A model's name and a field's name do not clash.
+        protected_namespaces=(),
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level to log on stderr"
+    )
+    log_json: bool = Field(False, description="log JSON lines instead of text")
+
+
+class RedisSettings(Settings):
+    """Where events go, or come from."""
+
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss://, unix:// or redis+cluster:// URL, 'embedded' (a Valkey "
+        "that starts by itself) or 'none'; default: embedded, but none for a replay that has "
+        "--output or --annotate",
+    )
+    key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
+    embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
+    state_dir: Path = Field(
+        default_factory=lambda: user_state_path("ssd-worker", appauthor=False),
+        description="where the embedded server keeps its data",
+    )
+
+
+class DetectorSettings(RedisSettings):
+    """What to detect, and on what."""
+
+    model: str = Field("ssd_mobilenet_v2_oid", description="name from `ssd-worker models`")
+    weights: str | None = Field(
+        None, description="checkpoint file, or 'coco'; default: those in the package"
+    )
+    device: str = Field("auto", description="auto, cpu or cuda[:N]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="the network's arithmetic; auto: the fastest the device has"
+    )
+    score_threshold: float | None = Field(
+        None, ge=0, lt=1, description="least score of a detection; default: the model's"
+    )
+    labels: Annotated[list[str] | None, NoDecode] = Field(
+        None, description="publish only these, separated by commas; default: all"
+    )
+    fps: float | None = Field(
+        None, gt=0, description="analyse at most so many frames a second of each source"
+    )
+    max_batch: int | None = Field(
+        None, ge=1, le=1024, description=f"frames a batch; default: {CPU_BATCH} on a CPU, "
+        f"{CUDA_BATCH} on a GPU"
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split_labels(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str) else value
+        if values is None:
+            return None
+        return [label.strip() for item in values for label in str(item).split(",") if label.strip()]
+
+
+class RunSettings(DetectorSettings):
+    """Watch cameras until stopped."""
+
+    sources: CliPositionalArg[list[str]] = Field(
+        min_length=1, description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
+    )
+    max_wait_ms: float = Field(
+        20, ge=0, le=10_000, description="longest a frame waits for others to fill a batch"
+    )
+    loop: bool = Field(False, description="play files again and again")
+    publish: Literal["detections", "all"] = Field(
+        "detections", description="publish frames with detections, or all frames"
+    )
+    stream_maxlen: int = Field(
+        LIVE_STREAM_MAXLEN, ge=0, description="entries kept per camera, about; 0: all"
+    )
+
+    @model_validator(mode="after")
+    def _has_somewhere_to_publish(self) -> "RunSettings":
+        if self.redis_url == "none":
+            raise ValueError("--redis-url none leaves `run` nowhere to publish: give a URL")
+        return self
+
+
+class ReplaySettings(DetectorSettings):
+    """Analyse every frame of recordings."""
+
+    paths: CliPositionalArg[list[str]] = Field(
+        min_length=1, description="video file, or CAMERA_ID=PATH"
+    )
+    output: Path | None = Field(
+        None, description="file for the events: .jsonl, .parquet, or .json for COCO"
+    )
+    annotate: Path | None = Field(None, description="MP4 to draw the detections into")
+    stride: int = Field(1, ge=1, description="analyse every Nth frame")
+    restart: bool = Field(False, description="begin anew: discard what was published or written")
+    overwrite: bool = Field(False, description="replace output files that exist")
+    stream_maxlen: int = Field(0, ge=0, description="entries kept per stream, about; 0: all")
+
+    @model_validator(mode="after")
+    def _outputs_fit(self) -> "ReplaySettings":
+        if self.output is not None and self.output.suffix not in (".jsonl", ".parquet", ".json"):
+            raise ValueError(f"--output {self.output}: expected .jsonl, .parquet or .json (COCO)")
+        if self.annotate is not None and self.annotate.suffix != ".mp4":
+            raise ValueError(f"--annotate {self.annotate}: expected .mp4")
+        if self.annotate is not None and len(self.paths) > 1:
+            raise ValueError("--annotate draws into one file: replay one recording at a time")
+        if self.redis_url == "none" and self.output is None and self.annotate is None:
+            raise ValueError(
+                "--redis-url none leaves the replay nowhere to write: give --output or --annotate"
+            )
+        if self.fps is not None and self.stride > 1:
+            raise ValueError("--fps and --stride both choose frames: give one of them")
+        return self
+
+    @property
+    def effective_redis_url(self) -> str:
+        """The URL, or the default that goes with the outputs."""
+        has_file = self.output is not None or self.annotate is not None
+        return self.redis_url or ("none" if has_file else "embedded")
+
+
+class SubscribeSettings(RedisSettings):
+    """Print events as JSON Lines."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
+
+    cameras: CliPositionalArg[list[str]] = Field(
+        default=[], description="camera ids; default: all, also those that come later"
+    )
+    start: str = Field(
+        "new",
+        pattern=r"^(start|new|\d+(-\d+)?)$",
+        description="where to begin: start, new or an ENTRY_ID; a group that exists goes on "
+        "where it was",
+    )
+    count: int | None = Field(None, ge=1, description="stop after so many events")
+    group: str | None = Field(None, description="consumer group to read and acknowledge in")
+    consumer: str | None = Field(None, description="name in the group; default: host and process")
+    replay: bool = Field(False, description="read replays instead of live cameras")
+
+    @model_validator(mode="after")
+    def _group_and_server_fit(self) -> "SubscribeSettings":
+        if self.consumer is not None and self.group is None:
+            raise ValueError("--consumer names a member of a group: give --group too")
+        if self.redis_url == "none":
+            raise ValueError("--redis-url none has no events to read")
+        return self
+
+
+class ModelsSettings(Settings):
+    """List the models."""
+
+
+class DoctorSettings(RedisSettings):
+    """Look at what this machine has."""
+
+    device: str = Field("auto", description="device to check: auto, cpu or cuda[:N]")
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "run": RunSettings,
+    "replay": ReplaySettings,
+    "subscribe": SubscribeSettings,
+    "models": ModelsSettings,
+    "doctor": DoctorSettings,
+}
+
+_S = TypeVar("_S", bound=Settings)
+
+
+def load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
+    """Settings of a command from its arguments, the environment and the TOML file.
+
+    Raises UsageError in one line. ``--help`` prints and exits with 0.
+    """
+    from_file = _read_toml(settings_class, _config_path(arguments))
+
+    class WithFile(settings_class):  # type: ignore[valid-type, misc]
+        __doc__ = settings_class.__doc__
+        model_config = SettingsConfigDict(cli_prog_name=f"ssd-worker {command}")
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings, env_settings, InitSettingsSource(settings_cls, from_file))
+
+    try:
+        settings: _S = CliApp.run(WithFile, cli_args=arguments)
+    except ValidationError as error:
+        raise UsageError(_first_line(error)) from None
+    except SettingsError as error:
+        message = str(error.__cause__ or error).removeprefix("error parsing CLI: ")
+        raise UsageError(f"{message} (see ssd-worker {command} --help)") from None
+    return settings
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        known, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return None  # `--config` without a file: the full parser says so
+    path = known.config or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    return Path(path) if path else None
+
+
+def _read_toml(settings_class: type[Settings], path: Path | None) -> dict[str, Any]:
+    """The keys of the file that the command has; keys that no command has are an error."""
+    if path is None:
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: {error}") from error
+    every_key = {name for command in COMMANDS.values() for name in command.model_fields}
+    unknown = sorted(set(content) - every_key)
+    if unknown:
+        raise UsageError(f"--config {path}: unknown setting {', '.join(unknown)}")
+    return {name: value for name, value in content.items() if name in settings_class.model_fields}
+
+
+def _first_line(error: ValidationError) -> str:
+    """The first thing wrong, named by its flag; the value is left out, it may hold a password."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    shown = "--from" if name == "start" else f"--{name.replace('_', '-')}"
+    if name in ("sources", "paths", "cameras"):
+        shown = name.upper()
+    return f"{shown}: {message[0].lower()}{message[1:]}"

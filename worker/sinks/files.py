@@ -1,0 +1,27 @@
+"""Files that appear under their final name only when they are complete."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from worker.errors import SinkError
+
+
+@contextmanager
+def complete_or_absent(target: Path) -> Iterator[Path]:
+    """A path to write to; it becomes ``target`` when the block ends well, and goes if it does not.
+
+    An existing ``target`` is replaced in one step. Raises SinkError if the file cannot be written.
+    """
+    # The suffix stays last: writers choose the format by it.
+    unfinished = target.with_name(f".{target.stem}.unfinished-{os.getpid()}{target.suffix}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        raise SinkError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""The JSON Lines sink, and the journal that a replay resumes from.
+
+Delivery: events are appended to ``OUTPUT.partial-CLAIM`` and handed to the operating system once a
+batch; a worker killed at any moment leaves whole batches and perhaps a torn one, which the next
+run cuts off. ``finish`` gives the file its final name. The other outputs of a replay are made from
+the finished journal.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from worker.checkpoint import Checkpoint
+from worker.errors import SinkError, UsageError
+from worker.events import CameraEvent, Event, parse_event
+
+
+class JsonlSink:
+    """Appends events to a journal beside the output it will become."""
+
+    name = "the output"
+
+    def __init__(self, output: Path, claim: str, *, batch: int, restart: bool = False) -> None:
+        """Open the journal of ``claim``, cut back to its last whole batch of ``batch`` frames.
+
+        Raises UsageError if there is a journal of another claim (``restart`` removes both), and
+        SinkError if the file cannot be written.
+        """
+        self.output = output
+        self.path = output.with_name(f"{output.name}.partial-{claim[:12]}")
+        try:
+            self._make_room(restart)
+            self._checkpoints, length = _scan(self.path, batch)
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(length)
+        except OSError as error:
+            raise _cannot_write(output, error) from error
+
+    def checkpoint(self, camera_id: str) -> Checkpoint:
+        """Where the replay of a recording stands; whole batches only."""
+        return self._checkpoints.get(camera_id, Checkpoint())
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Append the events that are not there yet. Raises SinkError if the disk does not."""
+        lines = []
+        for event in events:
+            camera_id, seq = event.data.camera_id, event.data.seq
+            if seq >= self.checkpoint(camera_id).events:
+                lines.append(event.to_json() + "\n")
+                self._checkpoints[camera_id] = Checkpoint(seq + 1, isinstance(event, CameraEvent))
+        try:
+            self._file.write("".join(lines).encode())
+        except OSError as error:
+            raise _cannot_write(self.output, error) from error
+
+    def close(self) -> None:
+        """Close the journal; it stays for the next run, unless there is nothing in it."""
+        self._file.close()
+        if self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()
+
+    def read(self) -> Iterator[Event]:
+        """The events of the journal, in order."""
+        with self.path.open("rb") as lines:
+            for line in lines:
+                yield parse_event(line)
+
+    def finish(self, *, keep: bool) -> None:
+        """The journal is complete: give it the output's name, or (not ``keep``) remove it."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if keep:
+                self.path.replace(self.output)
+            else:
+                self.path.unlink()
+        except OSError as error:
+            raise _cannot_write(self.output, error) from error
+
+    def _make_room(self, restart: bool) -> None:
+        for other in self.output.parent.glob(f"{self.output.name}.partial-*"):
+            if restart:
+                other.unlink()
+            elif other != self.path:
+                raise UsageError(
+                    f"{other}: an unfinished replay of other recordings or with other settings: "
+                    "finish it with the same command, or discard it with --restart"
+                )
+
+
+def _scan(path: Path, batch: int) -> tuple[dict[str, Checkpoint], int]:
+    """The checkpoint of each recording, and how many bytes of the journal are whole batches."""
+    checkpoints: dict[str, Checkpoint] = {}
+    length = offset = 0
+    if not path.exists():
+        return checkpoints, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            offset += len(line)
+            try:
+                event = parse_event(line)
+            except ValueError:
+                break  # torn: the worker was killed while it wrote
+            ended = isinstance(event, CameraEvent)
+            events = event.data.seq + 1
+            if line.endswith(b"\n") and (ended or events % batch == 0):
+                checkpoints[event.data.camera_id] = Checkpoint(events, ended)
+                length = offset
+    return checkpoints, length
+
+
+def _cannot_write(path: Path, error: OSError) -> SinkError:
+    return SinkError(f"cannot write {path}: {error.strerror or error}")

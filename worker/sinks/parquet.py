@@ -1,0 +1,69 @@
+"""Parquet output: one row per analysed frame, its detections as a list of structs.
+
+Frames without detections keep their row, so that "nothing seen" can be told from "not looked".
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker.events import DetectionsEvent, Event
+from worker.sinks.files import complete_or_absent
+
+ROWS_AT_ONCE = 10_000
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("camera_id", pa.string()),
+        ("frame_index", pa.int64()),
+        ("pts", pa.int64()),
+        ("time_base", pa.string()),
+        ("pts_seconds", pa.float64()),
+        ("time", pa.timestamp("us", tz="UTC")),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("skipped", pa.int32()),
+        ("model", pa.string()),
+        ("model_digest", pa.string()),
+        (
+            "detections",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("label", pa.string()),
+                        ("class_id", pa.int32()),
+                        ("score", pa.float32()),
+                        ("box", pa.list_(pa.float32(), 4)),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+def write_parquet(events: Iterable[Event], target: Path) -> None:
+    """Write the frames among the events to ``target``, which appears when complete."""
+    rows = (_row(event) for event in events if isinstance(event, DetectionsEvent))
+    with (
+        complete_or_absent(target) as path,
+        pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
+    ):
+        while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=SCHEMA))
+
+
+def _row(event: DetectionsEvent) -> dict[str, Any]:
+    data = event.data
+    row = data.model_dump(include=set(SCHEMA.names))
+    return row | {
+        "id": event.id,
+        "time": event.time,
+        "model": data.model.name,
+        "model_digest": data.model.digest,
+    }

@@ -1,0 +1,1 @@
+"""Where frames come from: cameras and recordings, decoded and scaled with PyAV."""

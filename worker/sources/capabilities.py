@@ -1,0 +1,34 @@
+"""What PyAV can decode here, found out by trying."""
+
+import av
+from av.codec import Codec
+from av.codec.hwaccel import hwdevices_available
+from av.error import FFmpegError
+
+COMMON_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "mpeg4")
+
+
+def video_decoders() -> list[str]:
+    """The common codecs that can be decoded."""
+    found = []
+    for name in COMMON_CODECS:
+        try:
+            Codec(name, "r")
+        except (FFmpegError, ValueError):
+            continue
+        found.append(name)
+    return found
+
+
+def hardware_decoders() -> list[str]:
+    """Hardware devices that open; the list FFmpeg gives names what it was built with."""
+    found = []
+    for device in hwdevices_available():
+        try:
+            av.codec.hwaccel.HWAccel(device, allow_software_fallback=False)._initialize_hw_context(
+                Codec("h264", "r")
+            )
+        except (FFmpegError, NotImplementedError, AttributeError, RuntimeError, ValueError):
+            continue
+        found.append(device)
+    return found

@@ -1,0 +1,237 @@
+"""Cameras: frames as they come, reconnecting for as long as the worker runs.
+
+Takes RTSP (over TCP), HTTP, and files played at their own speed like a camera. Latency first:
+nothing is buffered here. A failure becomes a StreamDown with a reason code, never an exception,
+and no URL ever leaves this module.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import av
+from av.error import (
+    ConnectionRefusedError as RefusedError,
+    ExitError,
+    FFmpegError,
+    FileNotFoundError as MissingFileError,
+    HTTPForbiddenError,
+    HTTPNotFoundError,
+    HTTPUnauthorizedError,
+    InvalidDataError,
+    TimeoutError as TimedOutError,
+)
+
+from worker.frames import Clock, Frame, SourceItem, StreamDown, StreamUp
+from worker.sources.picture import PictureConverter, upright_size
+from worker.sources.sampling import Sampler
+
+log = logging.getLogger(__name__)
+
+STALL_SECONDS = 5.0
+"""Silence after which a connection counts as lost."""
+FIRST_BACKOFF_SECONDS = 0.5
+LAST_BACKOFF_SECONDS = 15.0
+LOGIN_BACKOFF_SECONDS = 30.0
+"""After a refused login: cameras lock accounts that are tried too often."""
+
+REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (RefusedError, "refused"),
+    (HTTPUnauthorizedError, "unauthorized"),
+    (HTTPForbiddenError, "unauthorized"),
+    (HTTPNotFoundError, "not_found"),
+    (MissingFileError, "not_found"),
+    (TimedOutError, "timeout"),
+    (ExitError, "timeout"),
+    (InvalidDataError, "invalid_data"),
+)
+
+
+class LiveSource:
+    """One camera."""
+
+    def __init__(
+        self,
+        camera_id: str,
+        url: str,
+        image_size: tuple[int, int],
+        next_epoch: Callable[[], int],
+        *,
+        fps: float | None = None,
+        loop: bool = False,
+    ) -> None:
+        """``image_size``: (height, width) of the images. ``next_epoch`` names each connection.
+
+        A ``url`` without ``://`` is a file: it is played at its own speed, once or, with ``loop``,
+        for ever.
+        """
+        self.camera_id = camera_id
+        self._url = url
+        self._image_size = image_size
+        self._next_epoch = next_epoch
+        self._fps = fps
+        self._loop = loop
+        self._is_file = "://" not in url
+        self._epoch: int | None = None
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End the iteration at the next frame or wait."""
+        self._stop.set()
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        """Frames between StreamUp and StreamDown, for every connection, until ``stop``."""
+        failures = 0
+        last_reason = None
+        while not self._stop.is_set():
+            connection = _Connection(self)
+            yield from connection.frames()
+            if self._stop.is_set():
+                return
+            if self._is_file and connection.reason == "end_of_file":
+                if self._loop:
+                    continue
+                yield self._down(connection, "ended")
+                return
+            if connection.was_up:
+                failures = 0
+            if connection.was_up or connection.reason != last_reason:
+                yield self._down(connection, "down")
+            last_reason = connection.reason
+            failures += 1
+            self._wait(connection.reason, failures)
+
+    def _down(self, connection: "_Connection", state: Any) -> StreamDown:
+        if self._epoch is None:  # never up so far: the reason needs an epoch all the same
+            self._epoch = self._next_epoch()
+        level = logging.INFO if state == "ended" else logging.WARNING
+        log.log(level, "camera %s: %s (%s)", self.camera_id, state, connection.reason)
+        return StreamDown(
+            self.camera_id,
+            self._epoch,
+            state,
+            connection.reason,
+            connection.detail,
+            frames=connection.frame_index,
+        )
+
+    def _wait(self, reason: str, failures: int) -> None:
+        """Jittered exponential back-off, so that cameras behind one switch do not come at once."""
+        longest = min(FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), LAST_BACKOFF_SECONDS)
+        if reason == "unauthorized":
+            longest = LOGIN_BACKOFF_SECONDS
+        self._stop.wait(random.uniform(longest / 2, longest))
+
+
+class _Connection:
+    """One attempt to read a camera, from opening it to losing it."""
+
+    def __init__(self, source: LiveSource) -> None:
+        self._source = source
+        self._sampler = Sampler(fps=source._fps)
+        self._converter = PictureConverter(source._image_size)
+        self.epoch: int | None = None
+        self.was_up = False
+        self.frame_index = 0
+        self.reason = "closed"
+        self.detail = ""
+
+    def frames(self) -> Iterator[Frame | StreamUp]:
+        """StreamUp at the first frame, then frames; ``reason`` says afterwards why no more come."""
+        source = self._source
+        try:
+            with self._open() as container:
+                if not container.streams.video:
+                    self.reason, self.detail = "no_video", "there is no video stream"
+                    return
+                stream = container.streams.video[0]
+                # Frame threads would add a frame of delay each; slices do not.
+                stream.thread_type = "SLICE"
+                stream.thread_count = 1
+                pace = _Pace(source._stop) if source._is_file else None
+                for picture in container.decode(stream):
+                    if pace is not None:
+                        pace.wait_for(picture)
+                    if source._stop.is_set():
+                        return
+                    if not self.was_up:
+                        self.was_up = True
+                        source._epoch = self.epoch = source._next_epoch()
+                        log.info("camera %s: up", source.camera_id)
+                        yield StreamUp(source.camera_id, self.epoch)
+                    frame = self._frame(container, picture)
+                    self.frame_index += 1
+                    if frame is not None:
+                        yield frame
+            self.reason = "end_of_file" if source._is_file else "closed"
+        except FFmpegError as error:
+            self.reason = next((code for kind, code in REASONS if isinstance(error, kind)), "error")
+            if self.was_up and self.reason == "timeout":
+                self.reason = "stall"
+            self.detail = error.strerror or ""  # str(error) would hold the URL
+
+    def _open(self) -> Any:
+        source = self._source
+        if source._is_file:
+            return av.open(f"file:{source._url}", metadata_errors="ignore")
+        timeout = str(round(STALL_SECONDS * 1e6))
+        options = {"fflags": "nobuffer+discardcorrupt"}
+        if source._url.startswith(("rtsp://", "rtsps://")):
+            options |= {"rtsp_transport": "tcp", "timeout": timeout}
+        else:
+            options |= {"rw_timeout": timeout}
+        return av.open(source._url, options=options, metadata_errors="ignore")
+
+    def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
+        """The frame to hand on, or None if it is skipped by choice."""
+        assert self.epoch is not None
+        arrived_at = datetime.now(UTC)
+        seconds = None if picture.pts is None else float(picture.pts * picture.time_base)
+        if not self._sampler.accepts(self.frame_index, seconds):
+            return None
+        captured_at, clock = _capture_time(container, seconds, arrived_at)
+        height, width = upright_size(picture)
+        return Frame(
+            camera_id=self._source.camera_id,
+            epoch=self.epoch,
+            frame_index=self.frame_index,
+            pts=picture.pts,
+            time_base=picture.time_base,
+            captured_at=captured_at,
+            clock=clock,
+            width=width,
+            height=height,
+            image=self._converter.convert(picture),
+            skipped=self._sampler.take_skipped(),
+        )
+
+
+class _Pace:
+    """Holds the pictures of a file back until their time has come."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._zero: float | None = None
+
+    def wait_for(self, picture: av.VideoFrame) -> None:
+        if picture.pts is None:
+            return
+        seconds = float(picture.pts * picture.time_base)
+        now = time.monotonic()
+        if self._zero is None:
+            self._zero = now - seconds
+        self._stop.wait(max(self._zero + seconds - now, 0))
+
+
+def _capture_time(
+    container: Any, pts_seconds: float | None, arrived_at: datetime
+) -> tuple[datetime, Clock]:
+    """The sender's wall clock where RTCP gives it (the time of pts 0), else our own."""
+    zero = container.start_time_realtime
+    if zero is None or zero <= 0 or pts_seconds is None:
+        return arrived_at, "arrival"
+    return datetime.fromtimestamp(zero / 1e6, UTC) + timedelta(seconds=pts_seconds), "rtcp"

@@ -1,0 +1,55 @@
+"""From a decoded picture to the image the network takes.
+
+One converter per stream: the scaler keeps its tables for one size and format.
+"""
+
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import Interpolation, VideoReformatter
+
+QUARTER_TURN_DEGREES = 90
+
+
+class PictureConverter:
+    """Scales, converts to RGB and turns upright in one pass of the scaler."""
+
+    def __init__(self, image_size: tuple[int, int] | None) -> None:
+        """``image_size`` is (height, width) of the image to make; None keeps the picture's own."""
+        self._image_size = image_size
+        self._reformatter = VideoReformatter()
+
+    def convert(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) RGB, upright.
+
+        Bilinear in swscale's sense, which filters when it scales down. 768x576 to 300x300 takes
+        0.7 ms on one core of an EPYC at 3 GHz; area averaging takes as long, bicubic 1.0 ms,
+        unfiltered "fast bilinear" 0.4 ms.
+        """
+        turns = quarter_turns(picture)
+        height, width = self._image_size or (None, None)
+        if turns % 2:
+            height, width = width, height
+        converted = self._reformatter.reformat(
+            picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR
+        )
+        image: npt.NDArray[np.uint8] = converted.to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def upright_size(picture: av.VideoFrame) -> tuple[int, int]:
+    """(height, width) of the picture once it is turned upright."""
+    if quarter_turns(picture) % 2:
+        return picture.width, picture.height
+    return picture.height, picture.width
+
+
+def quarter_turns(picture: Any) -> int:
+    """Counter-clockwise quarter turns that bring the picture upright, 0 to 3.
+
+    Phones record sideways and say so in the display matrix. PyAV gives its angle in degrees,
+    counter-clockwise, as FFmpeg's av_display_rotation_get does.
+    """
+    return round((picture.rotation or 0) / QUARTER_TURN_DEGREES) % 4

@@ -1,0 +1,219 @@
+"""Recordings: every frame of a file that FFmpeg reads, in order, pts kept.
+
+Lossless and repeatable: the same file gives the same frames with the same indices each time, so a
+replay can go on where it stopped. Knows nothing of cameras that come and go.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+
+from worker.errors import SourceError, UsageError
+from worker.frames import Frame, SourceItem, StreamDown, StreamUp
+from worker.sources.picture import PictureConverter, upright_size
+from worker.sources.sampling import Sampler
+
+log = logging.getLogger(__name__)
+
+DIGEST_EDGE_BYTES = 1 << 20
+DEFAULT_RATE = Fraction(25)
+"""Frames a second assumed where a file states none (raw H.264)."""
+EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
+"""Before it a creation time is an unset field (zero counts from 1904 or 1970), not a date."""
+TRUNCATED_BELOW = 0.98
+"""Share of the frames a file announces under which it counts as cut off: players round."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that has been looked into."""
+
+    path: Path
+    camera_id: str
+    digest: str
+    """SHA-256 over its size and its first and last MiB."""
+    frames: int
+    """As the file announces them, or worked out from its duration; 0 if it says neither."""
+    rate: Fraction
+    start: datetime | None
+    """When it was recorded, if the file says so."""
+
+
+def probe_recording(path: Path, camera_id: str) -> Recording:
+    """Look into a file. Raises UsageError if there is none, SourceError if it is no video."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: name the files in it")
+    try:
+        digest = recording_digest(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot read it: {error.strerror}") from error
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path}: is empty")
+    with _open(path) as container:
+        if not container.streams.video:
+            raise SourceError(f"{path}: has no video stream")
+        stream = container.streams.video[0]
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
+        frames = stream.frames
+        if not frames and container.duration:
+            frames = round(container.duration / av.time_base * rate)
+        try:
+            next(container.decode(stream))
+        except (FFmpegError, StopIteration) as error:
+            raise SourceError(f"{path}: no frame in it can be decoded") from error
+        return Recording(
+            path, camera_id, digest, frames, Fraction(rate), _stated_start(container.metadata)
+        )
+
+
+def recording_digest(path: Path) -> str:
+    """SHA-256 (hex) over the file's size and its first and last MiB."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(DIGEST_EDGE_BYTES))
+        file.seek(max(size - DIGEST_EDGE_BYTES, 0))
+        digest.update(file.read(DIGEST_EDGE_BYTES))
+    return digest.hexdigest()
+
+
+class RecordingSource:
+    """Frames of a recording from a checkpoint on, then StreamDown("ended")."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        image_size: tuple[int, int],
+        *,
+        first_seq: int = 0,
+        stride: int = 1,
+        fps: float | None = None,
+    ) -> None:
+        """``image_size``: (height, width) of the images. ``first_seq``: analysed frames to pass."""
+        self.camera_id = recording.camera_id
+        self._recording = recording
+        self._first_seq = first_seq
+        self._sampler = Sampler(stride=stride, fps=fps)
+        self._converter = PictureConverter(image_size)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the iteration at the next frame, without StreamDown."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[SourceItem]:
+        """StreamUp, the frames, and StreamDown at the end of the file. Raises SourceError."""
+        yield StreamUp(self.camera_id, 0, self._first_seq)
+        seq = frame_index = 0
+        pictures = DecodedPictures(self._recording.path)
+        for frame_index, picture in enumerate(pictures, start=1):
+            if self._stopped:
+                return
+            seconds = None if picture.pts is None else float(picture.pts * picture.time_base)
+            if self._sampler.accepts(frame_index - 1, seconds):
+                skipped = self._sampler.take_skipped()
+                if seq >= self._first_seq:
+                    yield self._frame(frame_index - 1, picture, seconds, skipped)
+                seq += 1
+        reason, detail = self._how_it_ended(frame_index, pictures)
+        yield StreamDown(self.camera_id, 0, "ended", reason, detail, frames=frame_index)
+
+    def _frame(
+        self, frame_index: int, picture: av.VideoFrame, seconds: float | None, skipped: int
+    ) -> Frame:
+        height, width = upright_size(picture)
+        start = self._recording.start
+        return Frame(
+            camera_id=self.camera_id,
+            epoch=0,
+            frame_index=frame_index,
+            pts=picture.pts,
+            time_base=picture.time_base,
+            captured_at=start + timedelta(seconds=seconds) if start and seconds is not None else None,
+            clock="file",
+            width=width,
+            height=height,
+            image=self._converter.convert(picture),
+            skipped=skipped,
+        )
+
+    def _how_it_ended(self, frames: int, pictures: "DecodedPictures") -> tuple[str, str]:
+        path, announced = self._recording.path, self._recording.frames
+        if frames == 0:
+            raise SourceError(f"{path}: no frame in it can be decoded")
+        if pictures.broken_off or frames < announced * TRUNCATED_BELOW:
+            detail = f"{frames} of about {announced} frames could be read"
+            log.warning("%s: cut off or damaged: %s", path, detail)
+            return "truncated", detail
+        if pictures.damaged_packets:
+            detail = f"{pictures.damaged_packets} damaged packets"
+            log.warning("%s: %s were passed over", path, detail)
+            return "damaged", detail
+        return "end_of_file", ""
+
+
+class DecodedPictures:
+    """Every picture of a file that can be decoded; damaged packets are counted and passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.damaged_packets = 0
+        self.broken_off = False
+        """Whether reading stopped at an error before the end of the file."""
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        """Pictures in presentation order."""
+        with _open(self._path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"  # frame threads: delay does not matter here
+            packets = container.demux(stream)
+            while True:
+                try:
+                    packet = next(packets)
+                except StopIteration:
+                    return
+                except FFmpegError:
+                    self.broken_off = True
+                    return
+                try:
+                    pictures = packet.decode()
+                except FFmpegError:
+                    self.damaged_packets += 1
+                    continue
+                yield from pictures
+
+
+def upright_images(path: Path) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """(frame_index, RGB image in full size, upright) of every frame of a recording."""
+    converter = PictureConverter(None)
+    for frame_index, picture in enumerate(DecodedPictures(path)):
+        yield frame_index, converter.convert(picture)
+
+
+def _open(path: Path) -> Any:
+    try:
+        # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
+        return av.open(f"file:{path}", metadata_errors="ignore")
+    except FFmpegError as error:
+        raise SourceError(f"{path}: not a video that FFmpeg can read ({error.strerror})") from error
+
+
+def _stated_start(metadata: dict[str, str]) -> datetime | None:
+    try:
+        start = datetime.fromisoformat(metadata.get("creation_time", ""))
+    except ValueError:
+        return None
+    start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
+    return start if start >= EARLIEST_START else None
