@@ -162,7 +162,7 @@ def _download_coco(spec: ModelSpec) -> Path:
     from torchvision.models.detection import SSD300_VGG16_Weights  # slow to import, rarely needed
 
     url = SSD300_VGG16_Weights.COCO_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    path = Path(str(torch.hub.get_dir()), "checkpoints", str(url).rsplit("/", 1)[-1])
     try:
         SSD300_VGG16_Weights.COCO_V1.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:

@@ -60,7 +60,7 @@ class Detector:
         self.digest = digest
         self.score_threshold = score_threshold
         self.model = fold_batch_norm(model.eval())
-        self.model.to(device, dtype, memory_format=torch.channels_last)
+        self.model.to(device, dtype).to(memory_format=torch.channels_last)
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
 
     @classmethod

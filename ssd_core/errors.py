@@ -1,9 +1,9 @@
 """Errors of ssd_core that a user can cause: one line that says what is wrong and what to do.
 
-    SsdError(ValueError)
-    ├── UnknownModelError     a model name that is not in the zoo
-    ├── CheckpointError       weights that are missing, refused, or do not fit the model
-    └── DeviceError           a device or precision that this machine does not have
+SsdError(ValueError)
+├── UnknownModelError     a model name that is not in the zoo
+├── CheckpointError       weights that are missing, refused, or do not fit the model
+└── DeviceError           a device or precision that this machine does not have
 """
 
 

@@ -35,7 +35,12 @@ def preprocess(
 
 def _as_tensor(image: Image) -> Tensor:
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
-    if tensor.ndim != 3 or tensor.shape[2] != 3 or tensor.dtype != torch.uint8 or not tensor.numel():
+    if (
+        tensor.ndim != 3
+        or tensor.shape[2] != 3
+        or tensor.dtype != torch.uint8
+        or not tensor.numel()
+    ):
         raise ValueError(
             f"an image is (height, width, 3) uint8 RGB, not {tuple(tensor.shape)} {tensor.dtype}"
         )

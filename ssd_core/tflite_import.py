@@ -61,8 +61,8 @@ def state_dict_from_tflite(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
 
 def _to_xywh(head: Tensor) -> Tensor:
     """Reorder the outputs of a box head: (k * 4, ...)."""
-    per_box = head.unflatten(0, (-1, 4))
-    return per_box[:, list(_XYWH_FROM_YXHW)].flatten(0, 1)
+    per_box = head.reshape(-1, 4, *head.shape[1:])
+    return per_box[:, list(_XYWH_FROM_YXHW)].reshape(head.shape)
 
 
 def _convolutions(buffer: bytes) -> list[_Convolution]:

@@ -1,4 +1,4 @@
-"""What a replay promises not to mix, and where it stands. A leaf, shared by sinks and the replay."""
+"""What a replay promises not to mix, and where it stands. A leaf."""
 
 from dataclasses import dataclass
 from hashlib import sha256

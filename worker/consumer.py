@@ -1,9 +1,9 @@
 """Typed events from Redis Streams, for downstream services and ``ssd-worker subscribe``.
 
 Delivery: with a group, at least once: an event comes again until it is acknowledged, also when the
-consumer that had it died (its entries are claimed after ``claim_after_seconds``). Equal ``id`` means
-the same event. Without a group, every reader gets every event from where it starts. Events of one
-camera come in order; an outage of Redis is waited out.
+consumer that had it died (its entries are claimed after ``claim_after_seconds``). Equal ``id``
+means the same event. Without a group, every reader gets every event from where it
+starts. Events of one camera come in order; an outage of Redis is waited out.
 """
 
 import logging
@@ -115,9 +115,9 @@ class EventConsumer:
                 yield event
         while not self._stopped.is_set():
             for entry in self._retry(self._read) or ():
-                event = self._event(entry)
-                if event is not None:
-                    yield event
+                received = self._event(entry)
+                if received is not None:
+                    yield received
                     last_event = time.monotonic()
                 if self._stopped.is_set():
                     return

@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
-from ssd_core import Detector
 
+from ssd_core import Detector
 from worker.errors import UsageError
 from worker.events import BOX_DECIMALS, SCORE_DECIMALS, Detection, ModelInfo
 

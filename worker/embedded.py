@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import valkey
 from valkey.exceptions import BusyLoadingError, ValkeyError
@@ -63,9 +64,9 @@ def is_ours(directory: Path, port: int) -> bool:
 
     False if nothing listens. Raises WorkerError if something else does.
     """
-    client = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
+    client: Any = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
     try:
-        found = client.config_get("dir")
+        found: Any = client.config_get("dir")
         if Path(found["dir"]).resolve() == directory:
             return True
     except valkey.exceptions.ConnectionError as error:

@@ -1,11 +1,11 @@
 """Errors of the worker that a user can cause or must know of: one line, with a way out.
 
-    WorkerError                 exit code 1: the run failed
-    ├── UsageError              exit code 2: what was typed or configured cannot work
-    ├── SourceError             a recording or camera cannot be read
-    └── SinkError               events cannot be written
-        ├── SinkUnavailable     for now: the same events may be written again later
-        └── Fenced              never: another worker owns the camera
+WorkerError                 exit code 1: the run failed
+├── UsageError              exit code 2: what was typed or configured cannot work
+├── SourceError             a recording or camera cannot be read
+└── SinkError               events cannot be written
+    ├── SinkUnavailable     for now: the same events may be written again later
+    └── Fenced              never: another worker owns the camera
 """
 
 

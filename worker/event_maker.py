@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from worker.events import (
     CameraData,
@@ -118,7 +119,9 @@ class EventMaker:
                 frame_index=frame.frame_index,
                 pts=frame.pts,
                 time_base=f"{frame.time_base.numerator}/{frame.time_base.denominator}",
-                pts_seconds=None if frame.pts is None else round(float(frame.pts * frame.time_base), 6),
+                pts_seconds=None
+                if frame.pts is None
+                else round(float(frame.pts * frame.time_base), 6),
                 clock=frame.clock,
                 width=frame.width,
                 height=frame.height,
@@ -180,7 +183,7 @@ class EventMaker:
         )
 
     @property
-    def _mode(self) -> str:
+    def _mode(self) -> Literal["live", "replay"]:
         return "live" if self._recording_digest is None else "replay"
 
     def _event_id(self, camera_id: str, camera: _Camera, seq: int, in_recording: str) -> str:

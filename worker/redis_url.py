@@ -13,12 +13,12 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ConnectionError as RedisConnectionError,
     NoPermissionError,
     RedisError,
     ResponseError,
     TimeoutError as RedisTimeoutError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from worker.errors import SinkError, SinkUnavailable, UsageError
@@ -85,7 +85,8 @@ def explain(error: Exception, server: str) -> SinkError:
 def server_name(client: RedisClient) -> str:
     """Host and port (or socket) of a client, for messages."""
     if isinstance(client, RedisCluster):
-        return ", ".join(sorted(f"{node.host}:{node.port}" for node in client.get_nodes()))
+        nodes: Any = client
+        return ", ".join(sorted(f"{node.host}:{node.port}" for node in nodes.get_nodes()))
     options = client.connection_pool.connection_kwargs
     return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 

@@ -168,7 +168,8 @@ def _claim(
     }
     text = json.dumps(affecting, sort_keys=True)
     return ReplayClaim(
-        recording=recording.digest, model=f"{detector.model.name} {detector.model.digest}",
+        recording=recording.digest,
+        model=f"{detector.model.name} {detector.model.digest}",
         settings=text,
     )
 

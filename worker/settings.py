@@ -93,8 +93,10 @@ class DetectorSettings(RedisSettings):
         None, gt=0, description="analyse at most so many frames a second of each source"
     )
     max_batch: int | None = Field(
-        None, ge=1, le=1024, description=f"frames a batch; default: {CPU_BATCH} on a CPU, "
-        f"{CUDA_BATCH} on a GPU"
+        None,
+        ge=1,
+        le=1024,
+        description=f"frames a batch; default: {CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU",
     )
 
     @field_validator("labels", mode="before")

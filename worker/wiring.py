@@ -4,10 +4,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from worker.embedded import ensure_running
 from worker.errors import UsageError
 from worker.settings import CPU_BATCH, CUDA_BATCH, DetectorSettings, RedisSettings
+
+if TYPE_CHECKING:
+    from worker.detection import FrameDetector
 
 
 def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
@@ -22,7 +26,6 @@ def check_model(settings: DetectorSettings) -> None:
     # torch takes seconds to import: only once the settings are known to be good.
     from ssd_core.errors import SsdError
     from ssd_core.models.zoo import get_spec
-
     from worker.detection import check_labels
 
     try:
@@ -33,11 +36,10 @@ def check_model(settings: DetectorSettings) -> None:
         check_labels(settings.labels, spec.labels[1:], spec.name)
 
 
-def load_detector(settings: DetectorSettings) -> tuple["FrameDetector", int]:  # noqa: F821
+def load_detector(settings: DetectorSettings) -> tuple["FrameDetector", int]:
     """The detector, and how many frames it takes at once."""
     from ssd_core import Detector
     from ssd_core.errors import SsdError
-
     from worker.detection import FrameDetector
 
     try:
@@ -62,7 +64,7 @@ def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """
     received: list[int] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
             signal.signal(number, signal.SIG_DFL)

@@ -4,6 +4,8 @@ Sandler et al. 2018 (arXiv 1801.04381, table 2) with ReLU6 and TensorFlow's SAME
 with batch norm; the published checkpoint has it folded into the convolutions.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,7 +118,7 @@ class MobileNetV2(nn.Module):
         x = self.stem(x)
         for block in self.blocks[:STRIDE_16_BLOCK]:
             x = block(x)
-        stride_16 = self.blocks[STRIDE_16_BLOCK]
+        stride_16: Any = self.blocks[STRIDE_16_BLOCK]
         expanded = stride_16.expand(x)
         x = stride_16.project(stride_16.depthwise(expanded))
         for block in self.blocks[STRIDE_16_BLOCK + 1 :]:

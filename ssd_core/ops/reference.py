@@ -24,7 +24,7 @@ class DecodedDetections(NamedTuple):
     """(B, D) fp32, falling."""
     labels: Tensor
     """(B, D) int64; 0 in the padding."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     """(B,) int64: how many of the D are detections."""
 
 
@@ -54,7 +54,7 @@ def decode_nms_reference(
 
     Raises ValueError for an unknown activation.
     """
-    num_images, num_boxes, num_classes = cls_logits.shape
+    num_images, _, num_classes = cls_logits.shape
     scores = _foreground_scores(cls_logits, activation)
 
     # Candidates as flat rows ordered by (image, class, default box), then within a group by score.
@@ -110,7 +110,8 @@ def _rank_within_group(group: Tensor) -> Tensor:
     """Position of each element in its group; ``group`` is sorted."""
     _, size = torch.unique_consecutive(group, return_counts=True)
     start = torch.cumsum(size, 0) - size
-    return torch.arange(len(group), device=group.device) - start.repeat_interleave(size)
+    rank: Tensor = torch.arange(len(group), device=group.device) - start.repeat_interleave(size)
+    return rank
 
 
 def _greedy_nms(boxes_xyxy: Tensor, group: Tensor, iou_threshold: float) -> Tensor:
@@ -126,9 +127,10 @@ def _greedy_nms(boxes_xyxy: Tensor, group: Tensor, iou_threshold: float) -> Tens
     padded[row, rank] = boxes_xyxy
     groups_at_once = max(1, NMS_CHUNK_ELEMENTS // largest**2)
     kept_padded = torch.cat(
-        [_suppress(chunk, iou_threshold) for chunk in padded.split(groups_at_once)]
+        [_suppress(chunk, iou_threshold) for chunk in torch.split(padded, groups_at_once)]
     )
-    return kept_padded[row, rank]
+    result: Tensor = kept_padded[row, rank]
+    return result
 
 
 def _suppress(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:

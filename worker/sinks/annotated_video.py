@@ -40,8 +40,8 @@ def write_annotated(
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
         with complete_or_absent(target) as path, av.open(str(path), "w") as container:
-            stream = None
-            annotate = None
+            stream: Any = None
+            annotate: Any = None
             last_pts = -1
             for event, image in _paired(frames, analysed):
                 if stream is None:
@@ -115,9 +115,7 @@ def _paired(
             event = next(events, None)
 
 
-def _open_stream(
-    container: Any, image: RGBImage, event: DetectionsEvent, rate: Fraction
-) -> Any:
+def _open_stream(container: Any, image: RGBImage, event: DetectionsEvent, rate: Fraction) -> Any:
     height, width = image.shape[:2]
     stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
     stream.width, stream.height, stream.pix_fmt = width - width % 2, height - height % 2, "yuv420p"

