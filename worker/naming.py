@@ -30,14 +30,19 @@ def parse_sources(arguments: Iterable[str]) -> dict[str, str]:
 def _parse_source(argument: str) -> tuple[str, str]:
     named, equals, source = argument.partition("=")
     if equals and "/" not in named and not Path(argument).exists():
-        if not CAMERA_ID.fullmatch(named):
-            raise UsageError(
-                f"camera id {named!r}: use 1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-'"
-            )
+        check_camera_id(named)
         if not source:
             raise UsageError(f"camera {named}: there is no source after the =")
         return named, source
     return _derived_id(argument), argument
+
+
+def check_camera_id(camera_id: str) -> None:
+    """Raise UsageError unless the id fits into keys, file names and URLs as it is."""
+    if not CAMERA_ID.fullmatch(camera_id):
+        raise UsageError(
+            f"camera id {camera_id!r}: use 1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-'"
+        )
 
 
 def _derived_id(source: str) -> str:

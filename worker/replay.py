@@ -50,6 +50,7 @@ def run_replay(settings: ReplaySettings) -> int:
     ]
     _check_outputs(settings)
     check_model(settings)
+    detector, max_batch = load_detector(settings)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None
@@ -60,7 +61,6 @@ def run_replay(settings: ReplaySettings) -> int:
                 stream_maxlen=settings.stream_maxlen,
             )
             stack.callback(redis.close)
-        detector, max_batch = load_detector(settings)
         claims = [_claim(recording, detector, settings, max_batch) for recording in recordings]
         journal = None
         output = settings.output or settings.annotate

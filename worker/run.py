@@ -30,12 +30,11 @@ def run_live(settings: RunSettings) -> int:
     for source in sources.values():
         _check_file(source)
     check_model(settings)
+    detector, max_batch = load_detector(settings)
     redis_url = resolve_redis_url(settings, settings.redis_url or "embedded")
     sink = RedisStreamSink(
         redis_url, prefix=settings.key_prefix, stream_maxlen=settings.stream_maxlen
     )
-    detector, max_batch = load_detector(settings)
-    detector([])
     pipeline = Pipeline(
         [
             LiveSource(

@@ -105,7 +105,10 @@ class DetectorSettings(RedisSettings):
         values = [value] if isinstance(value, str) else value
         if values is None:
             return None
-        return [label.strip() for item in values for label in str(item).split(",") if label.strip()]
+        labels = [part.strip() for item in values for part in str(item).split(",")]
+        if not all(labels):
+            raise ValueError("expected labels separated by commas, such as Person,Car")
+        return labels
 
 
 class RunSettings(DetectorSettings):

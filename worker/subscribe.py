@@ -3,12 +3,15 @@
 import signal
 
 from worker.consumer import EventConsumer
+from worker.naming import check_camera_id
 from worker.settings import SubscribeSettings
 from worker.wiring import on_stop_signals, resolve_redis_url
 
 
 def run_subscribe(settings: SubscribeSettings) -> int:
     """Print events until stopped or ``--count`` is reached; returns the exit code."""
+    for camera_id in settings.cameras:
+        check_camera_id(camera_id)
     consumer = EventConsumer(
         resolve_redis_url(settings, settings.redis_url or "embedded"),
         settings.cameras or None,

@@ -1,0 +1,189 @@
+"""Every mistake a user can make: one clear line, the right code, nothing half-written left."""
+
+import shutil
+import socket
+
+import pytest
+
+from tests.clips import audio_only
+from tests.conftest import RedisServer, REDIS_BINARIES, WALKWAY, free_port
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def assert_refused(result, code, *words):
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.strip().splitlines() if " INFO " not in line]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def unreadable(tmp_path):
+    """Things that are no video, by name."""
+    (tmp_path / "text.mp4").write_text("this is a shopping list\n" * 50)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "directory").mkdir()
+    audio_only(tmp_path / "audio.mp4")
+    (tmp_path / "headless.mp4").write_bytes(WALKWAY.read_bytes()[300_000:500_000])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("missing.mp4", USAGE, "no such file"),
+        ("directory", USAGE, "is a directory"),
+        ("text.mp4", FAILED, "not a video"),
+        ("empty.mp4", FAILED, "is empty"),
+        ("audio.mp4", FAILED, "no video stream"),
+        ("headless.mp4", FAILED, "not a video"),
+    ],
+)
+def test_replay_refuses_what_is_no_video(cli, unreadable, name, code, words):
+    result = cli("replay", unreadable / name, "--output", unreadable / "tags.jsonl")
+    assert_refused(result, code, name, words)
+    assert not list(unreadable.glob("*tags*"))
+
+
+@pytest.mark.parametrize(("name", "words"), [("missing.mp4", "no such"), ("directory", "is a dir")])
+def test_run_refuses_a_file_that_is_not_there(cli, unreadable, name, words):
+    assert_refused(cli("run", unreadable / name), USAGE, name, words)
+    assert not (unreadable / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "ssd_mobilenet"), "did you mean ssd_mobilenet_v2_oid"),
+        (("--model", "ssd300_vgg16"), "--weights coco"),
+        (("--weights", "missing.safetensors"), "no such file"),
+        (("--labels", "Person,Zebra"), "does not know Zebra: it knows Bicycle"),
+        (("--labels", ""), "--labels"),
+        (("--device", "cuda:99"), "cuda"),
+        (("--device", "gpu"), "expected auto, cpu"),
+        (("--precision", "fp8"), "--precision"),
+        (("--precision", "fp16", "--device", "cpu"), "needs a CUDA device"),
+        (("--max-batch", "0"), "--max-batch"),
+        (("--score-threshold", "1.5"), "--score-threshold"),
+        (("--stride", "2", "--fps", "5"), "give one of them"),
+        (("--stride", "x"), "--stride"),
+        (("--output", "tags.csv"), "expected .jsonl, .parquet or .json"),
+        (("--annotate", "video.avi"), "expected .mp4"),
+        (("--output", "nowhere/tags.jsonl"), "there is no directory nowhere"),
+        (("--redis-url", "none"), "nowhere to write"),
+        (("--redis-url", "http://localhost"), "expected redis://"),
+        (("--redis-url", "redis://localhost:notaport"), "redis-url"),
+        (("--config", "missing.toml"), "missing.toml"),
+        (("--bogus",), "unrecognized arguments: --bogus"),
+        (("--output",), "--output"),
+    ],
+)
+def test_replay_refuses_options_that_cannot_work(cli, tmp_path, arguments, words):
+    assert_refused(cli("replay", WALKWAY, *arguments), USAGE, words)
+    assert not (tmp_path / "state").exists()
+    assert not list(tmp_path.glob("*tags*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ""),
+        (("walk",), "unknown command 'walk'"),
+        (("run",), "SOURCES"),
+        (("run", "bad id=rtsp://host/x"), "camera id 'bad id'"),
+        (("run", "rtsp://host/x", "rtsp://host/x"), "CAMERA_ID=SOURCE"),
+        (("run", "rtsp://host/x", "--redis-url", "none"), "nowhere to publish"),
+        (("run", "rtsp://host/x", "--publish", "some"), "--publish"),
+        (("subscribe", "--consumer", "me"), "--group"),
+        (("subscribe", "--from", "yesterday"), "--from"),
+        (("subscribe", "bad id"), "camera id 'bad id'"),
+        (("subscribe", "--redis-url", "none"), "no events to read"),
+    ],
+)
+def test_other_commands_refuse_what_cannot_work(cli, arguments, words):
+    result = cli(*arguments)
+    assert result.returncode == USAGE
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_key_in_the_config_file_is_named(cli, tmp_path):
+    (tmp_path / "worker.toml").write_text('modle = "ssd300_vgg16"\n')
+    result = cli("replay", WALKWAY, "--config", "worker.toml")
+    assert_refused(result, USAGE, "worker.toml", "modle")
+
+
+def test_an_unreachable_redis_is_one_line_without_the_password(cli, short_clip):
+    url = f"redis://user:s3cr%40t@127.0.0.1:{free_port()}/0"
+    result = cli("replay", short_clip, "--redis-url", url)
+    assert_refused(result, FAILED, "no Redis answers at 127.0.0.1:", "--redis-url")
+    assert "s3cr" not in result.stderr
+
+
+def test_a_wrong_redis_password_is_one_line_without_the_password(cli, short_clip, tmp_path):
+    (tmp_path / "locked").mkdir()
+    server = RedisServer(
+        REDIS_BINARIES["valkey"], tmp_path / "locked", "--requirepass", "right-one"
+    )
+    try:
+        for login in (":wr0ng@", ""):
+            url = f"redis://{login}127.0.0.1:{server.port}"
+            result = cli("replay", short_clip, "--redis-url", url)
+            assert_refused(result, FAILED, "refused the login")
+            assert "wr0ng" not in result.stderr
+    finally:
+        server.stop()
+
+
+def test_a_taken_port_of_the_embedded_server_is_named_and_left_alone(cli, short_clip):
+    with socket.create_server(("127.0.0.1", cli.port)):
+        result = cli("replay", short_clip)
+    assert_refused(result, FAILED, f"port {cli.port} is taken", "--embedded-port")
+
+
+def test_a_foreign_redis_on_the_embedded_port_is_not_written_to(cli, short_clip, valkey_server):
+    result = cli("replay", short_clip, "--embedded-port", valkey_server.port)
+    assert_refused(result, FAILED, f"port {valkey_server.port} is taken")
+    assert valkey_server.client.dbsize() == 0
+
+
+def test_an_output_that_exists_is_kept_unless_overwriting_is_allowed(cli, short_clip, tmp_path):
+    output = tmp_path / "tags.jsonl"
+    output.write_text("precious\n")
+    assert_refused(cli("replay", short_clip, "--output", output), USAGE, "--overwrite")
+    assert output.read_text() == "precious\n"
+    assert cli("replay", short_clip, "--output", output, "--overwrite").returncode == DONE
+    assert len(output.read_text().splitlines()) == 41
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_clip):
+    result = cli("replay", short_clip, "--output", "/proc/tags.jsonl")
+    assert_refused(result, USAGE, "/proc/tags.jsonl", "cannot write there")
+
+
+def test_a_full_disk_ends_the_replay_with_one_line(cli, short_clip):
+    if not shutil.os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    journal = cli.cwd / "tags.jsonl"
+    result = cli("replay", short_clip, "--output", journal, env={"SSD_WORKER_STATE_DIR": "/proc/x"})
+    assert result.returncode == DONE  # the state directory is not needed here
+    result = cli("replay", short_clip, env={"SSD_WORKER_STATE_DIR": "/proc/x"})
+    assert_refused(result, FAILED, "--state-dir")
+
+
+def test_an_unfinished_replay_with_other_settings_is_not_mixed_with_this_one(cli, tmp_path):
+    leftover = tmp_path / "tags.jsonl.partial-0123456789ab"
+    leftover.write_text("")
+    replay = ("replay", WALKWAY, "--output", tmp_path / "tags.jsonl", "--stride", 15)
+    assert_refused(cli(*replay), USAGE, leftover.name, "--restart")
+    assert cli(*replay, "--restart").returncode == DONE
+    assert not leftover.exists()
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_first_tensors(cli, tmp_path):
+    weights = WALKWAY.parent.parent / "ssd_core" / "weights" / "ssd_mobilenet_v2_oid.safetensors"
+    result = cli("replay", WALKWAY, "--model", "ssd300_vgg16", "--weights", weights)
+    assert_refused(result, USAGE, "do not fit ssd300_vgg16", "expected [", "found")

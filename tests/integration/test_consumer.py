@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.conftest import json_lines, wait_until
+from tests.events import detections_event
+from worker.consumer import EventConsumer
+from worker.errors import UsageError
+from worker.events import DetectionsEvent
+from worker.sinks.redis_stream import RedisStreamSink
+
+
+@pytest.fixture
+def publish(redis_server):
+    """Publish live events numbered first to last of a camera."""
+    sink = RedisStreamSink(redis_server.url)
+
+    def publish(camera_id, first, last):
+        sink.publish([detections_event(camera_id, seq=seq) for seq in range(first, last + 1)])
+
+    yield publish
+    sink.close()
+
+
+def seqs(events):
+    return [(event.data.camera_id, event.data.seq) for event in events]
+
+
+def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publish):
+    publish("gate", 0, 4)
+    publish("yard", 0, 2)
+    with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
+        events = list(consumer)
+    assert all(isinstance(event, DetectionsEvent) for event in events)
+    assert seqs(e for e in events if e.data.camera_id == "gate") == [("gate", n) for n in range(5)]
+    assert seqs(e for e in events if e.data.camera_id == "yard") == [("yard", n) for n in range(3)]
+    assert events[0].data.detections[0].label == "Person"
+
+
+def test_a_reader_that_starts_at_new_gets_what_comes_later_and_new_cameras_whole(
+    redis_server, publish
+):
+    publish("gate", 0, 4)
+    with EventConsumer(redis_server.url, start="new", timeout_seconds=3) as consumer:
+        publish("gate", 5, 6)
+        publish("yard", 0, 1)
+        events = list(consumer)
+    assert sorted(seqs(events)) == [("gate", 5), ("gate", 6), ("yard", 0), ("yard", 1)]
+
+
+def test_a_reader_can_start_at_an_entry(redis_server, publish):
+    publish("gate", 0, 4)
+    entry_id = redis_server.client.xrange("ssd:{gate}:detections")[2][0].decode()
+    with EventConsumer(redis_server.url, start=entry_id, timeout_seconds=0.3) as consumer:
+        assert seqs(consumer) == [("gate", 3), ("gate", 4)]
+
+
+def test_acknowledged_events_do_not_come_again_and_others_do(redis_server, publish):
+    publish("gate", 0, 4)
+    with EventConsumer(
+        redis_server.url, group="alerts", consumer="one", timeout_seconds=0.3
+    ) as consumer:
+        for event in consumer:
+            if event.data.seq < 3:
+                consumer.ack(event)
+    with EventConsumer(
+        redis_server.url, group="alerts", consumer="one", timeout_seconds=0.3
+    ) as consumer:
+        assert seqs(consumer) == [("gate", 3), ("gate", 4)]
+
+
+def test_events_of_a_dead_consumer_are_claimed_by_another(redis_server, publish):
+    publish("gate", 0, 4)
+    dead = EventConsumer(redis_server.url, group="alerts", consumer="dead", timeout_seconds=0.3)
+    with dead:
+        assert len(list(dead)) == 5
+    living = EventConsumer(
+        redis_server.url, group="alerts", consumer="living",
+        claim_after_seconds=0.5, timeout_seconds=2,
+    )  # fmt: skip
+    with living:
+        for event in living:
+            living.ack(event)
+    pending = redis_server.client.xpending("ssd:{gate}:detections", "alerts")
+    assert pending["pending"] == 0
+
+
+def test_two_consumers_of_a_group_share_the_events(redis_server, publish):
+    publish("gate", 0, 0)
+    got = {"one": [], "two": []}
+
+    def consume(name):
+        with EventConsumer(
+            redis_server.url, group="alerts", consumer=name, timeout_seconds=2
+        ) as consumer:
+            for event in consumer:
+                got[name].append(event.data.seq)
+                consumer.ack(event)
+
+    threads = [threading.Thread(target=consume, args=(name,)) for name in got]
+    for thread in threads:
+        thread.start()
+    for seq in range(1, 60):
+        publish("gate", seq, seq)
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    assert sorted(got["one"] + got["two"]) == list(range(60))
+    assert got["one"] == sorted(got["one"])
+
+
+def test_trimmed_entries_that_were_pending_are_passed_over(redis_server, publish):
+    publish("gate", 0, 4)
+    settings = {"group": "alerts", "consumer": "one", "timeout_seconds": 0.3}
+    with EventConsumer(redis_server.url, **settings) as consumer:
+        assert len(list(consumer)) == 5
+    redis_server.client.xtrim("ssd:{gate}:detections", maxlen=2, approximate=False)
+    with EventConsumer(redis_server.url, **settings) as consumer:
+        assert seqs(consumer) == [("gate", 3), ("gate", 4)]
+
+
+def test_an_entry_that_is_no_event_is_passed_over(redis_server, publish):
+    publish("gate", 0, 0)
+    redis_server.client.xadd("ssd:{gate}:detections", {"event": "{"})
+    publish("gate", 1, 1)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
+        assert seqs(consumer) == [("gate", 0), ("gate", 1)]
+
+
+def test_ack_without_a_group_is_refused(redis_server, publish):
+    publish("gate", 0, 0)
+    with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
+        event = next(iter(consumer))
+        with pytest.raises(UsageError, match="group"):
+            consumer.ack(event)
+
+
+def test_a_consumer_waits_out_a_restart_of_redis(redis_server, publish):
+    publish("gate", 0, 2)
+    with EventConsumer(redis_server.url, timeout_seconds=20) as consumer:
+        events = iter(consumer)
+        assert [next(events).data.seq for _ in range(3)] == [0, 1, 2]
+        redis_server.stop()
+        restart = threading.Timer(0.5, redis_server.start)
+        restart.start()
+        later = threading.Timer(1.5, lambda: publish("gate", 3, 3))
+        later.start()
+        assert next(events).data.seq == 3
+        restart.join()
+        later.join()
+
+
+def test_subscribe_prints_json_lines_and_counts(cli, redis_server, publish):
+    publish("gate", 0, 4)
+    result = cli("subscribe", "--from", "start", "--count", 3, "--redis-url", redis_server.url)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line)["data"]["seq"] for line in result.stdout.splitlines()] == [0, 1, 2]
+
+
+def test_subscribe_in_a_group_goes_on_where_it_was(cli, redis_server, publish):
+    publish("gate", 0, 4)
+    subscribe = ("subscribe", "gate", "--group", "g", "--consumer", "c", "--from", "start")
+    url = ("--redis-url", redis_server.url)
+    first = cli(*subscribe, "--count", 2, *url)
+    second = cli(*subscribe, "--count", 3, *url)
+    lines = (first.stdout + second.stdout).splitlines()
+    assert [json.loads(line)["data"]["seq"] for line in lines] == [0, 1, 2, 3, 4]
+
+
+def test_subscribe_stops_at_a_signal(cli, valkey_server):
+    process = cli.start("subscribe", "--redis-url", valkey_server.url)
+    wait_until(lambda: len(valkey_server.client.client_list()) > 1, what="the subscriber")
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+def test_the_embedded_server_is_started_by_a_subscriber_and_shared(cli, short_clip, tmp_path):
+    with (tmp_path / "events.jsonl").open("w") as file:
+        subscriber = cli.start("subscribe", "--replay", "--count", 41, stdout=file)
+        wait_until(lambda: list(tmp_path.glob("state/valkey-*/valkey.pid")), what="the server")
+        result = cli("replay", short_clip)
+        assert result.returncode == 0, result.stderr
+        assert "using the embedded Valkey" in result.stderr
+        assert subscriber.wait(timeout=20) == 0
+    assert len(json_lines(tmp_path / "events.jsonl")) == 41
+
+
+def test_events_in_the_embedded_server_survive_its_restart(cli, short_clip, tmp_path):
+    assert cli("replay", short_clip).returncode == 0
+    pid = int(next(tmp_path.glob("state/valkey-*/valkey.pid")).read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the server")
+    result = cli("subscribe", "--replay", "--from", "start", "--count", 41)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 41

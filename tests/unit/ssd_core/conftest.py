@@ -1,0 +1,89 @@
+"""Models and pictures that many tests share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssd_core import MODELS, Detector
+from ssd_core.models.ssd import SSD, initialise
+
+GOLDEN = Path(__file__).parents[2] / "data" / "ssd_mobilenet_v2_oid_golden.npz"
+
+
+class TinyBackbone(nn.Module):
+    """(B, 3, 16, 24) to one map of (2, 3) cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, stride=8, padding=1)
+
+    def forward(self, x):
+        return [self.convolution(x)]
+
+
+def tiny_network(spec, batch_norm):
+    model = SSD(TinyBackbone(), [], [4], [2], spec.num_classes, head_kernel_size=1)
+    initialise(model)
+    return model
+
+
+@pytest.fixture
+def tiny_spec():
+    """An SSD of a few weights with an input that is not square."""
+    return replace(
+        MODELS["ssd_mobilenet_v2_oid"],
+        name="tiny",
+        image_size=(16, 24),
+        feature_maps=((2, 3),),
+        box_sizes=(((0.5, 0.5), (0.25, 0.25)),),
+        labels=("background", "Cat", "Dog"),
+        network=tiny_network,
+        weights=None,
+        digest=None,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_spec):
+    torch.manual_seed(0)
+    return tiny_network(tiny_spec, False)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Five pictures, and what LiteRT computes for them with the published MobileNet."""
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def mobilenet():
+    """The bundled model in fp32 on the CPU."""
+    return Detector.load("ssd_mobilenet_v2_oid", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def torchvision_ssd300():
+    """torchvision's own SSD300 with random weights.
+
+    A background logit raised by 6 leaves a few thousand candidates of 700,000, as in a trained
+    model.
+    """
+    from torchvision.models.detection import ssd300_vgg16
+
+    torch.manual_seed(0)
+    model = ssd300_vgg16(weights=None, weights_backbone=None, score_thresh=0.01).eval()
+    for head in model.head.classification_head.module_list:
+        head.bias.data[:: model.head.classification_head.num_columns] = 6.0
+    return model
+
+
+@pytest.fixture(scope="session")
+def torchvision_ssd300_file(torchvision_ssd300, tmp_path_factory):
+    path = tmp_path_factory.mktemp("torchvision") / "ssd300_vgg16.pth"
+    torch.save(torchvision_ssd300.state_dict(), path)
+    return path

@@ -1,0 +1,73 @@
+from dataclasses import FrozenInstanceError
+
+import pytest
+from torchvision.models.detection import SSD300_VGG16_Weights
+
+import ssd_core
+from ssd_core import MODELS, build_model
+from ssd_core.errors import UnknownModelError
+from ssd_core.models.zoo import get_spec
+
+
+def test_the_public_names_are_these():
+    assert sorted(ssd_core.__all__) == ["Detections", "Detector", "MODELS", "build_model"]
+
+
+def test_the_zoo_has_three_models_and_the_bundled_one_comes_first():
+    assert list(MODELS) == ["ssd_mobilenet_v2_oid", "ssd300_vgg16", "ssd512_vgg16"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_spec_carries_the_name_it_is_known_by(name):
+    assert get_spec(name).name == name
+
+
+def test_a_spec_is_passed_through():
+    spec = MODELS["ssd300_vgg16"]
+    assert get_spec(spec) is spec
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        MODELS["ssd300_vgg16"].iou_threshold = 0.9
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ssd300", "ssd300_vgg16"),
+        ("ssd512_vgg", "ssd512_vgg16"),
+        ("ssd_mobilenet_v2", "ssd_mobilenet_v2_oid"),
+    ],
+)
+def test_an_unknown_model_is_refused_with_the_nearest_name(typed, meant):
+    with pytest.raises(UnknownModelError, match=f"'{typed}': did you mean {meant}"):
+        build_model(typed)
+
+
+def test_an_unknown_model_is_refused_with_every_name():
+    with pytest.raises(UnknownModelError) as error:
+        get_spec("yolo")
+    assert "did you mean" not in str(error.value)
+    assert all(name in str(error.value) for name in MODELS)
+
+
+def test_coco_labels_are_torchvisions():
+    assert list(MODELS["ssd300_vgg16"].labels) == SSD300_VGG16_Weights.COCO_V1.meta["categories"]
+
+
+def test_open_images_labels_number_24_with_the_background():
+    labels = MODELS["ssd_mobilenet_v2_oid"].labels
+    assert len(labels) == 24
+    assert labels[4] == "Person"
+    assert labels[23] == "Car"
+
+
+def test_other_labels_leave_the_rest_of_a_spec_as_it_is():
+    spec = MODELS["ssd300_vgg16"].with_labels(("background", "Duck"))
+    assert spec.num_classes == 2
+    assert spec.with_labels(MODELS["ssd300_vgg16"].labels) == MODELS["ssd300_vgg16"]
+
+
+def test_only_the_model_with_published_weights_is_downloadable():
+    assert [name for name, spec in MODELS.items() if spec.downloadable] == ["ssd300_vgg16"]
