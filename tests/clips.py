@@ -1,5 +1,6 @@
 """Video files made on the spot, with real pictures in them."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -39,3 +40,18 @@ def audio_only(target):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return target
+
+
+def set_rotation(path, degrees):
+    """Write a clockwise rotation into an MP4's track header, as phones do."""
+    matrices = {
+        90: (0, 1, -1, 0),
+        180: (-1, 0, 0, -1),
+        270: (0, -1, 1, 0),
+    }
+    a, b, c, d = (value << 16 for value in matrices[degrees])
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40
+    content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path

@@ -70,15 +70,18 @@ def mobilenet():
 def torchvision_ssd300():
     """torchvision's own SSD300 with random weights.
 
-    A background logit raised by 6 leaves a few thousand candidates of 700,000, as in a trained
-    model.
+    Its heads are scaled until logits and offsets are as large as trained ones, and the background
+    is raised until most boxes hold nothing, as in a picture.
     """
     from torchvision.models.detection import ssd300_vgg16
 
     torch.manual_seed(0)
     model = ssd300_vgg16(weights=None, weights_backbone=None, score_thresh=0.01).eval()
-    for head in model.head.classification_head.module_list:
-        head.bias.data[:: model.head.classification_head.num_columns] = 6.0
+    heads = model.head
+    for layer in (*heads.classification_head.module_list, *heads.regression_head.module_list):
+        layer.weight.data *= 0.25
+    for layer in heads.classification_head.module_list:
+        layer.bias.data[:: heads.classification_head.num_columns] = 6.0
     return model
 
 

@@ -35,7 +35,7 @@ def test_mobilenet_logits_are_litert_s(mobilenet_outputs, golden):
 
 def tf_default_boxes():
     """(1917, 4) cxcywh, as TensorFlow's ssd_anchor_generator is documented to make them."""
-    scales = np.linspace(0.2, 0.95, 6).tolist() + [1.0]
+    scales = [*np.linspace(0.2, 0.95, 6).tolist(), 1.0]
     boxes = []
     for k, side in enumerate((19, 10, 5, 3, 2, 1)):
         shapes = [(scales[k], ratio) for ratio in (1, 2, 0.5, 3, 0.3333)]
@@ -127,15 +127,29 @@ PICTURES = ["photo 300x300", "photo 240x320", "photo 500x375", "noise 300x300", 
 def test_ssd300_raw_outputs_are_torchvisions(comparison, picture):
     ours, theirs = comparison[picture]["ours"][1], comparison[picture]["theirs"][1]
     for output, expected in zip(ours, theirs, strict=True):
-        assert expected.std() > 1
-        torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-5)
+        assert expected.std() > 0.5
+        torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+
+
+def assert_found_in(detections, others):
+    """Every detection, with its label, score and box, is one of the others'."""
+    for box, score, label in detections:
+        boxes, scores, labels = others
+        same = (
+            (labels == label)
+            & ((scores - score).abs() < 1e-4)
+            & ((boxes - box).abs().amax(dim=1) < 0.02)
+        )
+        assert same.any(), (box, score, label)
 
 
 @pytest.mark.parametrize("picture", PICTURES)
 def test_ssd300_detections_are_torchvisions(comparison, picture):
     ours, theirs = comparison[picture]["ours"][0], comparison[picture]["theirs"][0]
-    assert len(theirs["labels"]) == 200
-    assert theirs["scores"].max() > 0.5
-    assert torch.equal(ours.labels, theirs["labels"])
-    torch.testing.assert_close(ours.scores, theirs["scores"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(ours.boxes, theirs["boxes"], atol=0.02, rtol=0)
+    ours = (ours.boxes, ours.scores, ours.labels)
+    theirs = (theirs["boxes"], theirs["scores"], theirs["labels"])
+    assert len(ours[0]) == len(theirs[0]) == 200
+    assert theirs[1][0] > 0.2
+    # Rounding decides the order of nearly equal scores, and so which of them comes 200th.
+    assert_found_in(list(zip(*theirs, strict=True))[:198], ours)
+    assert_found_in(list(zip(*ours, strict=True))[:198], theirs)

@@ -48,9 +48,7 @@ def rows(result, image):
 def test_it_agrees_with_a_plain_implementation(seed, outputs, activation):
     bbox_regression, cls_logits, default_boxes = outputs(seed)
     limits = (0.2, 0.5, 20, 30)
-    result = decode_nms_reference(
-        bbox_regression, cls_logits, default_boxes, activation, *limits
-    )
+    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, activation, *limits)
     for image in range(len(cls_logits)):
         scores = ACTIVATIONS[activation](cls_logits)[image].numpy()
         boxes = plain_numpy.decode(bbox_regression[image].numpy(), default_boxes.numpy())
@@ -85,9 +83,7 @@ def torchvision_postprocess(logits, offsets, default_boxes, threshold, iou, cand
 def test_it_agrees_with_torchvisions_postprocessing(seed):
     bbox_regression, cls_logits, default_boxes = random_outputs(seed, boxes=400, classes=9)
     limits = (0.05, 0.45, 100, 150)
-    result = decode_nms_reference(
-        bbox_regression, cls_logits, default_boxes, "softmax", *limits
-    )
+    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, "softmax", *limits)
     for image in range(len(cls_logits)):
         expected = torchvision_postprocess(
             cls_logits[image], bbox_regression[image], default_boxes, *limits
@@ -101,9 +97,7 @@ def test_it_agrees_with_torchvisions_postprocessing(seed):
 def test_every_box_a_candidate_for_every_class_agrees_with_the_plain_implementation():
     bbox_regression, cls_logits, default_boxes = random_outputs(0, images=1, boxes=150, classes=4)
     limits = (0.0, 0.5, 1000, 1000)
-    result = decode_nms_reference(
-        bbox_regression, cls_logits, default_boxes, "softmax", *limits
-    )
+    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, "softmax", *limits)
     boxes = plain_numpy.decode(bbox_regression[0].numpy(), default_boxes.numpy())
     expected = plain_numpy.detections(torch.softmax(cls_logits[0], -1).numpy(), boxes, *limits)
     _, labels, found_boxes = rows(result, 0)

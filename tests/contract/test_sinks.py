@@ -1,0 +1,183 @@
+"""What every sink promises, checked on all of them."""
+
+import pytest
+
+from tests.conftest import stream_events
+from tests.events import camera_event, detections_event
+from worker.checkpoint import ReplayClaim
+from worker.errors import Fenced
+from worker.events import parse_event
+from worker.sinks.jsonl import JsonlSink
+from worker.sinks.memory import MemorySink
+from worker.sinks.redis_stream import RedisStreamSink
+
+CLAIM = ReplayClaim(recording="r", model="m", settings="s")
+
+
+class Memory:
+    def __init__(self, request):
+        self.sink = MemorySink()
+
+    def reopen(self):
+        pass
+
+    def stored(self):
+        return [event.to_json() for event in self.sink.events]
+
+
+class Jsonl:
+    def __init__(self, request):
+        self._output = request.getfixturevalue("tmp_path") / "tags.jsonl"
+        self.reopen()
+
+    def reopen(self):
+        self.sink = JsonlSink(self._output, CLAIM.digest, batch=1)
+
+    def stored(self):
+        return [event.to_json() for event in self.sink.read()]
+
+
+class Redis:
+    def __init__(self, request):
+        self.server = request.getfixturevalue("valkey_server")
+        self.reopen()
+
+    def reopen(self):
+        self.sink = RedisStreamSink(self.server.url)
+        self.sink.claim_replay("clip", CLAIM, restart=False)
+
+    def stored(self):
+        return stream_events(self.server.client, "ssd:{clip}:replay")
+
+
+@pytest.fixture(params=[Memory, Jsonl, Redis])
+def place(request):
+    place = request.param(request)
+    yield place
+    place.sink.close()
+
+
+def replay_events(first, last):
+    return [
+        detections_event("clip", epoch=0, seq=seq, mode="replay") for seq in range(first, last + 1)
+    ]
+
+
+def jsons(events):
+    return [event.to_json() for event in events]
+
+
+def test_events_are_stored_in_order(place):
+    place.sink.publish(replay_events(0, 3))
+    place.sink.publish(replay_events(4, 7))
+    assert place.stored() == jsons(replay_events(0, 7))
+
+
+def test_events_sent_again_are_not_stored_again(place):
+    place.sink.publish(replay_events(0, 3))
+    place.sink.publish(replay_events(0, 3))
+    place.sink.publish(replay_events(2, 5))
+    assert place.stored() == jsons(replay_events(0, 5))
+
+
+def test_a_sink_opened_again_goes_on_where_it_stands(place):
+    place.sink.publish(replay_events(0, 3))
+    place.reopen()
+    place.sink.publish(replay_events(0, 5))
+    assert place.stored() == jsons(replay_events(0, 5))
+
+
+def test_both_types_of_events_are_stored(place):
+    ended = camera_event("clip", epoch=0, seq=1, mode="replay", state="ended")
+    place.sink.publish([*replay_events(0, 0), ended])
+    assert [parse_event(text).type for text in place.stored()] == [
+        "ssd.detections.v1",
+        "ssd.camera.v1",
+    ]
+
+
+def test_nothing_is_stored_for_no_events(place):
+    place.sink.publish([])
+    assert place.stored() == []
+
+
+def test_a_later_epoch_begins_anew_and_an_earlier_one_is_turned_away(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([detections_event(epoch=5, seq=9)])
+    sink.publish([detections_event(epoch=6, seq=0)])
+    with pytest.raises(Fenced, match="gate"):
+        sink.publish([detections_event(epoch=5, seq=10)])
+    stored = [parse_event(t) for t in stream_events(redis_server.client, "ssd:{gate}:detections")]
+    assert [(e.data.epoch, e.data.seq) for e in stored] == [(5, 9), (6, 0)]
+    assert sink.last_epoch("gate") == 6
+
+
+def test_an_entry_has_id_type_and_event(redis_server):
+    sink = RedisStreamSink(redis_server.url, prefix="site1")
+    event = detections_event()
+    sink.publish([event])
+    ((_, fields),) = redis_server.client.xrange("site1:{gate}:detections")
+    assert fields == {
+        b"id": event.id.encode(),
+        b"type": b"ssd.detections.v1",
+        b"event": event.to_json().encode(),
+    }
+    assert redis_server.client.smembers("site1:cameras") == {b"gate"}
+    assert {key.split(b":")[0] for key in redis_server.client.keys()} == {b"site1"}
+
+
+def test_a_batch_of_many_cameras_is_published_to_each(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([detections_event(c, seq=s) for s in range(3) for c in ("a", "b", "c")])
+    for camera in "abc":
+        assert redis_server.client.xlen(f"ssd:{{{camera}}}:detections") == 3
+
+
+def test_a_replay_whose_stream_was_claimed_by_another_is_turned_away(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    other = RedisStreamSink(redis_server.url)
+    other.claim_replay("clip", ReplayClaim("other", "m", "s"), restart=True)
+    with pytest.raises(Fenced):
+        sink.publish(replay_events(0, 0))
+    assert redis_server.client.xlen("ssd:{clip}:replay") == 0
+
+
+def test_a_restart_keeps_the_consumer_groups_of_the_stream(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    sink.publish(replay_events(0, 3))
+    redis_server.client.xgroup_create("ssd:{clip}:replay", "taggers", "0")
+    checkpoint = sink.claim_replay("clip", CLAIM, restart=True)
+    assert (checkpoint.events, checkpoint.finished) == (0, False)
+    assert redis_server.client.xlen("ssd:{clip}:replay") == 0
+    assert len(redis_server.client.xinfo_groups("ssd:{clip}:replay")) == 1
+
+
+def test_the_checkpoint_of_a_claim_is_where_its_events_end(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    assert sink.claim_replay("clip", CLAIM, restart=False).events == 0
+    sink.publish(replay_events(0, 6))
+    checkpoint = sink.claim_replay("clip", CLAIM, restart=False)
+    assert (checkpoint.events, checkpoint.finished) == (7, False)
+
+
+def test_a_journal_is_cut_back_to_its_last_whole_batch(tmp_path):
+    output = tmp_path / "tags.jsonl"
+    sink = JsonlSink(output, "claim", batch=4)
+    sink.publish(replay_events(0, 5))
+    sink.close()
+    with sink.path.open("a") as file:
+        file.write('{"torn')
+    again = JsonlSink(output, "claim", batch=4)
+    assert again.checkpoint("clip").events == 4
+    assert [e.data.seq for e in again.read()] == [0, 1, 2, 3]
+    again.publish(replay_events(4, 7))
+    again.finish(keep=True)
+    assert [parse_event(t).data.seq for t in output.read_text().splitlines()] == list(range(8))
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_journal_in_which_nothing_was_written_goes_away(tmp_path):
+    JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4).close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,210 @@
+"""What every source promises, checked on all of them with real files and a real RTSP server."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from tests.clips import cut, pictures, set_rotation
+from tests.conftest import WALKWAY, wait_until
+from worker.errors import SourceError
+from worker.frames import Frame, StreamDown, StreamUp
+from worker.sources.live import LiveSource
+from worker.sources.recording import (
+    RecordingSource,
+    probe_recording,
+    recording_digest,
+    upright_images,
+)
+
+SIZE = (120, 160)
+
+
+def epochs():
+    return itertools.count(1000).__next__
+
+
+def open_recording(path):
+    return RecordingSource(probe_recording(path, "clip"), SIZE)
+
+
+def open_live(path):
+    return LiveSource("clip", str(path), SIZE, epochs())
+
+
+@pytest.fixture(params=[open_recording, open_live])
+def open_source(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return cut(WALKWAY, tmp_path_factory.mktemp("sources") / "clip.mp4", frames=12)
+
+
+def frames(items):
+    return [item for item in items if isinstance(item, Frame)]
+
+
+def test_a_source_gives_up_then_every_frame_in_order_then_down(open_source, clip):
+    up, *between, down = list(open_source(clip))
+    assert isinstance(up, StreamUp)
+    assert isinstance(down, StreamDown)
+    assert (down.state, down.reason, down.frames) == ("ended", "end_of_file", 12)
+    assert [f.frame_index for f in between] == list(range(12))
+    assert {f.epoch for f in between} == {up.epoch} == {down.epoch}
+    seconds = [float(f.pts * f.time_base) for f in between]
+    assert seconds == pytest.approx([i / 10 for i in range(12)])
+
+
+def test_a_frame_has_the_picture_scaled_to_rgb(open_source, clip):
+    first = frames(open_source(clip))[0]
+    assert first.image.shape == (*SIZE, 3)
+    assert first.image.dtype == np.uint8
+    assert (first.width, first.height) == (768, 576)
+    expected = next(pictures(clip, 1)).reformat(160, 120, "rgb24").to_ndarray()
+    assert np.abs(first.image.astype(int) - expected).mean() < 3
+    lawn = first.image[90:, 60:]
+    assert lawn[..., 1].mean() > lawn[..., 2].mean() + 20  # green, and not blue: RGB order
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
+def test_a_rotated_picture_is_turned_upright(open_source, clip, tmp_path, degrees, turns):
+    rotated = tmp_path / "rotated.mp4"
+    rotated.write_bytes(clip.read_bytes())
+    set_rotation(rotated, degrees)
+    first = frames(open_source(rotated))[0]
+    assert (first.width, first.height) == ((576, 768) if turns % 2 else (768, 576))
+    plain = next(pictures(clip, 1))
+    height, width = SIZE[::-1] if turns % 2 else SIZE
+    expected = np.rot90(plain.reformat(width, height, "rgb24").to_ndarray(), turns)
+    assert np.abs(first.image.astype(int) - expected).mean() < 3
+    assert next(upright_images(rotated))[1].shape[:2] == (first.height, first.width)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.mp4", "mpeg4"),
+        ("clip.avi", "mjpeg"),
+        ("clip.mkv", "libx264"),
+        ("clip.ts", "libx264"),
+        ("clip.mov", "mjpeg"),
+        ("clip.webm", "libvpx"),
+        ("clip.h264", "libx264"),
+    ],
+)
+def test_every_frame_of_every_kind_of_file_is_read(tmp_path, name, codec):
+    path = cut(WALKWAY, tmp_path / name, frames=12, codec=codec, options={})
+    found = list(open_recording(path))
+    assert len(frames(found)) == 12
+    assert found[-1].reason == "end_of_file"
+
+
+def test_a_stopped_source_ends_soon(open_source, clip):
+    source = open_source(clip)
+    items = iter(source)
+    next(items)
+    next(items)
+    source.stop()
+    assert len(list(items)) <= 1
+
+
+def test_a_resumed_recording_goes_on_with_the_same_frames(clip):
+    recording = probe_recording(clip, "clip")
+    whole = frames(RecordingSource(recording, SIZE, stride=2))
+    resumed = list(RecordingSource(recording, SIZE, stride=2, first_seq=4))
+    assert resumed[0].first_seq == 4
+    assert [f.frame_index for f in frames(resumed)] == [f.frame_index for f in whole[4:]]
+    assert [f.skipped for f in frames(resumed)] == [f.skipped for f in whole[4:]]
+    assert np.array_equal(frames(resumed)[0].image, whole[4].image)
+
+
+def test_the_digest_names_the_content_and_not_the_file(clip, tmp_path):
+    copy = tmp_path / "other-name.mp4"
+    copy.write_bytes(clip.read_bytes())
+    assert recording_digest(copy) == recording_digest(clip)
+    copy.write_bytes(clip.read_bytes() + b"x")
+    assert recording_digest(copy) != recording_digest(clip)
+
+
+def test_the_digest_is_sha256_over_size_and_edges(tmp_path):
+    import hashlib
+
+    path = tmp_path / "big"
+    content = bytes(range(256)) * (3 << 12)  # 3 MiB
+    path.write_bytes(content)
+    edge = 1 << 20
+    expected = hashlib.sha256(str(len(content)).encode() + content[:edge] + content[-edge:])
+    assert recording_digest(path) == expected.hexdigest()
+
+
+def test_damage_in_the_middle_is_passed_over_and_told(clip, tmp_path):
+    damaged = tmp_path / "damaged.ts"
+    cut(WALKWAY, damaged, frames=60, options={"preset": "ultrafast", "g": "10"})
+    content = bytearray(damaged.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes(4000)
+    damaged.write_bytes(content)
+    items = list(open_recording(damaged))
+    assert 20 < len(frames(items)) <= 60
+    assert [f.frame_index for f in frames(items)] == list(range(len(frames(items))))
+
+
+def test_a_recording_without_a_decodable_frame_is_an_error(clip, tmp_path):
+    path = tmp_path / "noise.mp4"
+    content = bytearray(clip.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start:] = bytes(len(content) - start)
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"noise\.mp4"):
+        list(open_recording(path))
+
+
+def test_an_rtsp_camera_is_read_and_lost_with_a_reason(rtsp_server):
+    url = rtsp_server.publish(WALKWAY, "walkway.mp4")
+    source = LiveSource("gate", url, SIZE, epochs())
+    items = []
+
+    def read():
+        for item in source:
+            items.append(item)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    wait_until(lambda: len(frames(items)) > 5, what="frames")
+    rtsp_server.stop()
+    down = wait_until(lambda: next((i for i in items if isinstance(i, StreamDown)), None))
+    source.stop()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert (down.state, down.reason) == ("down", "closed")
+    assert isinstance(items[0], StreamUp)
+    assert down.frames >= 6
+    assert {f.clock for f in frames(items)} <= {"rtcp", "arrival"}
+    assert all(f.captured_at.tzinfo is not None for f in frames(items))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("missing.mp4", "not_found"), (None, "refused")]
+)
+def test_a_camera_that_cannot_be_opened_gives_its_reason_once(rtsp_server, path, reason):
+    url = f"rtsp://user:secret@127.0.0.1:{rtsp_server.port}/{path}"
+    if path is None:
+        rtsp_server.stop()
+    source = LiveSource("gate", url, SIZE, epochs())
+    items = iter(source)
+    down = next(items)
+    assert (down.state, down.reason, down.epoch) == ("down", reason, 1000)
+    assert "secret" not in down.detail
+    threading.Timer(3, source.stop).start()
+    assert list(items) == []  # tried again meanwhile, and failed alike
+
+
+def test_a_recording_played_live_holds_each_frame_until_its_time(clip):
+    import time
+
+    started = time.monotonic()
+    arrivals = [time.monotonic() - started for item in open_live(clip) if isinstance(item, Frame)]
+    assert arrivals[-1] - arrivals[0] == pytest.approx(1.1, abs=0.5)

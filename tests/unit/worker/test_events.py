@@ -1,0 +1,59 @@
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from tests.events import camera_event, detections_event
+from worker.events import CameraEvent, Detection, DetectionsEvent, parse_event
+
+
+def test_a_detections_event_has_the_fields_of_the_schema():
+    event = json.loads(detections_event(seq=3).to_json())
+    assert list(event) == [
+        "specversion", "id", "source", "type", "time", "datacontenttype", "data",
+    ]  # fmt: skip
+    assert event["specversion"] == "1.0"
+    assert event["time"] == "2026-01-01T00:00:00Z"
+    assert list(event["data"]) == [
+        "camera_id", "mode", "epoch", "seq", "frame_index", "pts", "time_base", "pts_seconds",
+        "clock", "width", "height", "skipped", "dropped", "model", "detections",
+    ]  # fmt: skip
+    assert event["data"]["detections"] == [
+        {"label": "Person", "class_id": 4, "score": 0.9, "box": [0.1, 0.2, 0.3, 0.4]}
+    ]
+
+
+@pytest.mark.parametrize("event", [detections_event(), camera_event(state="down", reason="stall")])
+def test_an_event_survives_the_way_through_json(event):
+    parsed = parse_event(event.to_json())
+    assert parsed == event
+    assert type(parsed) is type(event)
+    assert parsed.to_json() == event.to_json()
+
+
+def test_the_type_decides_the_class():
+    assert isinstance(parse_event(detections_event().to_json()), DetectionsEvent)
+    assert isinstance(parse_event(camera_event().to_json()), CameraEvent)
+
+
+def test_fields_that_a_later_version_adds_are_ignored():
+    text = json.loads(detections_event().to_json()) | {"traceparent": "00-ab"}
+    text["data"]["speed"] = 3
+    assert parse_event(json.dumps(text)) == detections_event()
+
+
+@given(st.binary() | st.text() | st.dictionaries(st.text(), st.integers()).map(json.dumps))
+def test_what_is_no_event_raises_value_error_and_nothing_else(text):
+    with pytest.raises(ValueError, match="validation error"):
+        parse_event(text)
+
+
+@given(
+    st.lists(st.floats(0, 1).map(lambda x: round(x, 5)), min_size=4, max_size=4),
+    st.floats(0, 1).map(lambda x: round(x, 4)),
+)
+def test_rounded_numbers_are_written_as_short_as_they_are(box, score):
+    detection = Detection(label="Car", class_id=23, score=score, box=tuple(box))
+    parsed = json.loads(detections_event(detections=(detection,)).to_json())
+    found = parsed["data"]["detections"][0]
+    assert (found["box"], found["score"]) == (box, score)

@@ -1,0 +1,43 @@
+import pytest
+
+from worker.errors import UsageError
+from worker.naming import parse_sources
+
+
+@pytest.mark.parametrize(
+    ("argument", "camera_id", "source"),
+    [
+        ("gate=rtsp://host/stream", "gate", "rtsp://host/stream"),
+        ("rtsp://host:554/live/main", "host-live-main", "rtsp://host:554/live/main"),
+        ("rtsp://user:secret@host/x?token=abc", "host-x", "rtsp://user:secret@host/x?token=abc"),
+        ("/videos/Front Door (1).mp4", "Front-Door--1-", "/videos/Front Door (1).mp4"),
+        ("http://host/a=b.mp4", "host-a-b.mp4", "http://host/a=b.mp4"),
+        ("a.b_c-9=x.mp4", "a.b_c-9", "x.mp4"),
+        ("/videos/" + "x" * 99 + ".mp4", "x" * 64, "/videos/" + "x" * 99 + ".mp4"),
+        ("gate=rtsp://host/x?a=b", "gate", "rtsp://host/x?a=b"),
+    ],
+)
+def test_ids_are_taken_or_made_from_the_source(argument, camera_id, source):
+    assert parse_sources([argument]) == {camera_id: source}
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.mp4").touch()
+    assert parse_sources(["a=b.mp4"]) == {"a-b": "a=b.mp4"}
+
+
+@pytest.mark.parametrize("camera_id", ["", "a b", "ü", "x" * 65, "a:b", "{a}"])
+def test_other_ids_are_refused(camera_id):
+    with pytest.raises(UsageError, match="camera id"):
+        parse_sources([f"{camera_id}=rtsp://host/x"])
+
+
+def test_an_id_without_a_source_is_refused():
+    with pytest.raises(UsageError, match="no source"):
+        parse_sources(["gate="])
+
+
+def test_two_sources_with_one_id_are_refused_with_the_way_out():
+    with pytest.raises(UsageError, match="CAMERA_ID=SOURCE"):
+        parse_sources(["/a/clip.mp4", "/b/clip.mp4"])

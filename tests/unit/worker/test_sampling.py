@@ -1,0 +1,38 @@
+import pytest
+from hypothesis import given, strategies as st
+
+from worker.sources.sampling import Sampler
+
+
+def accepted(sampler, seconds):
+    return [i for i, s in enumerate(seconds) if sampler.accepts(i, s)]
+
+
+def test_stride_takes_every_nth_frame_and_counts_the_rest():
+    sampler = Sampler(stride=3)
+    assert sampler.accepts(0, None)
+    assert sampler.take_skipped() == 0
+    assert [sampler.accepts(i, None) for i in (1, 2, 3)] == [False, False, True]
+    assert sampler.take_skipped() == 2
+    assert sampler.take_skipped() == 0
+
+
+@pytest.mark.parametrize(("rate", "fps", "expected"), [(30, 10, 100), (25, 10, 100), (10, 30, 100)])
+def test_fps_is_met_on_average_and_never_exceeded(rate, fps, expected):
+    frames = accepted(Sampler(fps=fps), [i / rate for i in range(rate * 10)])
+    assert len(frames) == pytest.approx(min(expected, rate * 10), abs=1)
+
+
+def test_fps_survives_timestamps_that_begin_again():
+    seconds = [i / 10 for i in range(100)] + [i / 10 for i in range(100)]
+    assert len(accepted(Sampler(fps=1), seconds)) == pytest.approx(20, abs=1)
+
+
+def test_after_a_gap_there_is_no_burst():
+    seconds = [0.0, *(60 + i / 100 for i in range(100))]
+    assert len(accepted(Sampler(fps=5), seconds)) <= 1 + 6
+
+
+@given(st.lists(st.floats(0, 1000), max_size=60), st.floats(0.1, 100))
+def test_two_samplers_decide_alike(seconds, fps):
+    assert accepted(Sampler(fps=fps), seconds) == accepted(Sampler(fps=fps), seconds)
