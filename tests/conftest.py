@@ -108,9 +108,9 @@ class Cli:
         }
         self._processes = []
 
-    def __call__(self, *arguments, timeout=90, env=None):
+    def __call__(self, *arguments, timeout=90, preexec_fn=None):
         return subprocess.run(
-            self._command(arguments), cwd=self.cwd, env=self.env | (env or {}),
+            self._command(arguments), cwd=self.cwd, env=self.env, preexec_fn=preexec_fn,
             capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_an_entry_has_id_type_and_event(redis_server):
         b"event": event.to_json().encode(),
     }
     assert redis_server.client.smembers("site1:cameras") == {b"gate"}
-    assert {key.split(b":")[0] for key in redis_server.client.keys()} == {b"site1"}
+    assert {key.split(b":")[0] for key in redis_server.client.scan_iter()} == {b"site1"}
 
 
 def test_a_batch_of_many_cameras_is_published_to_each(redis_server):

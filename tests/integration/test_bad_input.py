@@ -1,12 +1,12 @@
 """Every mistake a user can make: one clear line, the right code, nothing half-written left."""
 
-import shutil
+import resource
 import socket
 
 import pytest
 
 from tests.clips import audio_only
-from tests.conftest import RedisServer, REDIS_BINARIES, WALKWAY, free_port
+from tests.conftest import REDIS_BINARIES, WALKWAY, RedisServer, free_port
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -164,14 +164,27 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_
     assert_refused(result, USAGE, "/proc/tags.jsonl", "cannot write there")
 
 
-def test_a_full_disk_ends_the_replay_with_one_line(cli, short_clip):
-    if not shutil.os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    journal = cli.cwd / "tags.jsonl"
-    result = cli("replay", short_clip, "--output", journal, env={"SSD_WORKER_STATE_DIR": "/proc/x"})
-    assert result.returncode == DONE  # the state directory is not needed here
-    result = cli("replay", short_clip, env={"SSD_WORKER_STATE_DIR": "/proc/x"})
-    assert_refused(result, FAILED, "--state-dir")
+def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_goes_on(
+    cli, short_clip, tmp_path
+):
+    def limit_file_size():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    output = tmp_path / "tags.jsonl"
+    replay = ("replay", short_clip, "--output", output)
+    result = cli(*replay, preexec_fn=limit_file_size)
+    assert_refused(result, FAILED, str(output), "cannot write")
+    assert not output.exists()
+
+    again = cli(*replay)
+    assert again.returncode == DONE, again.stderr
+    assert "goes on after" in again.stderr
+    assert len(output.read_text().splitlines()) == 41
+
+
+def test_a_state_directory_that_cannot_be_written_is_one_line(cli, short_clip):
+    result = cli("replay", short_clip, "--state-dir", "/proc/x")
+    assert_refused(result, FAILED, "/proc/x", "--state-dir")
 
 
 def test_an_unfinished_replay_with_other_settings_is_not_mixed_with_this_one(cli, tmp_path):

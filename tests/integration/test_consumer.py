@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -196,7 +197,7 @@ def test_events_in_the_embedded_server_survive_its_restart(cli, short_clip, tmp_
     assert cli("replay", short_clip).returncode == 0
     pid = int(next(tmp_path.glob("state/valkey-*/valkey.pid")).read_text())
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the server")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the server")
     result = cli("subscribe", "--replay", "--from", "start", "--count", 41)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 41

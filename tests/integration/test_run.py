@@ -10,8 +10,11 @@ import pytest
 
 from tests.conftest import WALKWAY, free_port, stream_events, wait_until
 
+
 def events_of(server, camera):
-    return [json.loads(text) for text in stream_events(server.client, f"ssd:{{{camera}}}:detections")]
+    return [
+        json.loads(text) for text in stream_events(server.client, f"ssd:{{{camera}}}:detections")
+    ]
 
 
 def states_of(server, camera):
@@ -76,9 +79,7 @@ def test_a_subscriber_prints_events_of_an_rtsp_camera_within_a_second_of_the_fra
     assert seconds < 5
 
 
-def test_sequence_numbers_have_no_hole_and_states_frame_the_frames(
-    valkey_server, rtsp_server, run
-):
+def test_sequence_numbers_have_no_hole_and_states_frame_the_frames(valkey_server, rtsp_server, run):
     worker = run(f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
     wait_until(lambda: len(frames_of(valkey_server, "gate")) > 20, 40, "20 frames")
     stop(worker)

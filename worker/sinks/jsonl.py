@@ -8,6 +8,7 @@ the finished journal.
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from worker.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ class JsonlSink:
         try:
             self._make_room(restart)
             self._checkpoints, length = _scan(self.path, batch)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = self.path.open("ab")
             self._file.truncate(length)
         except OSError as error:
             raise _cannot_write(output, error) from error
@@ -50,12 +51,14 @@ class JsonlSink:
                 self._checkpoints[camera_id] = Checkpoint(seq + 1, isinstance(event, CameraEvent))
         try:
             self._file.write("".join(lines).encode())
+            self._file.flush()
         except OSError as error:
             raise _cannot_write(self.output, error) from error
 
     def close(self) -> None:
         """Close the journal; it stays for the next run, unless there is nothing in it."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was reported when it was written
+            self._file.close()
         if self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
 

@@ -163,7 +163,9 @@ def test_a_live_run_ends_when_all_its_sources_have():
 def test_a_slow_detector_drops_frames_of_cameras_and_says_how_many():
     sink = MemorySink()
     pipeline = live_pipeline(
-        ListSource("gate", endless("gate")), sink=sink, detect=lambda i: time.sleep(0.05) or detect(i)
+        ListSource("gate", endless("gate")),
+        sink=sink,
+        detect=lambda i: time.sleep(0.05) or detect(i),
     )
     summary = run_for(pipeline, lambda: len(sink.events) >= 6)
     frames = [e.data for e in sink.events if e.type == "ssd.detections.v1"]
