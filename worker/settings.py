@@ -6,7 +6,9 @@ what it can see in the settings themselves; it opens nothing but the TOML file.
 
 import argparse
 import os
+import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +18,7 @@ from pydantic_settings import (
     BaseSettings,
     CliApp,
     CliPositionalArg,
+    CliSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -67,7 +70,7 @@ class RedisSettings(Settings):
     key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
     embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
     state_dir: Path = Field(
-        default_factory=lambda: user_state_path("ssd-worker", appauthor=False),
+        user_state_path("ssd-worker", appauthor=False),
         description="where the embedded server keeps its data",
     )
 
@@ -245,13 +248,40 @@ def load_settings(settings_class: type[_S], command: str, arguments: list[str]) 
             return (init_settings, env_settings, InitSettingsSource(settings_cls, from_file))
 
     try:
-        settings: _S = CliApp.run(WithFile, cli_args=arguments)
+        source: Any = CliSettingsSource(WithFile, formatter_class=_HelpFormatter)
+        settings: _S = CliApp.run(WithFile, cli_args=arguments, cli_settings_source=source)
     except ValidationError as error:
         raise UsageError(_first_line(error)) from None
     except SettingsError as error:
         message = str(error.__cause__ or error).removeprefix("error parsing CLI: ")
         raise UsageError(f"{message} (see ssd-worker {command} --help)") from None
     return settings
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Names values in a user's words instead of Python's, and leaves empty defaults out."""
+
+    METAVARS = {
+        "str": "TEXT",
+        "int": "N",
+        "float": "NUMBER",
+        "Path": "PATH",
+        "list[str]": "NAMES",
+        "SOURCES": "SOURCE",
+        "PATHS": "PATH",
+        "CAMERAS": "CAMERA",
+    }
+
+    def _metavar_formatter(
+        self, action: argparse.Action, default_metavar: str
+    ) -> Callable[[int], tuple[str, ...]]:
+        if isinstance(action.metavar, str):
+            action.metavar = self.METAVARS.get(action.metavar, action.metavar)
+        return super()._metavar_formatter(action, default_metavar)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        return re.sub(r" ?\(default: (None|False|\[\])\)", "", text)
 
 
 def _config_path(arguments: list[str]) -> Path | None:
