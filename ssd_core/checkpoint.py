@@ -7,7 +7,8 @@ pickles are read with ``weights_only=True``, and what that refuses is refused.
 
 import hashlib
 import json
-import pickle
+import sys
+from contextlib import redirect_stdout
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import URLError
@@ -98,13 +99,19 @@ def read_checkpoint(path: Path, spec: ModelSpec) -> tuple[StateDict, tuple[str, 
 def save_checkpoint(
     model: SSD, path: str | Path, spec: ModelSpec, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the model's weights as safetensors, with its name and labels; ``dtype`` converts."""
+    """Write the model's weights as safetensors, with its name and labels; ``dtype`` converts.
+
+    Raises CheckpointError if the file cannot be written.
+    """
     tensors = {
         name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
     metadata = {"model": spec.name, "labels": json.dumps(spec.labels)}
-    save_file(tensors, str(path), metadata=metadata)
+    try:
+        save_file(tensors, str(path), metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot write {path} ({error})") from error
 
 
 def check_fit(expected: StateDict, found: StateDict, path: Path, spec: ModelSpec) -> None:
@@ -141,7 +148,7 @@ def _read_pickle(path: Path) -> StateDict:
     refusal = f"weights {path}: refused, not a plain file of tensors"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged pickle fails in any way there is
         raise CheckpointError(
             f"{refusal}: save it again with torch.save(model.state_dict(), PATH)"
         ) from error
@@ -163,8 +170,13 @@ def _download_coco(spec: ModelSpec) -> Path:
 
     url = SSD300_VGG16_Weights.COCO_V1.url
     path = Path(str(torch.hub.get_dir()), "checkpoints", str(url).rsplit("/", 1)[-1])
+    if path.exists():  # from an earlier download, renamed when it was complete
+        return path
     try:
-        SSD300_VGG16_Weights.COCO_V1.get_state_dict(progress=False, check_hash=True)
+        with redirect_stdout(sys.stderr):  # torch.hub tells of the download on stdout
+            SSD300_VGG16_Weights.COCO_V1.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
     except (URLError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"cannot download {url} ({error}): without a network, "

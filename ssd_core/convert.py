@@ -26,7 +26,7 @@ def main() -> int:
     try:
         model, spec, _ = load_model(get_spec(options.model), options.source)
         save_checkpoint(model, options.target, spec, None if options.fp32 else torch.float16)
-    except (SsdError, OSError) as error:
+    except SsdError as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
     return 0

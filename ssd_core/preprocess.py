@@ -34,7 +34,12 @@ def preprocess(
 
 
 def _as_tensor(image: Image) -> Tensor:
-    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    if isinstance(image, np.ndarray):
+        # A tensor cannot share memory that is read-only, as that of a Pillow image is.
+        image = torch.from_numpy(np.require(image, requirements=("C", "W")))
+    if not isinstance(image, Tensor):
+        raise ValueError(f"an image is (height, width, 3) uint8 RGB, not a {type(image).__name__}")
+    tensor = image
     if (
         tensor.ndim != 3
         or tensor.shape[2] != 3

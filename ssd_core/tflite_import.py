@@ -47,6 +47,8 @@ def state_dict_from_tflite(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
             f"weights {path} do not fit {spec.name}: expected {len(body_names)} convolutions and "
             f"{heads} box and class predictors, found {len(body)}, {len(boxes)}, {len(classes)}"
         )
+    if any(convolution.weight.shape[0] % 4 for convolution in boxes):
+        raise CheckpointError(f"weights {path} do not fit {spec.name}: 4 outputs per box expected")
     state_dict = {}
     for name, convolution in zip(body_names, body, strict=True):
         state_dict[f"{name}.weight"] = convolution.weight

@@ -10,7 +10,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from ssd_core import MODELS, Detector
 from ssd_core.checkpoint import find_weights, load_model
 from ssd_core.errors import CheckpointError
-from tests.unit.ssd_core.test_checkpoint import Malicious
+from tests.unit.ssd_core.malicious import Malicious
 
 SPEC = MODELS["ssd300_vgg16"]
 URL = SSD300_VGG16_Weights.COCO_V1.url
@@ -60,14 +60,12 @@ def test_a_failed_download_leaves_no_file_behind(cached_file, no_network):
     assert list(cached_file.parent.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="torch.hub says so on stdout")
 def test_downloading_prints_nothing_on_stdout(cached_file, no_network, capfd):
     with pytest.raises(CheckpointError):
         load_model(SPEC, "coco")
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.xfail(strict=True, reason="torch.hub unpickles without weights_only")
 def test_code_in_a_downloaded_file_does_not_run(cached_file, no_network, tmp_path):
     marker = tmp_path / "executed"
     torch.save({"backbone.weight": Malicious(marker)}, cached_file)
@@ -76,7 +74,6 @@ def test_code_in_a_downloaded_file_does_not_run(cached_file, no_network, tmp_pat
     assert not marker.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="EOFError, UnpicklingError instead of CheckpointError")
 @pytest.mark.parametrize("content", [b"", b"garbage"])
 def test_a_damaged_downloaded_file_is_refused_by_name(cached_file, no_network, content):
     cached_file.write_bytes(content)

@@ -52,7 +52,6 @@ def test_what_cannot_be_converted_is_said_in_one_line(
     assert said.count("\n") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="SafetensorError is not caught")
 def test_a_target_that_cannot_be_written_is_said_in_one_line(convert, tmp_path, capsys):
     assert convert(NAME, BUNDLED, tmp_path / "absent" / "out.safetensors") == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -134,7 +134,6 @@ def test_what_is_no_image_raises_value_error(mobilenet, images):
         mobilenet.detect(images)
 
 
-@pytest.mark.xfail(strict=True, reason="TypeError from torch.from_numpy")
 @pytest.mark.parametrize("image", [None, "picture.jpg"])
 def test_what_is_no_array_raises_value_error(mobilenet, image):
     with pytest.raises(ValueError, match="an image is"):

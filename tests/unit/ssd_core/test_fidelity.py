@@ -22,13 +22,13 @@ def mobilenet_outputs(mobilenet, golden):
         ]
 
 
-def test_mobilenet_offsets_are_litert_s(mobilenet_outputs, golden):
+def test_mobilenet_offsets_are_those_of_litert(mobilenet_outputs, golden):
     expected = golden["box_encodings"][..., YXHW_TO_XYWH]
     assert expected.shape == (5, 1917, 4)
     np.testing.assert_allclose(mobilenet_outputs[0], expected, atol=0.02, rtol=0)
 
 
-def test_mobilenet_logits_are_litert_s(mobilenet_outputs, golden):
+def test_mobilenet_logits_are_those_of_litert(mobilenet_outputs, golden):
     assert golden["class_logits"].shape == (5, 1917, 24)
     np.testing.assert_allclose(mobilenet_outputs[1], golden["class_logits"], atol=0.02, rtol=0)
 
@@ -51,7 +51,7 @@ def tf_default_boxes():
 
 
 @pytest.mark.parametrize("image", range(5))
-def test_mobilenet_detections_are_those_of_litert_s_outputs(mobilenet, golden, image):
+def test_mobilenet_detections_are_those_in_the_outputs_of_litert(mobilenet, golden, image):
     scores = 1 / (1 + np.exp(-golden["class_logits"][image].astype(np.float64)))
     offsets = golden["box_encodings"][image][:, YXHW_TO_XYWH]
     boxes = plain_numpy.decode(offsets, tf_default_boxes())

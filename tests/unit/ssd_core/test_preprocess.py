@@ -102,7 +102,6 @@ def test_a_flipped_view_of_an_array_is_read_in_its_own_order():
     assert torch.equal(network_input([bgr[..., ::-1]]), network_input([bgr[..., ::-1].copy()]))
 
 
-@pytest.mark.xfail(strict=True, reason="torch.from_numpy warns")
 def test_a_read_only_array_is_read_without_a_warning():
     image = picture(300, 300)
     image.flags.writeable = False  # as np.asarray gives for a Pillow image

@@ -226,7 +226,6 @@ def test_a_model_with_other_shapes_is_refused_by_tensor(spec, tmp_path):
         load_model(spec, path)
 
 
-@pytest.mark.xfail(strict=True, reason="RuntimeError instead of CheckpointError")
 def test_a_box_predictor_without_four_outputs_a_box_is_refused(spec, tmp_path):
     weights = WEIGHTS | {
         "BoxPredictor_0/BoxEncodingPredictor": (np.zeros((7, 1, 1, 4)), np.zeros(7), CONV)
