@@ -30,10 +30,6 @@ from worker.errors import UsageError
 
 ENV_PREFIX = "SSD_WORKER_"
 LIVE_STREAM_MAXLEN = 100_000
-CPU_BATCH = 4
-"""Frames a batch on a CPU: bf16 MobileNet on 2 cores took 13.4, 8.2, 9.6 and 9.9 ms an image at
-batch 1, 4, 8 and 16 (AMD EPYC with avx512_bf16, torch 2.15.0)."""
-CUDA_BATCH = 16
 
 
 class Settings(BaseSettings):
@@ -99,7 +95,7 @@ class DetectorSettings(RedisSettings):
         None,
         ge=1,
         le=1024,
-        description=f"frames a batch; default: {CPU_BATCH} on a CPU, {CUDA_BATCH} on a GPU",
+        description="frames a batch; default: 2 a core on a CPU, 16 on a GPU",
     )
 
     @field_validator("labels", mode="before")

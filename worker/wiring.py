@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.embedded import ensure_running
 from worker.errors import UsageError
-from worker.settings import CPU_BATCH, CUDA_BATCH, DetectorSettings, RedisSettings
+from worker.settings import DetectorSettings, RedisSettings
 
 if TYPE_CHECKING:
     from worker.detection import FrameDetector
@@ -52,8 +52,8 @@ def load_detector(settings: DetectorSettings) -> tuple["FrameDetector", int]:
         )
     except SsdError as error:
         raise UsageError(str(error)) from error
-    default_batch = CPU_BATCH if detector.device.type == "cpu" else CUDA_BATCH
-    return FrameDetector(detector, settings.labels), settings.max_batch or default_batch
+    frame_detector = FrameDetector(detector, settings.labels)
+    return frame_detector, settings.max_batch or frame_detector.default_batch
 
 
 @contextmanager
