@@ -3,8 +3,8 @@
 On a CPU every core runs the network on its own share of a batch, instead of all cores sharing each
 layer: threads that share a layer wait for one another after it, and on a machine that does anything
 else, decoding frames for example, the wait is long. With one of two cores busy elsewhere, batches
-of 4 went at 50 to 60 frames/s in two shares, and at 3 to 6 with two threads per layer (AMD EPYC, torch
-2.15.0).
+of 4 went at 50 to 60 frames/s in two shares, and at 3 to 6 with two threads per layer (AMD EPYC,
+torch 2.15.0).
 """
 
 import os
@@ -97,7 +97,7 @@ class FrameDetector:
         """Detections of each image; on a CPU each core takes a share of the batch."""
         if self._threads == 1:
             return self._detector.detect(images)
-        size = -(-len(images) // self._threads)
+        size = max(1, -(-len(images) // self._threads))
         shares = [images[start : start + size] for start in range(0, len(images), size)]
         return chain.from_iterable(self._pool.map(self._detector.detect, shares))
 

@@ -38,7 +38,7 @@ def connect(url: str) -> RedisClient:
     Raises UsageError for a URL that cannot work, SinkUnavailable if nothing answers there, and
     SinkError if what answers turns us away.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise UsageError(
             f"--redis-url: {_shown(url)}: expected redis://, rediss://, unix:// or "

@@ -1,0 +1,112 @@
+"""Every kind of address that --redis-url takes, against real servers."""
+
+import shutil
+import socket
+
+import pytest
+import redis
+import trustme
+
+from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
+from tests.events import detections_event
+from worker.consumer import EventConsumer
+from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.redis_url import connect
+from worker.sinks.redis_stream import RedisStreamSink
+
+CAMERAS = ("gate", "yard", "door", "hall")  # of different cluster slots
+
+
+def publish_and_read_back(url):
+    sink = RedisStreamSink(url)
+    sink.publish([detections_event(camera, seq=seq) for camera in CAMERAS for seq in range(3)])
+    sink.publish([detections_event("gate", seq=2)])
+    sink.close()
+    with EventConsumer(url, timeout_seconds=0.5) as consumer:
+        plain = sorted((e.data.camera_id, e.data.seq) for e in consumer)
+    with EventConsumer(url, group="g", consumer="c", timeout_seconds=0.5) as consumer:
+        grouped = []
+        for event in consumer:
+            grouped.append((event.data.camera_id, event.data.seq))
+            consumer.ack(event)
+    with EventConsumer(url, group="g", consumer="c", timeout_seconds=0.5) as consumer:
+        assert list(consumer) == []
+    assert plain == sorted(grouped) == sorted((c, seq) for c in CAMERAS for seq in range(3))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a server of the Redis protocol with options."""
+    servers = []
+
+    def start(name, *options):
+        directory = tmp_path / f"server-{len(servers)}"
+        directory.mkdir()
+        servers.append(RedisServer(REDIS_BINARIES[name], directory, *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def test_a_plain_address_with_user_and_password(start):
+    server = start("valkey", "--requirepass", "p@ss:w/rd#?")
+    publish_and_read_back(f"redis://default:p%40ss%3Aw%2Frd%23%3F@127.0.0.1:{server.port}/0")
+
+
+def test_a_unix_socket(start, tmp_path):
+    start("valkey", "--unixsocket", str(tmp_path / "s"))
+    publish_and_read_back(f"unix://{tmp_path / 's'}")
+
+
+def test_a_cluster(start):
+    server = start("valkey", "--cluster-enabled", "yes")
+    node = redis.Redis(port=server.port)
+    node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"))
+    publish_and_read_back(f"redis+cluster://127.0.0.1:{server.port}")
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
+def test_tls_with_a_certificate_that_is_checked(start, tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    ca, key, chain = tmp_path / "ca.pem", tmp_path / "key.pem", tmp_path / "chain.pem"
+    authority.cert_pem.write_to_path(ca)
+    certificate.private_key_pem.write_to_path(key)
+    certificate.cert_chain_pems[0].write_to_path(chain)
+    port = free_port()
+    start(
+        "redis", "--tls-port", str(port), "--tls-cert-file", str(chain), "--tls-key-file", str(key),
+        "--tls-ca-cert-file", str(ca), "--tls-auth-clients", "no",
+    )  # fmt: skip
+    publish_and_read_back(f"rediss://localhost:{port}?ssl_ca_certs={ca}")
+    with pytest.raises(SinkUnavailable, match=f"localhost:{port}"):
+        connect(f"rediss://localhost:{port}")  # signed by nobody this machine knows
+
+
+def test_a_server_that_says_no_is_told_from_one_that_is_not_there(start):
+    server = start("valkey", "--requirepass", "right")
+    with pytest.raises(SinkError, match="refused the login") as caught:
+        connect(f"redis://:wrong@127.0.0.1:{server.port}")
+    assert not isinstance(caught.value, SinkUnavailable)
+    with pytest.raises(SinkUnavailable, match="no Redis answers"):
+        connect(f"redis://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:6379", "http://localhost", "redis://h:port", "redis://[::1"],
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(UsageError, match="redis-url"):
+        connect(url)
+
+
+def test_a_listener_that_never_answers_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr("worker.redis_url.REPLY_TIMEOUT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(SinkUnavailable, match=f"127.0.0.1:{port}"):
+            connect(f"redis://:secret@127.0.0.1:{port}")
