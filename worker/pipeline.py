@@ -100,6 +100,9 @@ class Pipeline:
                     break
                 self._look_after_cameras()
                 self._raise_failure()
+            while self._lossless and not self._stopping and self._publisher.waiting:
+                time.sleep(POLL_SECONDS)  # a replay is not done before its sinks have everything
+                self._raise_failure()
             self.summary.interrupted = self._stopping
         finally:
             self._shut_down(readers)

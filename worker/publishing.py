@@ -88,6 +88,12 @@ class Publisher:
             return lost
 
     @property
+    def waiting(self) -> int:
+        """Events that were submitted and are not published yet."""
+        with self._condition:
+            return len(self._queue) + self._in_flight
+
+    @property
     def fenced(self) -> set[str]:
         """Cameras whose streams another worker owns by now."""
         return set(self._fenced)
@@ -99,8 +105,7 @@ class Publisher:
             self._give_up_at = time.monotonic() + timeout
             self._condition.notify_all()
         self._thread.join(timeout + 1)
-        with self._condition:
-            return len(self._queue) + self._in_flight
+        return self.waiting
 
     def _run(self) -> None:
         try:

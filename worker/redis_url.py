@@ -13,11 +13,16 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError as RedisConnectionError,
+    MasterDownError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError as RedisTimeoutError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -28,6 +33,15 @@ RedisClient: TypeAlias = Any
 
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 SCHEMES = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
+PASSING_ERRORS = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+"""Answers that another time may be others: loading, failing over, full."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 REPLY_TIMEOUT_SECONDS = 10.0
 
@@ -73,8 +87,8 @@ def explain(error: Exception, server: str) -> SinkError:
             f"Redis at {server} refused the login: check user, password and ACL "
             "(redis://USER:PASSWORD@HOST:PORT)"
         )
-    if isinstance(error, BusyLoadingError):
-        return SinkUnavailable(f"Redis at {server} is loading its data")
+    if isinstance(error, PASSING_ERRORS):
+        return SinkUnavailable(f"Redis at {server} takes no writes now ({error})")
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         return SinkUnavailable(
             f"no Redis answers at {server}: start one there, or name another with --redis-url"

@@ -16,6 +16,7 @@ from worker.report import print_summary
 from worker.settings import RunSettings
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.live import LiveSource
+from worker.sources.recording import probe_recording
 from worker.wiring import check_model, load_detector, on_stop_signals, resolve_redis_url
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ WAITING_EVENTS = 10_000
 def run_live(settings: RunSettings) -> int:
     """Run until a signal, or until every file has ended; returns the exit code."""
     sources = parse_sources(settings.sources)
-    for source in sources.values():
-        _check_file(source)
+    for camera_id, source in sources.items():
+        _check_file(camera_id, source)
     check_model(settings)
     detector, max_batch = load_detector(settings)
     redis_url = resolve_redis_url(settings, settings.redis_url or "embedded")
@@ -75,11 +76,9 @@ def epochs_after(last: int) -> Callable[[], int]:
     return next_epoch
 
 
-def _check_file(source: str) -> None:
+def _check_file(camera_id: str, source: str) -> None:
     if "://" in source:
         return
-    path = Path(source)
-    if not path.exists():
+    if not Path(source).exists():
         raise UsageError(f"{source}: no such file (a camera is a URL such as rtsp://HOST/PATH)")
-    if path.is_dir():
-        raise UsageError(f"{source}: is a directory: name the files in it")
+    probe_recording(Path(source), camera_id)

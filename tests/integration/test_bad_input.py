@@ -48,9 +48,17 @@ def test_replay_refuses_what_is_no_video(cli, unreadable, name, code, words):
     assert not list(unreadable.glob("*tags*"))
 
 
-@pytest.mark.parametrize(("name", "words"), [("missing.mp4", "no such"), ("directory", "is a dir")])
-def test_run_refuses_a_file_that_is_not_there(cli, unreadable, name, words):
-    assert_refused(cli("run", unreadable / name), USAGE, name, words)
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("missing.mp4", USAGE, "no such file"),
+        ("directory", USAGE, "is a directory"),
+        ("text.mp4", FAILED, "not a video"),
+        ("audio.mp4", FAILED, "no video stream"),
+    ],
+)
+def test_run_refuses_what_is_no_video(cli, unreadable, name, code, words):
+    assert_refused(cli("run", unreadable / name), code, name, words)
     assert not (unreadable / "state").exists()
 
 

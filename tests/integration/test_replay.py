@@ -1,5 +1,6 @@
 import json
 import signal
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -82,6 +83,19 @@ def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(cli, val
     assert 8 <= stored < FRAMES
     assert stored % 4 == 0  # whole batches of the size asked for
     assert int(valkey_server.client.hget(f"{STREAM}:producer", "seq")) == stored - 1
+
+
+def test_a_replay_waits_for_a_redis_that_goes_away_and_then_goes_on(cli, valkey_server):
+    process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url)
+    wait_until(lambda: valkey_server.client.xlen(STREAM) >= 40, what="some events")
+    valkey_server.stop()
+    time.sleep(4)  # long enough to analyse all that the queues hold
+    assert process.poll() is None
+    valkey_server.start()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    events = [json.loads(text) for text in stream_events(valkey_server.client, STREAM)]
+    assert [e["data"]["seq"] for e in events] == list(range(FRAMES + 1))
 
 
 def test_a_finished_replay_is_not_done_again_unless_asked(cli, valkey_server, short_clip):

@@ -6,7 +6,7 @@ import pytest
 from tests.events import MODEL, PERSON
 from tests.frames import frame
 from worker.batching import LatestFrameBatcher, LosslessBatcher
-from worker.errors import SinkError, SourceError
+from worker.errors import SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
 from worker.frames import StreamDown, StreamUp
 from worker.pipeline import Pipeline
@@ -128,6 +128,24 @@ def test_a_stopped_replay_publishes_whole_batches_and_no_end():
     assert 8 <= len(sink.events) < 4000
     assert len(sink.events) % 4 == 0
     assert [e.data.seq for e in sink.events] == list(range(len(sink.events)))
+
+
+def test_a_replay_is_not_done_before_a_sink_that_was_away_has_everything(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.PUBLISH_STOP_SECONDS", 0.1)
+
+    class AwayAtTheEnd(MemorySink):
+        tries = 0
+
+        def publish(self, events):
+            self.tries += 1
+            if 2 <= self.tries <= 5:
+                raise SinkUnavailable("away")
+            super().publish(events)
+
+    sink = AwayAtTheEnd()
+    summary = replay_pipeline(ListSource("clip", recording(10)), sink).run()
+    assert not summary.interrupted
+    assert [e.data.seq for e in sink.events] == list(range(11))
 
 
 def test_a_stopped_live_run_publishes_what_it_has_and_that_it_stops():
