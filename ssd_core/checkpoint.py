@@ -138,10 +138,15 @@ def _read_safetensors(path: Path) -> tuple[StateDict, tuple[str, ...] | None]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"weights {path}: not a safetensors file ({error})") from error
     labels = metadata.get("labels")
+    if labels is None:
+        return state_dict, None
     try:
-        return state_dict, tuple(json.loads(labels)) if labels is not None else None
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"weights {path}: the labels in it are not JSON") from error
+        names = json.loads(labels)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"weights {path}: the labels in it are no JSON list of names")
+    return state_dict, tuple(names)
 
 
 def _read_pickle(path: Path) -> StateDict:

@@ -1,6 +1,7 @@
 """Which device and which precision: decided once, with the reason when it cannot be had."""
 
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -20,12 +21,12 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
+    match = re.fullmatch(r"cuda(?::([0-9]+))?", name)
+    if match is None:
         raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise DeviceError(f"device {name!r}: no usable CUDA device here: use cpu or auto")
-    if int(index or 0) >= torch.cuda.device_count():
+    if int(match[1] or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {name!r}: there are only {torch.cuda.device_count()} GPUs")
     return torch.device(name)
 

@@ -45,9 +45,10 @@ def decode_nms_reference(
     fp32, fp16 or bf16, and ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]. Computes in fp32:
 
     1. scores by softmax or sigmoid over the classes; a candidate has score > ``score_threshold``.
-       NaN scores and infinite logits are no candidates;
+       logits that are infinite or not a number are no candidates;
     2. per image and class the ``candidates_per_class`` best, ties by lower default-box index;
-    3. their boxes decoded and clipped to [0, 1]; a box that is not a number is no candidate;
+    3. their boxes decoded and clipped to [0, 1]; a box that is not a number goes, though it was
+       one of the ``candidates_per_class``;
     4. per image and class greedy NMS: a box goes if its IoU with a better kept one is greater than
        ``iou_threshold``;
     5. per image the ``max_detections`` best, ties by (class, default-box index).
@@ -94,7 +95,7 @@ def decode_nms_reference(
 
 
 def _foreground_scores(cls_logits: Tensor, activation: str) -> Tensor:
-    """(B, A, C) logits to (B, C - 1, A) scores; -1 where the logit is infinite or not a number."""
+    """(B, A, C) logits to (B, C - 1, A) scores; -inf where the logit is infinite or no number."""
     logits = cls_logits.float()
     if activation == "softmax":
         scores = torch.softmax(logits, dim=-1)
@@ -102,7 +103,7 @@ def _foreground_scores(cls_logits: Tensor, activation: str) -> Tensor:
         scores = torch.sigmoid(logits)
     else:
         raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
-    scores = torch.where(logits < float("inf"), scores, -1.0)
+    scores = torch.where(logits.isfinite(), scores, -torch.inf)
     return scores[:, :, 1:].transpose(1, 2)
 
 

@@ -14,8 +14,9 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
 
     An existing ``target`` is replaced in one step. Raises SinkError if the file cannot be written.
     """
-    # The suffix stays last: writers choose the format by it.
-    unfinished = target.with_name(f".{target.stem}.unfinished-{os.getpid()}{target.suffix}")
+    # The suffix stays last: writers choose the format by it. One name per target, so that what a
+    # killed worker left is written over by the next.
+    unfinished = target.with_name(f".{target.stem}.unfinished{target.suffix}")
     try:
         yield unfinished
         with unfinished.open("rb") as file:

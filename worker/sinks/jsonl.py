@@ -9,6 +9,7 @@ the finished journal.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 from worker.checkpoint import Checkpoint
@@ -81,7 +82,7 @@ class JsonlSink:
             raise _cannot_write(self.output, error) from error
 
     def _make_room(self, restart: bool) -> None:
-        for other in self.output.parent.glob(f"{self.output.name}.partial-*"):
+        for other in self.output.parent.glob(f"{escape(self.output.name)}.partial-*"):
             if restart:
                 other.unlink()
             elif other != self.path:

@@ -62,6 +62,8 @@ def test_fp16_safetensors_become_fp32_weights(tiny_model, tiny_spec, tmp_path):
     path = tmp_path / "half.safetensors"
     save_checkpoint(tiny_model, path, tiny_spec, torch.float16)
     loaded, _, _ = load_model(tiny_spec, path)
+    tensors, _ = read_checkpoint(path, tiny_spec)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     expected = {name: tensor.half().float() for name, tensor in tiny_model.state_dict().items()}
     assert load_file(path)["backbone.convolution.weight"].dtype == torch.float16
     assert_same_weights(loaded, expected)
@@ -212,11 +214,11 @@ def test_a_truncated_file_of_the_old_torch_format_is_refused(tiny_model, tiny_sp
         assert str(path) in refusal(tiny_spec, path)
 
 
-@pytest.mark.parametrize("labels", ["not JSON", "5"])
+@pytest.mark.parametrize("labels", ["not JSON", "5", '"abc"', "[1]"])
 def test_labels_that_are_not_a_list_in_json_are_refused(tiny_model, tiny_spec, tmp_path, labels):
     path = tmp_path / "labels.safetensors"
     save_file(tiny_model.state_dict(), path, metadata={"labels": labels})
-    assert refusal(tiny_spec, path) == f"weights {path}: the labels in it are not JSON"
+    assert refusal(tiny_spec, path) == f"weights {path}: the labels in it are no JSON list of names"
 
 
 # Pickles

@@ -97,9 +97,21 @@ def test_without_clamp_boxes_exceed_the_input_as_in_the_paper():
     assert sizes[-1][2] == pytest.approx((1.23036580, 0.61518290))
 
 
-def test_ssd512_second_map_starts_at_half_its_step():
-    first = MODELS["ssd512_vgg16"].default_boxes()[64 * 64 * 4]
-    assert_boxes(first, [8 / 512, 8 / 512, 0.1, 0.1])
+def test_every_ssd512_map_starts_at_half_its_step_with_its_scale():
+    boxes = MODELS["ssd512_vgg16"].default_boxes()
+    start = 0
+    for side, boxes_per_cell, step, scale in [
+        (64, 4, 8, 0.04),
+        (32, 6, 16, 0.1),
+        (16, 6, 32, 0.26),
+        (8, 6, 64, 0.42),
+        (4, 6, 128, 0.58),
+        (2, 4, 256, 0.74),
+        (1, 4, 512, 0.9),
+    ]:
+        assert_boxes(boxes[start], [step / 2 / 512, step / 2 / 512, scale, scale])
+        start += side * side * boxes_per_cell
+    assert start == len(boxes)
 
 
 def test_tf_od_first_map_has_three_boxes():

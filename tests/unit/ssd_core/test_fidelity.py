@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssd_core import Detector
+from ssd_core import MODELS, Detector
 from tests.unit.ssd_core import plain_numpy
 
 YXHW_TO_XYWH = [1, 0, 3, 2]
@@ -129,6 +129,13 @@ def test_ssd300_raw_outputs_are_torchvisions(comparison, picture):
     for output, expected in zip(ours, theirs, strict=True):
         assert expected.std() > 0.5
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+
+
+def test_ssd300_postprocessing_has_torchvisions_limits(torchvision_ssd300):
+    spec = MODELS["ssd300_vgg16"]
+    assert spec.iou_threshold == torchvision_ssd300.nms_thresh
+    assert spec.candidates_per_class == torchvision_ssd300.topk_candidates
+    assert spec.max_detections == torchvision_ssd300.detections_per_img
 
 
 def assert_found_in(detections, others):

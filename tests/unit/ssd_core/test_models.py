@@ -67,6 +67,12 @@ def test_mobilenet_has_batch_norm_only_when_asked():
     assert norms(with_norm) == 1 + 17 * 3 - 1 + 1 + 8
 
 
+def test_batch_norm_has_the_epsilon_of_tensorflow():
+    model = build_without_memory("ssd_mobilenet_v2_oid", batch_norm=True)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {0.001}
+
+
 class Coordinates(nn.Module):
     """Two maps whose channels are the row and the column of each cell."""
 

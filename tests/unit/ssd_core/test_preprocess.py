@@ -122,8 +122,9 @@ def test_the_images_themselves_are_not_changed():
     assert all(torch.equal(a, b) for a, b in zip(images, before, strict=True))
 
 
-def test_the_input_has_the_networks_type_and_is_channels_last():
-    x = network_input([picture(300, 300)] * 2, dtype=torch.bfloat16)
+@pytest.mark.parametrize("width", [300, 200])
+def test_the_input_has_the_networks_type_and_is_channels_last(width):
+    x = network_input([picture(300, width)] * 2, dtype=torch.bfloat16)
     assert x.dtype == torch.bfloat16
     assert x.is_contiguous(memory_format=torch.channels_last)
 

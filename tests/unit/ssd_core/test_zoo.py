@@ -69,5 +69,18 @@ def test_other_labels_leave_the_rest_of_a_spec_as_it_is():
     assert spec.with_labels(MODELS["ssd300_vgg16"].labels) == MODELS["ssd300_vgg16"]
 
 
+def test_mobilenet_is_postprocessed_as_published_but_for_a_lower_threshold():
+    spec = MODELS["ssd_mobilenet_v2_oid"]
+    assert (spec.activation, spec.score_threshold, spec.iou_threshold) == ("sigmoid", 0.4, 0.5)
+
+
+def test_the_vggs_differ_in_size_but_not_in_postprocessing():
+    ssd300, ssd512 = MODELS["ssd300_vgg16"], MODELS["ssd512_vgg16"]
+    for field in ("activation", "score_threshold", "iou_threshold", "max_detections", "mean"):
+        assert getattr(ssd300, field) == getattr(ssd512, field)
+    assert (ssd300.image_size, ssd512.image_size) == ((300, 300), (512, 512))
+    assert ssd300.score_threshold == 0.4
+
+
 def test_only_the_model_with_published_weights_is_downloadable():
     assert [name for name, spec in MODELS.items() if spec.downloadable] == ["ssd300_vgg16"]
