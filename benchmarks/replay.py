@@ -8,7 +8,8 @@ stream and the process, and prints the hardware, the versions and, as the last l
 - frames_per_second: all frames over the time from the first event to the last
 - start_to_first_event_seconds: from starting the process to its first event in Redis, with warm
   file caches (a run before this one reads the same files)
-- peak_rss_mib, and rss_growth_mib: resident memory at the end less that at frame 500
+- peak_rss_mib, and rss_growth_mib: resident memory over the last 100 frames less that over the 100
+  from frame 500 on (medians: a batch's activations come and go)
 """
 
 import csv
@@ -22,6 +23,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import redis
 
@@ -32,6 +34,7 @@ STREAM = "ssd:{vtest}:replay"
 PORT = 6399
 RUNS = 3
 STEADY_FROM_FRAME = 500
+SAMPLE_SECONDS = 0.05
 
 
 def main() -> None:
@@ -79,28 +82,32 @@ def measure(environment: dict[str, str]) -> dict[str, float]:
     client.delete(STREAM, f"{STREAM}:producer")
     started = time.monotonic()
     process = start(environment)
-    first = last = 0.0
-    frames = peak = steady = rss = 0
+    first = last = peak = 0.0
+    frames = 0
+    resident: dict[int, int] = {}
     while process.poll() is None:
         now, count = time.monotonic(), int(client.xlen(STREAM))
-        rss = resident_bytes(process.pid) or rss
-        peak = max(peak, rss)
+        rss = resident_bytes(process.pid)
         if count and not first:
             first, first_count = now, count
         if count != frames:
             frames, last = count, now
-        if count >= STEADY_FROM_FRAME and not steady:
-            steady = rss
-        time.sleep(0.01)
+            resident[count] = rss
+        peak = max(peak, rss)
+        time.sleep(SAMPLE_SECONDS)
     if process.returncode != 0:
         sys.exit("the replay failed")
+    at_500, at_the_end = (
+        median(rss for count, rss in resident.items() if start <= count < start + 100)
+        for start in (STEADY_FROM_FRAME, frames - 101)
+    )
     return {
         "frames": frames - 1,  # the last event tells the end
         "frames_per_second": round((frames - 1 - first_count) / (last - first), 1),
         "start_to_first_event_seconds": round(first - started, 2),
         "wall_seconds": round(time.monotonic() - started, 2),
         "peak_rss_mib": round(peak / 2**20),
-        "rss_growth_mib": round((rss - steady) / 2**20, 1),
+        "rss_growth_mib": round((at_the_end - at_500) / 2**20, 1),
     }
 
 

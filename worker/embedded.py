@@ -7,6 +7,7 @@ on the port that is not this one is left alone.
 
 import fcntl
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -69,8 +70,8 @@ def is_ours(directory: Path, port: int) -> bool:
         found: Any = client.config_get("dir")
         if Path(found["dir"]).resolve() == directory:
             return True
-    except valkey.exceptions.ConnectionError as error:
-        if isinstance(error.__cause__, ConnectionRefusedError) or "refused" in str(error):
+    except valkey.exceptions.ConnectionError:
+        if not _listens(port):
             return False
     except BusyLoadingError:
         _wait_until_ready(directory, port, process=None)
@@ -83,6 +84,18 @@ def is_ours(directory: Path, port: int) -> bool:
         f"port {port} is taken by another program: choose another with --embedded-port, "
         "or name a server with --redis-url"
     )
+
+
+def _listens(port: int) -> bool:
+    """Whether anything still accepts connections; a server that is ending does for a moment."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _start(directory: Path, port: int) -> None:

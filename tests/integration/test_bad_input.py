@@ -100,7 +100,7 @@ def test_replay_refuses_options_that_cannot_work(cli, tmp_path, arguments, words
     [
         ((), ""),
         (("walk",), "unknown command 'walk'"),
-        (("run",), "SOURCES"),
+        (("run",), "SOURCE"),
         (("run", "bad id=rtsp://host/x"), "camera id 'bad id'"),
         (("run", "rtsp://host/x", "rtsp://host/x"), "CAMERA_ID=SOURCE"),
         (("run", "rtsp://host/x", "--redis-url", "none"), "nowhere to publish"),
