@@ -139,6 +139,7 @@ def keep(result: dict[str, float]) -> None:
         "torch": version("torch"),
         **result,
     }
+    RESULTS.parent.mkdir(exist_ok=True)
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)

@@ -7,6 +7,7 @@ settings, 130 interrupted.
 import json
 import logging
 import os
+import signal
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -57,12 +58,18 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output went away, as `head` does. Keep Python from failing on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"ssd-worker: {what}{error.strerror or error}", file=sys.stderr)
+        return WorkerError.exit_code
 
 
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}: expected {', '.join(COMMANDS)}")
     settings = load_settings(COMMANDS[command], command, arguments)
+    # What runs outside a pipeline (loading, drawing) ends at SIGTERM as it does at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     _set_up_logging(settings)
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:

@@ -9,22 +9,23 @@ starts. Events of one camera come in order; an outage of Redis is waited out.
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from worker.errors import SinkUnavailable, UsageError
 from worker.events import Event, parse_event
 from worker.keys import Keys
-from worker.redis_url import connect, explain, server_name
+from worker.redis_url import REDIS_ERRORS, connect, explain, server_name
 
 log = logging.getLogger(__name__)
 
-READ_COUNT = 100
+READ_COUNT = 10
+"""Entries fetched at once. Those that wait behind a slow handler count as idle: ten events must be
+handled within ``claim_after_seconds``, or another consumer of the group gets them too."""
 BLOCK_SECONDS = 1.0
 CLUSTER_POLL_SECONDS = 0.05
 DISCOVER_SECONDS = 1.0
@@ -76,7 +77,7 @@ class EventConsumer:
         self._replay = replay
         self._claim_after_seconds = claim_after_seconds
         self._timeout_seconds = timeout_seconds
-        self._stopped = threading.Event()
+        self._stop_asked = False
         self._positions: dict[str, bytes | str] = {}
         self._pending: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._next_discovery = self._next_claim = 0.0
@@ -95,7 +96,7 @@ class EventConsumer:
 
     def stop(self) -> None:
         """End the iteration soon; callable from any thread or signal handler."""
-        self._stopped.set()
+        self._stop_asked = True
 
     def ack(self, event: Event) -> None:
         """Acknowledge an event: it does not come again. Raises UsageError without a group."""
@@ -113,13 +114,17 @@ class EventConsumer:
             for event in self._own_pending(stream):
                 last_event = time.monotonic()
                 yield event
-        while not self._stopped.is_set():
+        while not self._stopped():
             for entry in self._retry(self._read) or ():
+                if (
+                    self._group is None
+                ):  # not before: an entry that was not handed out is read again
+                    self._positions[entry[0]] = entry[1]
                 received = self._event(entry)
                 if received is not None:
                     yield received
                     last_event = time.monotonic()
-                if self._stopped.is_set():
+                if self._stopped():
                     return
             silence = time.monotonic() - last_event
             if self._timeout_seconds is not None and silence >= self._timeout_seconds:
@@ -136,7 +141,7 @@ class EventConsumer:
             if claimed:
                 return claimed
         if not self._positions:
-            self._stopped.wait(CLUSTER_POLL_SECONDS)
+            self._sleep(CLUSTER_POLL_SECONDS)
             return []
         return self._read_new()
 
@@ -144,13 +149,15 @@ class EventConsumer:
         block_ms = round(min(BLOCK_SECONDS, self._timeout_seconds or BLOCK_SECONDS) * 1000) or 1
         if not self._cluster:
             return self._entries(self._read_streams(self._positions, block_ms))
-        # The streams of several cameras lie in several slots: ask for one at a time.
-        entries = []
-        for stream, position in self._positions.items():
-            entries += self._entries(self._read_streams({stream: position}, None))
-        if not entries:
-            self._stopped.wait(CLUSTER_POLL_SECONDS)
-        return entries
+        # The streams of several cameras lie in several slots: ask for one at a time, in turn.
+        for stream in list(self._positions):
+            position = self._positions.pop(stream)
+            self._positions[stream] = position
+            entries = self._entries(self._read_streams({stream: position}, None))
+            if entries:
+                return entries
+        self._sleep(CLUSTER_POLL_SECONDS)
+        return []
 
     def _read_streams(self, positions: dict[str, Any], block_ms: int | None) -> Any:
         if self._group is None:
@@ -167,15 +174,13 @@ class EventConsumer:
             return []
 
     def _entries(self, reply: Any) -> list[Entry]:
-        """The reply of XREAD, a list (RESP2) or dict (RESP3), flat; moves the positions."""
+        """The reply of XREAD, a list (RESP2) or dict (RESP3), flat."""
         streams = reply.items() if isinstance(reply, dict) else reply or ()
         found: list[Entry] = []
         for key, batches in streams:
             stream = key.decode()
             entries = batches[0] if batches and isinstance(batches[0], list) else batches
             found += [(stream, entry_id, fields) for entry_id, fields in entries]
-            if self._group is None and entries:
-                self._positions[stream] = entries[-1][0]
         return found
 
     def _own_pending(self, stream: str) -> Iterator[Event]:
@@ -183,7 +188,7 @@ class EventConsumer:
         if self._group is None:
             return
         last: bytes | str = "0"
-        while not self._stopped.is_set():
+        while not self._stopped():
             position = {stream: last}
             entries = self._entries(self._retry(lambda p=position: self._read_streams(p, None)))
             if not entries:
@@ -205,7 +210,8 @@ class EventConsumer:
             if str(error).startswith("NOGROUP"):
                 return []  # the next read creates it again
             raise
-        return [(stream, entry_id, fields) for entry_id, fields in reply[1]]
+        # Redis 6.2 gives nil for entries that were trimmed.
+        return [(stream, entry_id, fields) for entry_id, fields in reply[1] if entry_id]
 
     def _event(self, entry: Entry) -> Event | None:
         """The event of an entry; None, acknowledged, for one that was trimmed or is not ours."""
@@ -260,13 +266,23 @@ class EventConsumer:
         while True:
             try:
                 return call()
-            except RedisError as error:
+            except REDIS_ERRORS as error:
                 explained = explain(error, self._server)
                 if not isinstance(explained, SinkUnavailable):
                     raise explained from error
                 if not told:
                     log.warning("%s; trying again", explained)
                     told = True
-                if self._stopped.wait(delay):
+                self._sleep(delay)
+                if self._stopped():
                     return None
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait in short steps: ``stop`` is a plain flag, so that a signal handler may set it."""
+        deadline = time.monotonic() + seconds
+        while not self._stopped() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _stopped(self) -> bool:
+        return self._stop_asked

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from worker.embedded import data_directory, is_ours, url
 from worker.errors import WorkerError
-from worker.redis_url import connect
+from worker.redis_url import REDIS_ERRORS, connect
 from worker.settings import DoctorSettings
 
 
@@ -104,7 +104,11 @@ def _redis(settings: DoctorSettings) -> str:
     else:
         address = settings.redis_url
     client = connect(address)
-    info = client.info("server")
-    client.close()
+    try:
+        info = client.info("server")
+    except REDIS_ERRORS:
+        return "answers"  # and does not let this user ask for its version
+    finally:
+        client.close()
     server = info.get("server_name", "redis")
     return f"{server} {info.get('valkey_version') or info.get('redis_version')} answers"

@@ -46,10 +46,18 @@ def check_camera_id(camera_id: str) -> None:
 
 
 def _derived_id(source: str) -> str:
-    """The file's stem, or the URL's host and path; user, password and query stay out."""
+    """The file's stem, or the URL's host: cameras have passwords in all the rest."""
     if "://" in source:
-        parts = urlsplit(source)
-        text = f"{parts.hostname or ''}{parts.path}".strip("/")
+        try:
+            parts = urlsplit(source)
+            text = parts.hostname or ""
+        except ValueError:
+            text = ""
+        if not text or "@" in parts.path:
+            raise UsageError(
+                "a camera's URL cannot be read: write @ : / # ? % [ ] in its user and password as "
+                "%40 %3A %2F %23 %3F %25 %5B %5D"
+            )
     else:
         text = Path(source).stem
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:MAX_LENGTH] or "camera"

@@ -19,6 +19,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError as RedisTimeoutError,
@@ -33,6 +34,8 @@ RedisClient: TypeAlias = Any
 
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 SCHEMES = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
+REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
+"""All that a call to Redis may raise; redis-py's cluster errors stand apart from its others."""
 PASSING_ERRORS = (
     BusyLoadingError,
     ClusterDownError,
@@ -42,6 +45,8 @@ PASSING_ERRORS = (
     TryAgainError,
 )
 """Answers that another time may be others: loading, failing over, full."""
+PASSING_ANSWERS = ("BUSY ", "MISCONF", "NOREPLICAS")
+"""Of the same kind, but plain ResponseErrors to redis-py."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 REPLY_TIMEOUT_SECONDS = 10.0
 
@@ -71,7 +76,7 @@ def connect(url: str) -> RedisClient:
             # The publisher and the consumer do their own waiting, where they can be stopped.
             client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         client.ping()
-    except (RedisError, OSError) as error:
+    except REDIS_ERRORS as error:
         raise explain(error, _shown(url)) from error
     except ValueError as error:
         raise UsageError(f"--redis-url: {_shown(url)}: not a Redis URL") from error
@@ -87,9 +92,11 @@ def explain(error: Exception, server: str) -> SinkError:
             f"Redis at {server} refused the login: check user, password and ACL "
             "(redis://USER:PASSWORD@HOST:PORT)"
         )
-    if isinstance(error, PASSING_ERRORS):
+    if "Cluster mode is not enabled" in str(error):
+        return SinkError(f"Redis at {server} is no cluster: write redis:// instead")
+    if isinstance(error, PASSING_ERRORS) or str(error).startswith(PASSING_ANSWERS):
         return SinkUnavailable(f"Redis at {server} takes no writes now ({error})")
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, RedisClusterException, OSError)):
         return SinkUnavailable(
             f"no Redis answers at {server}: start one there, or name another with --redis-url"
         )

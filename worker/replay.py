@@ -48,7 +48,7 @@ def run_replay(settings: ReplaySettings) -> int:
         probe_recording(Path(path), camera_id)
         for camera_id, path in parse_sources(settings.paths).items()
     ]
-    _check_outputs(settings)
+    _check_outputs(settings, recordings)
     check_model(settings)
     detector, max_batch = load_detector(settings)
     redis_url = settings.effective_redis_url
@@ -174,7 +174,7 @@ def _claim(
     )
 
 
-def _check_outputs(settings: ReplaySettings) -> None:
+def _check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> None:
     for path in (settings.output, settings.annotate):
         if path is None:
             continue
@@ -184,9 +184,9 @@ def _check_outputs(settings: ReplaySettings) -> None:
             raise UsageError(f"{path}: is a directory")
         if not path.parent.is_dir():
             raise UsageError(f"{path}: there is no directory {path.parent}")
+        if path.exists() and any(path.samefile(recording.path) for recording in recordings):
+            raise UsageError(f"{path}: is the recording itself: choose another name")
         _check_writable(path)
-    if settings.output is not None and settings.output == settings.annotate:
-        raise UsageError("--output and --annotate name the same file")
 
 
 def _check_writable(path: Path) -> None:
@@ -211,7 +211,7 @@ def _finish_outputs(
     if sinks.journal is None:
         return places
     if settings.annotate is not None:
-        _annotate(recordings[0], sinks.journal, settings.annotate)
+        _annotate(recordings[0], sinks.journal, settings.annotate, settings.stride)
         places.append(str(settings.annotate))
     output = settings.output
     if output is not None and output.suffix == ".parquet":
@@ -228,11 +228,12 @@ def _finish_outputs(
     return places
 
 
-def _annotate(recording: Recording, journal: JsonlSink, target: Path) -> None:
+def _annotate(recording: Recording, journal: JsonlSink, target: Path, stride: int) -> None:
     from worker.sinks.annotated_video import write_annotated
 
     written = 0
-    with progress_bar(f"drawing {target.name}", recording.frames) as advance:
+    frames = recording.frames // stride
+    with progress_bar(f"drawing {target.name}", frames) as advance:
 
         def on_frame() -> None:
             nonlocal written

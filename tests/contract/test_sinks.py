@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import stream_events
 from tests.events import camera_event, detections_event
 from worker.checkpoint import ReplayClaim
-from worker.errors import Fenced
+from worker.errors import Fenced, SinkError, UsageError
 from worker.events import parse_event
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.memory import MemorySink
@@ -28,9 +28,10 @@ class Memory:
 class Jsonl:
     def __init__(self, request):
         self._output = request.getfixturevalue("tmp_path") / "tags.jsonl"
-        self.reopen()
+        self.sink = JsonlSink(self._output, CLAIM.digest, batch=1)
 
     def reopen(self):
+        self.sink.close()
         self.sink = JsonlSink(self._output, CLAIM.digest, batch=1)
 
     def stored(self):
@@ -181,3 +182,40 @@ def test_a_journal_is_cut_back_to_its_last_whole_batch(tmp_path):
 def test_a_journal_in_which_nothing_was_written_goes_away(tmp_path):
     JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_that_lost_confirmed_events_takes_no_later_ones(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    sink.publish(replay_events(0, 7))
+    redis_server.client.hset("ssd:{clip}:replay:producer", "seq", 3)  # as an old backup has it
+    redis_server.client.xtrim("ssd:{clip}:replay", maxlen=0, approximate=False)
+    with pytest.raises(SinkError, match="fewer events than it confirmed"):
+        sink.publish(replay_events(8, 11))
+    assert redis_server.client.xlen("ssd:{clip}:replay") == 0
+
+
+def test_a_key_of_a_wrong_type_fails_before_anything_is_written(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    redis_server.client.set("ssd:{gate}:status", "text")
+    for _ in range(2):
+        with pytest.raises(SinkError, match="WRONGTYPE"):
+            sink.publish([camera_event("gate", seq=0)])
+    assert redis_server.client.xlen("ssd:{gate}:detections") == 0
+
+
+def test_two_replays_cannot_write_one_output(tmp_path):
+    first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4)
+    with pytest.raises(UsageError, match="another replay"):
+        JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4)
+    first.close()
+    JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4).close()
+
+
+def test_a_finished_replay_is_known_though_its_stream_was_trimmed(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    ended = camera_event("clip", epoch=0, seq=2, mode="replay", state="ended")
+    sink.publish([*replay_events(0, 1), ended])
+    redis_server.client.xtrim("ssd:{clip}:replay", maxlen=0, approximate=False)
+    assert sink.claim_replay("clip", CLAIM, restart=False).finished

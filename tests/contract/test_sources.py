@@ -1,8 +1,10 @@
 """What every source promises, checked on all of them with real files and a real RTSP server."""
 
 import itertools
+import re
 import threading
 
+import av
 import numpy as np
 import pytest
 
@@ -140,16 +142,61 @@ def test_the_digest_is_sha256_over_size_and_edges(tmp_path):
     assert recording_digest(path) == expected.hexdigest()
 
 
-def test_damage_in_the_middle_is_passed_over_and_told(clip, tmp_path):
-    damaged = tmp_path / "damaged.ts"
-    cut(WALKWAY, damaged, frames=60, options={"preset": "ultrafast", "g": "10"})
+@pytest.mark.parametrize(("name", "codec"), [("clip.ts", "libx264"), ("clip.avi", "mjpeg")])
+def test_damage_in_the_middle_is_passed_over_the_same_way_each_time(tmp_path, name, codec):
+    damaged = cut(WALKWAY, tmp_path / name, frames=60, codec=codec, options={"g": "10"})
     content = bytearray(damaged.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 4000] = bytes(4000)
     damaged.write_bytes(content)
-    items = list(open_recording(damaged))
-    assert 20 < len(frames(items)) <= 60
-    assert [f.frame_index for f in frames(items)] == list(range(len(frames(items))))
+    first, second = (frames(open_recording(damaged)) for _ in range(2))
+    assert 20 < len(first) <= 60
+    assert [f.frame_index for f in first] == list(range(len(first)))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
+
+
+def test_packets_that_give_no_picture_are_told(tmp_path):
+    damaged = cut(WALKWAY, tmp_path / "clip.avi", frames=20, codec="mjpeg", options={})
+    content = bytearray(damaged.read_bytes())
+    third = [m.start() for m in re.finditer(b"00dc", content)][2]
+    content[third + 8 : third + 12_000] = bytes(11_992)
+    damaged.write_bytes(content)
+    *_, ended = open_recording(damaged)
+    assert ended.reason == "damaged"
+    assert "damaged" in ended.detail
+
+
+def test_a_damaged_file_played_live_goes_on_after_the_damage_and_ends(tmp_path):
+    damaged = cut(WALKWAY, tmp_path / "damaged.avi", frames=20, codec="mjpeg", options={})
+    content = bytearray(damaged.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 60_000] = bytes(60_000)
+    damaged.write_bytes(content)
+    items = list(open_live(damaged))
+    assert len(frames(items)) > 10
+    assert [type(i) for i in items if not isinstance(i, Frame)] == [StreamUp, StreamDown]
+    assert items[-1].state == "ended"
+
+
+def test_a_recording_that_starts_at_an_edit_or_lacks_a_frame_count_is_not_truncated(tmp_path):
+    whole = cut(WALKWAY, tmp_path / "whole.mp4", frames=60, options={"g": "30"})
+    trimmed = tmp_path / "trimmed.mkv"
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        audio = target.add_stream("aac", rate=44100)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+        for index in range(900):  # the sound goes on for long after the pictures
+            sound = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+            for plane in sound.planes:
+                plane.update(bytes(plane.buffer_size))
+            sound.sample_rate, sound.pts = 44100, index * 1024
+            target.mux(audio.encode(sound))
+    items = list(open_recording(trimmed))
+    assert len(frames(items)) == 60
+    assert items[-1].reason == "end_of_file"
 
 
 def test_a_recording_without_a_decodable_frame_is_an_error(clip, tmp_path):

@@ -167,6 +167,20 @@ def test_an_output_that_exists_is_kept_unless_overwriting_is_allowed(cli, short_
     assert len(output.read_text().splitlines()) == 41
 
 
+def test_a_recording_is_never_overwritten_by_its_own_annotation(cli, short_clip, tmp_path):
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(short_clip.read_bytes())
+    result = cli("replay", mine, "--annotate", mine, "--overwrite")
+    assert_refused(result, USAGE, "is the recording itself")
+    assert mine.read_bytes() == short_clip.read_bytes()
+
+
+def test_a_url_given_to_replay_is_refused_without_being_shown(cli):
+    result = cli("replay", "rtsp://admin:s3kret@host/x")
+    assert_refused(result, USAGE, "ssd-worker run")
+    assert "s3kret" not in result.stderr
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_clip):
     result = cli("replay", short_clip, "--output", "/proc/tags.jsonl")
     assert_refused(result, USAGE, "/proc/tags.jsonl", "cannot write there")

@@ -201,3 +201,14 @@ def test_events_in_the_embedded_server_survive_its_restart(cli, short_clip, tmp_
     result = cli("subscribe", "--replay", "--from", "start", "--count", 41)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 41
+
+
+def test_a_reader_that_stops_in_the_middle_goes_on_behind_the_last_event_it_got(
+    redis_server, publish
+):
+    publish("gate", 0, 19)
+    with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
+        for event in consumer:
+            if event.data.seq == 4:
+                break
+        assert [event.data.seq for event in consumer] == list(range(5, 20))

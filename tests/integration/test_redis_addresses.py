@@ -68,6 +68,13 @@ def test_a_cluster(start):
     publish_and_read_back(f"redis+cluster://127.0.0.1:{server.port}")
 
 
+def test_a_cluster_that_is_not_there_and_a_server_that_is_none_are_told_apart(start):
+    with pytest.raises(SinkUnavailable, match="no Redis answers"):
+        connect(f"redis+cluster://127.0.0.1:{free_port()}")
+    with pytest.raises(SinkError, match="is no cluster: write redis://"):
+        connect(f"redis+cluster://127.0.0.1:{start('valkey').port}")
+
+
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
 def test_tls_with_a_certificate_that_is_checked(start, tmp_path):
     authority = trustme.CA()

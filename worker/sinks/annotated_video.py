@@ -42,16 +42,15 @@ def write_annotated(
         with complete_or_absent(target) as path, av.open(str(path), "w") as container:
             stream: Any = None
             annotate: Any = None
-            last_pts = -1
+            next_pts = _RisingPts(rate)
             for event, image in _paired(frames, analysed):
                 if stream is None:
                     stream, annotate = _open_stream(container, image, event, rate), Annotator(image)
-                pts = event.data.pts
-                last_pts = max(last_pts + 1, pts if pts is not None else 0)
                 picture = av.VideoFrame.from_ndarray(
                     annotate(image, event.data.detections), format="rgb24"
                 )
-                picture.pts, picture.time_base = last_pts, stream.codec_context.time_base
+                time_base = stream.codec_context.time_base
+                picture.pts, picture.time_base = next_pts(event.data.pts, time_base), time_base
                 container.mux(stream.encode(picture))
                 on_frame()
             if stream is not None:
@@ -94,6 +93,28 @@ class Annotator:
         scene = self._boxes.annotate(scene, drawn)
         labels = [f"{d.label} {d.score:.2f}" for d in found]
         return np.ascontiguousarray(self._labels.annotate(scene, drawn, labels)[:, :, ::-1])
+
+
+class _RisingPts:
+    """Timestamps for a muxer: those of the recording, moved on where they begin again or miss."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self._rate = rate
+        self._offset = 0
+        self._last: int | None = None
+
+    def __call__(self, pts: int | None, time_base: Fraction) -> int:
+        if self._last is None:
+            self._last = pts or 0
+            return self._last
+        following = self._last + max(1, round(1 / self._rate / time_base))
+        if pts is None:
+            self._last = following
+        else:
+            if pts + self._offset <= self._last:
+                self._offset = following - pts
+            self._last = pts + self._offset
+        return self._last
 
 
 def _text_style(height: int, width: int) -> tuple[float, int, int]:

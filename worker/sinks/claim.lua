@@ -18,6 +18,5 @@ if not held[1] then
   redis.call('HSET', producer, 'claim', ARGV[1], 'epoch', '0', 'seq', '-1', unpack(ARGV, 3))
   return {'-1', '0'}
 end
-local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
-local finished = last[1] and string.sub(last[1][2][2], -6) == '/ended'
+local finished = redis.call('HGET', producer, 'state') == 'ended'
 return {held[2], finished and '1' or '0'}

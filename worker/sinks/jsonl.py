@@ -6,6 +6,7 @@ run cuts off. ``finish`` gives the file its final name. The other outputs of a r
 the finished journal.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -32,9 +33,12 @@ class JsonlSink:
         self.path = output.with_name(f"{output.name}.partial-{claim[:12]}")
         try:
             self._make_room(restart)
-            self._checkpoints, length = _scan(self.path, batch)
             self._file = self.path.open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._checkpoints, length = _scan(self.path, batch)
             self._file.truncate(length)
+        except BlockingIOError:
+            raise UsageError(f"{output}: another replay is writing it: wait for its end") from None
         except OSError as error:
             raise _cannot_write(output, error) from error
 

@@ -5,7 +5,8 @@
 -- ARGV  epoch, claim ('' for live; for a replay what its producer hash must hold),
 --       maxlen (0: do not trim), then per event: seq, id, type, JSON, state, reason
 --       (state and reason are '' unless the event tells the camera's state)
--- Returns how many events were appended, or -1 if another producer owns the stream.
+-- Returns how many events were appended; -1 if another producer owns the stream; -2 if the stream of
+-- a replay lacks events that it had confirmed (Redis came back with older data).
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
 local epoch, claim, maxlen = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
@@ -17,11 +18,23 @@ end
 if epoch > held_epoch then
   last_seq = -1
 end
+if claim ~= '' and ARGV[4] and tonumber(ARGV[4]) > last_seq + 1 then
+  return -2
+end
 
 local appended = 0
 for i = 4, #ARGV, 6 do
   local seq = tonumber(ARGV[i])
   if seq > last_seq then
+    -- Before the entry: a key of a wrong type must fail the script while nothing is written.
+    if ARGV[i + 4] ~= '' then
+      if claim == '' then
+        redis.call('HSET', status, 'state', ARGV[i + 4], 'reason', ARGV[i + 5],
+          'epoch', ARGV[1], 'seq', ARGV[i])
+      else
+        redis.call('HSET', producer, 'state', ARGV[i + 4])
+      end
+    end
     if maxlen > 0 then
       redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*',
         'id', ARGV[i + 1], 'type', ARGV[i + 2], 'event', ARGV[i + 3])
@@ -31,10 +44,6 @@ for i = 4, #ARGV, 6 do
     end
     last_seq = seq
     appended = appended + 1
-    if ARGV[i + 4] ~= '' and claim == '' then
-      redis.call('HSET', status, 'state', ARGV[i + 4], 'reason', ARGV[i + 5],
-        'epoch', ARGV[1], 'seq', ARGV[i])
-    end
   end
 end
 redis.call('HSET', producer, 'epoch', ARGV[1], 'seq', string.format('%d', last_seq))

@@ -6,17 +6,18 @@ goes on where the hash stands, and a stalled worker with an older epoch is turne
 Cost: one round trip per camera and batch.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
-
-from redis.exceptions import RedisError
 
 from worker.checkpoint import Checkpoint, ReplayClaim
 from worker.errors import Fenced, SinkError, UsageError
 from worker.events import CameraEvent, Event
 from worker.keys import Keys
-from worker.redis_url import RedisClient, connect, explain, server_name
+from worker.redis_url import REDIS_ERRORS, RedisClient, connect, explain, server_name
+
+ANNOUNCE_SECONDS = 30.0
 
 
 class RedisStreamSink:
@@ -34,7 +35,7 @@ class RedisStreamSink:
         self._keys = Keys(prefix)
         self._stream_maxlen = stream_maxlen
         self._claims: dict[str, str] = {}
-        self._announced: set[str] = set()
+        self._announced: dict[str, float] = {}
         self._publish = self._client.register_script(_script("publish.lua"))
         self._claim = self._client.register_script(_script("claim.lua"))
 
@@ -51,7 +52,7 @@ class RedisStreamSink:
         key = self._keys.camera(camera_id, replay=False).producer
         try:
             return int(self._client.hget(key, "epoch") or 0)
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise explain(error, self._server) from error
 
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
@@ -67,7 +68,7 @@ class RedisStreamSink:
                 keys=[keys.stream, keys.producer],
                 args=[claim.digest, "1" if restart else "0", *fields],
             )
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise explain(error, self._server) from error
         values = [value.decode() if value is not None else "" for value in reply]
         if len(values) == 3:
@@ -86,15 +87,18 @@ class RedisStreamSink:
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
-                if isinstance(event, CameraEvent)
+                # A worker that lost events is degraded for that moment, not from then on.
+                if isinstance(event, CameraEvent) and event.data.state != "degraded"
                 else ("", "")
             )
             arguments += [event.data.seq, event.id, event.type, event.to_json(), state, reason]
         try:
-            if camera_id not in self._announced:
+            if time.monotonic() >= self._announced.get(camera_id, 0):
+                # Again and again: the set may be lost with the server's data.
                 self._client.sadd(self._keys.cameras, camera_id)
+                self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
             appended = self._publish(keys=[keys.stream, keys.producer, keys.status], args=arguments)
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise explain(error, self._server) from error
         if appended == -1:
             raise Fenced(
@@ -102,7 +106,11 @@ class RedisStreamSink:
                 f"camera {camera_id}: another worker has taken over its stream; "
                 "give each camera to one worker, or another id with ID=SOURCE",
             )
-        self._announced.add(camera_id)
+        if appended == -2:
+            raise SinkError(
+                f"camera {camera_id}: Redis holds fewer events than it confirmed: "
+                "the same command publishes those again"
+            )
 
 
 def _script(name: str) -> str:

@@ -36,6 +36,13 @@ STALL_SECONDS = 5.0
 """Silence after which a connection counts as lost."""
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 15.0
+SHORTEST_LOOP_SECONDS = 0.5
+"""Between the rounds of a looped file, which may be one picture."""
+DAMAGED_IN_A_ROW = 100
+"""Packets without a picture after which a connection counts as lost."""
+LONGEST_PACE_SECONDS = 10.0
+"""A longer gap between the pictures of a file is a jump of its clock, not a pause."""
+DEFAULT_RATE = 25
 LOGIN_BACKOFF_SECONDS = 30.0
 """After a refused login: cameras lock accounts that are tried too often."""
 
@@ -88,12 +95,14 @@ class LiveSource:
         failures = 0
         last_reason = None
         while not self._stop.is_set():
+            started = time.monotonic()
             connection = _Connection(self)
             yield from connection.frames()
             if self._stop.is_set():
                 return
             if self._is_file and connection.reason == "end_of_file":
-                if self._loop:
+                if self._loop and connection.was_up:
+                    self._stop.wait(max(0.0, started + SHORTEST_LOOP_SECONDS - time.monotonic()))
                     continue
                 yield self._down(connection, "ended")
                 return
@@ -152,8 +161,9 @@ class _Connection:
                 # Frame threads would add a frame of delay each; slices do not.
                 stream.thread_type = "SLICE"
                 stream.thread_count = 1
-                pace = _Pace(source._stop) if source._is_file else None
-                for picture in container.decode(stream):
+                rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
+                pace = _Pace(source._stop, 1 / float(rate)) if source._is_file else None
+                for picture in _decodable(container, stream):
                     if pace is not None:
                         pace.wait_for(picture)
                     if source._stop.is_set():
@@ -173,6 +183,9 @@ class _Connection:
             if self.was_up and self.reason == "timeout":
                 self.reason = "stall"
             self.detail = error.strerror or ""  # str(error) would hold the URL
+        except Exception:  # a bug must not take the camera out of the run for good
+            log.exception("camera %s: its reader failed", source.camera_id)
+            self.reason, self.detail = "internal_error", ""
 
     def _open(self) -> Any:
         source = self._source
@@ -195,7 +208,9 @@ class _Connection:
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
         seconds = seconds_of(picture)
-        if not self._sampler.accepts(self.frame_index, seconds):
+        # By our clock: the timestamps of HTTP cameras (MJPEG) are FFmpeg's guess of 25 a second.
+        sampled_at = seconds if self._source._is_file else time.monotonic()
+        if not self._sampler.accepts(self.frame_index, sampled_at):
             return None
         captured_at, clock = _capture_time(container, seconds, arrived_at)
         height, width = upright_size(picture)
@@ -214,21 +229,42 @@ class _Connection:
         )
 
 
+def _decodable(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """The pictures that can be decoded; raises once ``DAMAGED_IN_A_ROW`` packets gave none."""
+    damaged = 0
+    for packet in container.demux(stream):
+        try:
+            pictures = packet.decode()
+        except FFmpegError:
+            damaged += 1
+            if damaged >= DAMAGED_IN_A_ROW:
+                raise
+            continue
+        for picture in pictures:
+            damaged = 0
+            yield picture
+
+
 class _Pace:
     """Holds the pictures of a file back until their time has come."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, interval_seconds: float) -> None:
+        """``interval_seconds`` stands between pictures that have no pts (raw H.264)."""
         self._stop = stop
+        self._interval_seconds = interval_seconds
         self._zero: float | None = None
+        self._due = 0.0
 
     def wait_for(self, picture: av.VideoFrame) -> None:
+        now = time.monotonic()
         seconds = seconds_of(picture)
         if seconds is None:
-            return
-        now = time.monotonic()
-        if self._zero is None:
-            self._zero = now - seconds
-        self._stop.wait(max(self._zero + seconds - now, 0))
+            self._due = max(self._due + self._interval_seconds, now)
+        else:
+            if self._zero is None or abs(self._zero + seconds - now) > LONGEST_PACE_SECONDS:
+                self._zero = now - seconds
+            self._due = self._zero + seconds
+        self._stop.wait(max(self._due - now, 0))
 
 
 def _capture_time(

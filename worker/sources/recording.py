@@ -30,8 +30,8 @@ DEFAULT_RATE = Fraction(25)
 """Frames a second assumed where a file states none (raw H.264)."""
 EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
 """Before it a creation time is an unset field (zero counts from 1904 or 1970), not a date."""
-TRUNCATED_BELOW = 0.98
-"""Share of the frames a file announces under which it counts as cut off: players round."""
+TRUNCATED_SECONDS, TRUNCATED_SHARE = 0.5, 0.02
+"""How much less than the duration it states makes a file count as cut off: muxers round."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,16 @@ class Recording:
     frames: int
     """As the file announces them, or worked out from its duration; 0 if it says neither."""
     rate: Fraction
+    seconds: float
+    """When its last frame is due, as the video stream and the file state it; 0 if one does not."""
     start: datetime | None
     """When it was recorded, if the file says so."""
 
 
 def probe_recording(path: Path, camera_id: str) -> Recording:
     """Look into a file. Raises UsageError if there is none, SourceError if it is no video."""
+    if "://" in str(path):
+        raise UsageError("a replay takes files: watch a camera with `ssd-worker run URL`")
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
@@ -74,7 +78,13 @@ def probe_recording(path: Path, camera_id: str) -> Recording:
         except (FFmpegError, StopIteration) as error:
             raise SourceError(f"{path}: no frame in it can be decoded") from error
         return Recording(
-            path, camera_id, digest, frames, Fraction(rate), _stated_start(container.metadata)
+            path,
+            camera_id,
+            digest,
+            frames,
+            Fraction(rate),
+            _stated_end(container, stream),
+            _stated_start(container.metadata),
         )
 
 
@@ -107,6 +117,7 @@ class RecordingSource:
         self._first_seq = first_seq
         self._sampler = Sampler(stride=stride, fps=fps)
         self._converter = PictureConverter(image_size)
+        self._last_seconds: float | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -122,6 +133,7 @@ class RecordingSource:
             if self._stopped:
                 return
             seconds = seconds_of(picture)
+            self._last_seconds = seconds
             if self._sampler.accepts(frame_index - 1, seconds):
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
@@ -152,16 +164,17 @@ class RecordingSource:
         )
 
     def _how_it_ended(self, frames: int, pictures: "DecodedPictures") -> tuple[str, str]:
-        path, announced = self._recording.path, self._recording.frames
+        path, stated = self._recording.path, self._recording.seconds
         if frames == 0:
             raise SourceError(f"{path}: no frame in it can be decoded")
-        if pictures.broken_off or frames < announced * TRUNCATED_BELOW:
-            detail = f"{frames} of about {announced} frames could be read"
+        missing = stated - (self._last_seconds or stated)
+        if pictures.broken_off or missing > max(TRUNCATED_SECONDS, stated * TRUNCATED_SHARE):
+            detail = f"{frames} of about {self._recording.frames} frames could be read"
             log.warning("%s: cut off or damaged: %s", path, detail)
             return "truncated", detail
-        if pictures.damaged_packets:
-            detail = f"{pictures.damaged_packets} damaged packets"
-            log.warning("%s: %s were passed over", path, detail)
+        if pictures.damaged:
+            detail = f"{pictures.damaged} packets or pictures were damaged"
+            log.warning("%s: %s", path, detail)
             return "damaged", detail
         return "end_of_file", ""
 
@@ -171,7 +184,8 @@ class DecodedPictures:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.damaged_packets = 0
+        self.damaged = 0
+        """Packets that gave no picture, and pictures with errors in them."""
         self.broken_off = False
         """Whether reading stopped at an error before the end of the file."""
 
@@ -179,7 +193,8 @@ class DecodedPictures:
         """Pictures in presentation order."""
         with _open(self._path) as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"  # frame threads: delay does not matter here
+            # Not frame threads: what they make of damaged pictures differs from run to run.
+            stream.thread_type = "SLICE"
             packets = container.demux(stream)
             while True:
                 try:
@@ -192,9 +207,11 @@ class DecodedPictures:
                 try:
                     pictures = packet.decode()
                 except FFmpegError:
-                    self.damaged_packets += 1
+                    self.damaged += 1
                     continue
-                yield from pictures
+                for picture in pictures:
+                    self.damaged += picture.is_corrupt
+                    yield picture
 
 
 def upright_images(path: Path) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
@@ -210,6 +227,15 @@ def _open(path: Path) -> Any:
         return av.open(f"file:{path}", metadata_errors="ignore")
     except FFmpegError as error:
         raise SourceError(f"{path}: not a video that FFmpeg can read ({error.strerror})") from error
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """The end in seconds, the smaller of two statements: edit lists shorten only the file's."""
+    if not stream.duration or not container.duration:
+        return 0.0
+    of_stream = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    of_file = ((container.start_time or 0) + container.duration) / av.time_base
+    return float(min(of_stream, of_file))
 
 
 def _stated_start(metadata: dict[str, str]) -> datetime | None:

@@ -8,10 +8,10 @@ from worker.naming import parse_sources
     ("argument", "camera_id", "source"),
     [
         ("gate=rtsp://host/stream", "gate", "rtsp://host/stream"),
-        ("rtsp://host:554/live/main", "host-live-main", "rtsp://host:554/live/main"),
-        ("rtsp://user:secret@host/x?token=abc", "host-x", "rtsp://user:secret@host/x?token=abc"),
+        ("rtsp://host:554/live/main", "host", "rtsp://host:554/live/main"),
+        ("rtsp://user:secret@host/x?token=abc", "host", "rtsp://user:secret@host/x?token=abc"),
         ("/videos/Front Door (1).mp4", "Front-Door--1-", "/videos/Front Door (1).mp4"),
-        ("http://host/a=b.mp4", "host-a-b.mp4", "http://host/a=b.mp4"),
+        ("http://host/a=b.mp4", "host", "http://host/a=b.mp4"),
         ("a.b_c-9=x.mp4", "a.b_c-9", "x.mp4"),
         ("/videos/" + "x" * 99 + ".mp4", "x" * 64, "/videos/" + "x" * 99 + ".mp4"),
         ("gate=rtsp://host/x?a=b", "gate", "rtsp://host/x?a=b"),
@@ -41,3 +41,18 @@ def test_an_id_without_a_source_is_refused():
 def test_two_sources_with_one_id_are_refused_with_the_way_out():
     with pytest.raises(UsageError, match="CAMERA_ID=SOURCE"):
         parse_sources(["/a/clip.mp4", "/b/clip.mp4"])
+
+
+@pytest.mark.parametrize(
+    "url", ["rtsp://admin:pa/ss@host/x", "rtsp://admin:se[kret@host/x", "rtsp:///x"]
+)
+def test_a_url_that_cannot_be_read_is_refused_without_being_shown(url):
+    with pytest.raises(UsageError, match="%40") as caught:
+        parse_sources([url])
+    assert "ss@" not in str(caught.value)
+    assert "kret" not in str(caught.value)
+
+
+def test_a_password_in_the_path_is_no_part_of_the_id():
+    url = "rtsp://10.0.0.9:554/user=admin&password=tlJwpbo6&stream=0.sdp"
+    assert list(parse_sources([url])) == ["10.0.0.9"]
