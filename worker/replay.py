@@ -221,7 +221,7 @@ def _finish_outputs(
     elif output is not None and output.suffix == ".json":
         from worker.sinks.coco import write_coco
 
-        write_coco(sinks.journal.read(), output, detector.labels)
+        write_coco(sinks.journal.read, output, detector.labels)
     sinks.journal.finish(keep=output is not None and output.suffix == ".jsonl")
     if output is not None:
         places.append(str(output))

@@ -5,54 +5,75 @@ model's class ids. https://cocodataset.org/#format-data
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from worker.events import DetectionsEvent, Event
+from worker.events import Detection, DetectionsData, DetectionsEvent, Event
 from worker.sinks.files import complete_or_absent
 
 
-def write_coco(events: Iterable[Event], target: Path, labels: Sequence[str]) -> None:
+def write_coco(
+    read_events: Callable[[], Iterable[Event]], target: Path, labels: Sequence[str]
+) -> None:
     """Write the frames among the events to ``target``, which appears when complete.
 
-    ``labels`` are the model's, by class id; class 0 is the background and no category.
+    ``read_events`` is called twice, for the images and for the annotations: a day of video does
+    not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is no
+    category.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for event in events:
-        if not isinstance(event, DetectionsEvent):
-            continue
-        data = event.data
-        image_id = len(images) + 1
-        images.append(
-            {
-                "id": image_id,
-                "file_name": f"{data.camera_id}-{data.frame_index:06d}.jpg",
-                "width": data.width,
-                "height": data.height,
-                "frame_index": data.frame_index,
-                "pts_seconds": data.pts_seconds,
-            }
-        )
-        for detection in data.detections:
-            x1, y1, x2, y2 = (
-                round(edge * size, 2)
-                for edge, size in zip(detection.box, (data.width, data.height) * 2, strict=True)
-            )
-            width, height = round(x2 - x1, 2), round(y2 - y1, 2)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": detection.class_id,
-                    "bbox": [x1, y1, width, height],
-                    "area": round(width * height, 2),
-                    "iscrowd": 0,
-                    "score": detection.score,
-                }
-            )
     categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    with complete_or_absent(target) as path:
-        path.write_text(json.dumps(content), encoding="utf-8")
+    with complete_or_absent(target) as path, path.open("w", encoding="utf-8") as file:
+        file.write('{"images": ')
+        _write_list(file, _images(read_events()))
+        file.write(', "annotations": ')
+        _write_list(file, _annotations(read_events()))
+        file.write(f', "categories": {json.dumps(categories)}}}\n')
+
+
+def _write_list(file: TextIO, items: Iterable[dict[str, Any]]) -> None:
+    separator = "["
+    for item in items:
+        file.write(f"{separator}\n{json.dumps(item)}")
+        separator = ","
+    file.write("]" if separator == "," else "[]")
+
+
+def _frames(events: Iterable[Event]) -> Iterator[tuple[int, DetectionsData]]:
+    frames = (event.data for event in events if isinstance(event, DetectionsEvent))
+    return enumerate(frames, start=1)
+
+
+def _images(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    for image_id, data in _frames(events):
+        yield {
+            "id": image_id,
+            "file_name": f"{data.camera_id}-{data.frame_index:06d}.jpg",
+            "width": data.width,
+            "height": data.height,
+            "frame_index": data.frame_index,
+            "pts_seconds": data.pts_seconds,
+        }
+
+
+def _annotations(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    annotation_id = 0
+    for image_id, data in _frames(events):
+        for detection in data.detections:
+            annotation_id += 1
+            x1, y1, x2, y2 = _pixels(detection, data)
+            width, height = round(x2 - x1, 2), round(y2 - y1, 2)
+            yield {
+                "id": annotation_id,
+                "image_id": image_id,
+                "category_id": detection.class_id,
+                "bbox": [x1, y1, width, height],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": detection.score,
+            }
+
+
+def _pixels(detection: Detection, data: DetectionsData) -> tuple[float, ...]:
+    sizes = (data.width, data.height) * 2
+    return tuple(round(e * s, 2) for e, s in zip(detection.box, sizes, strict=True))
