@@ -90,6 +90,7 @@ class Pipeline:
         self._publisher.start()
         for reader in readers:
             reader.start()
+        failed = True
         try:
             while not self._stopping:
                 ended = not any(reader.is_alive() for reader in readers)
@@ -104,8 +105,9 @@ class Pipeline:
                 time.sleep(POLL_SECONDS)  # a replay is not done before its sinks have everything
                 self._raise_failure()
             self.summary.interrupted = self._stopping
+            failed = False
         finally:
-            self._shut_down(readers)
+            self._shut_down(readers, detect_what_waits=not failed)
             self.summary.seconds = time.monotonic() - started
         self._raise_failure()
         return self.summary
@@ -156,7 +158,7 @@ class Pipeline:
             if error is not None and not isinstance(error, SinkUnavailable):
                 raise error
 
-    def _shut_down(self, readers: Sequence[threading.Thread]) -> None:
+    def _shut_down(self, readers: Sequence[threading.Thread], *, detect_what_waits: bool) -> None:
         """Sources first, then what waits, then the publisher."""
         for source in self._sources:
             source.stop()
@@ -164,9 +166,9 @@ class Pipeline:
         deadline = time.monotonic() + SOURCE_STOP_SECONDS
         for reader in readers:
             reader.join(max(deadline - time.monotonic(), 0))
-        if not self._failures and self._publisher.failure is None:
-            while (batch := self._batcher.next(0)) is not None:
-                self._process(batch)
+        while detect_what_waits and (batch := self._batcher.next(0)) is not None:
+            self._process(batch)
+        if self._publisher.failure is None:
             self._submit(self._events.stopped())
         self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)
         if self.summary.unpublished and not self._lossless:  # a replay makes them again

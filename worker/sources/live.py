@@ -36,6 +36,7 @@ STALL_SECONDS = 5.0
 """Silence after which a connection counts as lost."""
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 15.0
+MAX_DOUBLINGS = 10
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
 DAMAGED_IN_A_ROW = 100
@@ -130,10 +131,14 @@ class LiveSource:
 
     def _wait(self, reason: str, failures: int) -> None:
         """Jittered exponential back-off, so that cameras behind one switch do not come at once."""
-        longest = min(FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), LAST_BACKOFF_SECONDS)
-        if reason == "unauthorized":
-            longest = LOGIN_BACKOFF_SECONDS
+        longest = LOGIN_BACKOFF_SECONDS if reason == "unauthorized" else longest_backoff(failures)
         self._stop.wait(random.uniform(longest / 2, longest))
+
+
+def longest_backoff(failures: int) -> float:
+    """Seconds to wait at most after so many failures in a row, doubled each time up to a limit."""
+    doublings = min(failures - 1, MAX_DOUBLINGS)  # a camera may be dead for months
+    return min(FIRST_BACKOFF_SECONDS * float(2**doublings), LAST_BACKOFF_SECONDS)
 
 
 class _Connection:

@@ -118,6 +118,23 @@ def test_a_failing_detector_ends_the_run_with_its_error():
         replay_pipeline(ListSource("clip", recording(10)), MemorySink(), broken).run()
 
 
+def test_a_failing_detector_ends_a_live_run_that_still_publishes_what_it_has():
+    calls = []
+
+    def breaks_later(images):
+        calls.append(images)
+        if len(calls) > 3:
+            raise RuntimeError("CUDA error")
+        return detect(images)
+
+    sink = MemorySink()
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        live_pipeline(ListSource("gate", endless("gate")), sink=sink, detect=breaks_later).run()
+    assert len(calls) == 4
+    assert sum(e.type == "ssd.detections.v1" for e in sink.events) == 3
+    assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")
+
+
 def test_a_stopped_replay_publishes_whole_batches_and_no_end():
     sink = MemorySink()
     pipeline = replay_pipeline(
