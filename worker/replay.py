@@ -44,10 +44,10 @@ class _Sinks:
 
 def run_replay(settings: ReplaySettings) -> int:
     """Replay the recordings; returns the exit code."""
-    recordings = [
-        probe_recording(Path(path), camera_id)
-        for camera_id, path in parse_sources(settings.paths).items()
-    ]
+    paths = parse_sources(settings.paths)
+    if any("://" in path for path in paths.values()):  # not shown: it may hold a password
+        raise UsageError("a replay takes files: watch a camera with `ssd-worker run URL`")
+    recordings = [probe_recording(Path(path), camera_id) for camera_id, path in paths.items()]
     _check_outputs(settings, recordings)
     check_model(settings)
     detector, max_batch = load_detector(settings)

@@ -53,8 +53,6 @@ class Recording:
 
 def probe_recording(path: Path, camera_id: str) -> Recording:
     """Look into a file. Raises UsageError if there is none, SourceError if it is no video."""
-    if "://" in str(path):
-        raise UsageError("a replay takes files: watch a camera with `ssd-worker run URL`")
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
