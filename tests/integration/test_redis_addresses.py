@@ -61,7 +61,8 @@ def test_a_unix_socket(start, tmp_path):
 
 
 def test_a_cluster(start):
-    server = start("valkey", "--cluster-enabled", "yes")
+    # Its bus is on port + 10000 by default, which may be beyond 65535.
+    server = start("valkey", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     node = redis.Redis(port=server.port)
     node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"))
