@@ -116,9 +116,8 @@ class EventConsumer:
                 yield event
         while not self._stopped():
             for entry in self._retry(self._read) or ():
-                if (
-                    self._group is None
-                ):  # not before: an entry that was not handed out is read again
+                # Moved here and not when read: an entry that was not handed out is read again.
+                if self._group is None:
                     self._positions[entry[0]] = entry[1]
                 received = self._event(entry)
                 if received is not None:

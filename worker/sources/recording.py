@@ -46,7 +46,7 @@ class Recording:
     """As the file announces them, or worked out from its duration; 0 if it says neither."""
     rate: Fraction
     seconds: float
-    """When its last frame is due, as the video stream and the file state it; 0 if one does not."""
+    """When its last frame is over, as the video stream and the file state it; 0 if one does not."""
     start: datetime | None
     """When it was recorded, if the file says so."""
 
@@ -165,7 +165,9 @@ class RecordingSource:
         path, stated = self._recording.path, self._recording.seconds
         if frames == 0:
             raise SourceError(f"{path}: no frame in it can be decoded")
-        missing = stated - (self._last_seconds or stated)
+        missing = 0.0
+        if stated and self._last_seconds is not None:
+            missing = stated - self._last_seconds - float(1 / self._recording.rate)
         if pictures.broken_off or missing > max(TRUNCATED_SECONDS, stated * TRUNCATED_SHARE):
             detail = f"{frames} of about {self._recording.frames} frames could be read"
             log.warning("%s: cut off or damaged: %s", path, detail)
