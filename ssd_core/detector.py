@@ -16,7 +16,7 @@ from ssd_core.checkpoint import load_model
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
-from ssd_core.ops import decode_nms_reference
+from ssd_core.ops import decode_nms
 from ssd_core.preprocess import Image, preprocess
 
 DEFAULT_MODEL = next(iter(MODELS))
@@ -102,7 +102,7 @@ class Detector:
         if len(images) == 0:
             return []
         bbox_regression, cls_logits = self.model(self.preprocess(images))
-        found = decode_nms_reference(
+        found = decode_nms(
             bbox_regression,
             cls_logits,
             self._default_boxes_cxcywh,

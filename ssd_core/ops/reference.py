@@ -56,7 +56,7 @@ def decode_nms_reference(
     Raises ValueError for an unknown activation.
     """
     num_images, _, num_classes = cls_logits.shape
-    scores = _foreground_scores(cls_logits, activation)
+    scores = foreground_scores(cls_logits, activation).transpose(1, 2)
 
     # Candidates as flat rows ordered by (image, class, default box), then within a group by score.
     image, label, box = torch.nonzero(scores > score_threshold, as_tuple=True)
@@ -94,17 +94,21 @@ def decode_nms_reference(
     return result
 
 
-def _foreground_scores(cls_logits: Tensor, activation: str) -> Tensor:
-    """(B, A, C) logits to (B, C - 1, A) scores; -inf where the logit is infinite or no number."""
-    logits = cls_logits.float()
+def foreground_scores(cls_logits: Tensor, activation: str) -> Tensor:
+    """(..., C) logits to (..., C - 1) fp32 scores; -inf where the logit is infinite or no number.
+
+    Computed in fp64 and rounded once: fp32 vector code rounds differently with the position in the
+    tensor (by one bit, for 9 of 400 random logits), which would break ties between equal logits.
+    Raises ValueError for an unknown activation.
+    """
+    logits = cls_logits.double()
     if activation == "softmax":
         scores = torch.softmax(logits, dim=-1)
     elif activation == "sigmoid":
         scores = torch.sigmoid(logits)
     else:
         raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
-    scores = torch.where(logits.isfinite(), scores, -torch.inf)
-    return scores[:, :, 1:].transpose(1, 2)
+    return torch.where(logits.isfinite(), scores, -torch.inf)[..., 1:].float()
 
 
 def _rank_within_group(group: Tensor) -> Tensor:
@@ -128,13 +132,13 @@ def _greedy_nms(boxes_xyxy: Tensor, group: Tensor, iou_threshold: float) -> Tens
     padded[row, rank] = boxes_xyxy
     groups_at_once = max(1, NMS_CHUNK_ELEMENTS // largest**2)
     kept_padded = torch.cat(
-        [_suppress(chunk, iou_threshold) for chunk in torch.split(padded, groups_at_once)]
+        [suppress(chunk, iou_threshold) for chunk in torch.split(padded, groups_at_once)]
     )
     result: Tensor = kept_padded[row, rank]
     return result
 
 
-def _suppress(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
+def suppress(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
     """Greedy NMS for (G, K, 4) boxes, each row sorted by score: (G, K) bool, true where kept.
 
     A box is kept if no kept box before it overlaps it. Applying that rule to all boxes at once

@@ -1,0 +1,185 @@
+"""The op ``torch.ops.ssd_core.decode_nms``: its signature, its shapes, and who computes it where.
+
+Its semantics are those of ``ops/reference.py``. The CPU has an implementation of its own, CUDA has
+Triton kernels. Where those cannot run, the reference does, on the same device, and one warning says
+why. Importing this module registers the op.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ssd_core.box_coder import BOX_WEIGHTS
+from ssd_core.ops.decode_nms_cpu import decode_nms_cpu
+from ssd_core.ops.reference import DecodedDetections, decode_nms_reference
+
+log = logging.getLogger(__name__)
+
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("ssd_core::decode_nms", mutates_args=(), device_types="cpu")
+def _on_cpu(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    activation: str,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    box_weights: Sequence[float],
+) -> Outputs:
+    inputs = bbox_regression, cls_logits, default_boxes_cxcywh
+    _check(*inputs, activation, candidates_per_class, max_detections, box_weights)
+    limits = score_threshold, iou_threshold, candidates_per_class, max_detections
+    return _as_outputs(decode_nms_cpu(*inputs, activation, *limits, tuple(box_weights)))
+
+
+@_on_cpu.register_kernel("cuda")
+def _on_cuda(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    activation: str,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    box_weights: Sequence[float],
+) -> Outputs:
+    inputs = bbox_regression, cls_logits, default_boxes_cxcywh
+    _check(*inputs, activation, candidates_per_class, max_detections, box_weights)
+    limits = score_threshold, iou_threshold, candidates_per_class, max_detections
+    if not fallback.reason:
+        try:
+            kernels = _triton_kernels()
+            return _as_outputs(kernels(*inputs, activation, *limits, tuple(box_weights)))
+        except torch.OutOfMemoryError:
+            raise  # the caller splits its batch
+        except Exception as error:  # Triton's own errors have no common class
+            fallback.take(f"{type(error).__name__}: {error}")
+    return _as_outputs(decode_nms_reference(*inputs, activation, *limits, tuple(box_weights)))
+
+
+@_on_cpu.register_fake
+def _shapes(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    activation: str,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    box_weights: Sequence[float],
+) -> Outputs:
+    images = cls_logits.shape[0]
+    return (
+        cls_logits.new_empty((images, max_detections, 4), dtype=torch.float32),
+        cls_logits.new_empty((images, max_detections), dtype=torch.float32),
+        cls_logits.new_empty((images, max_detections), dtype=torch.int64),
+        cls_logits.new_empty((images,), dtype=torch.int64),
+    )
+
+
+def decode_nms(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    activation: str,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates_per_class: int,
+    max_detections: int,
+    box_weights: Sequence[float] = BOX_WEIGHTS,
+) -> DecodedDetections:
+    """Raw head outputs to detections of fixed size, padded with zeros: the op, with named outputs.
+
+    ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), class 0 the background, in fp32, fp16
+    or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]; ``activation`` "softmax" or "sigmoid".
+    See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the device, so the
+    call can be captured in a graph, unless ``fallback.reason`` says that the reference stands in.
+
+    Raises ValueError for inputs that do not fit together.
+    """
+    return DecodedDetections(
+        *torch.ops.ssd_core.decode_nms(
+            bbox_regression,
+            cls_logits,
+            default_boxes_cxcywh,
+            activation,
+            score_threshold,
+            iou_threshold,
+            candidates_per_class,
+            max_detections,
+            list(box_weights),
+        )
+    )
+
+
+class Fallback:
+    """Whether the reference stands in for the Triton kernels in this process."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why, in one line; empty while the kernels are used."""
+
+    def take(self, reason: str) -> None:
+        """Use the reference from now on, and warn once."""
+        self.reason = " ".join(reason.split())[:200]
+        log.warning("decode_nms runs in plain PyTorch, slower: no Triton kernels: %s", self.reason)
+
+
+fallback = Fallback()
+
+
+def _triton_kernels() -> Callable[..., DecodedDetections]:
+    # Imported where it is needed: Triton is not there on every machine.
+    from ssd_core.ops.decode_nms_triton import decode_nms_triton
+
+    return decode_nms_triton
+
+
+def _as_outputs(found: DecodedDetections) -> Outputs:
+    return found.boxes, found.scores, found.labels, found.count
+
+
+def _check(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    activation: str,
+    candidates_per_class: int,
+    max_detections: int,
+    box_weights: Sequence[float],
+) -> None:
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
+    shape = tuple(cls_logits.shape)
+    if len(shape) != 3 or shape[2] < 1:
+        raise ValueError(f"cls_logits must be (images, boxes, classes), not {shape}")
+    for name, tensor, expected in (
+        ("bbox_regression", bbox_regression, (*shape[:2], 4)),
+        ("default_boxes_cxcywh", default_boxes_cxcywh, (shape[1], 4)),
+    ):
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"{name} must be {expected} beside cls_logits {shape}, not {tuple(tensor.shape)}"
+            )
+    for name, tensor in (("bbox_regression", bbox_regression), ("cls_logits", cls_logits)):
+        if tensor.dtype not in FLOAT_TYPES:
+            raise ValueError(f"{name} must be fp32, fp16 or bf16, not {tensor.dtype}")
+    if default_boxes_cxcywh.dtype != torch.float32:
+        raise ValueError(f"default_boxes_cxcywh must be fp32, not {default_boxes_cxcywh.dtype}")
+    if candidates_per_class < 1 or max_detections < 0:
+        raise ValueError(
+            f"candidates_per_class must be at least 1, not {candidates_per_class}, "
+            f"and max_detections at least 0, not {max_detections}"
+        )
+    if len(box_weights) != 4:
+        raise ValueError(f"box_weights must be 4 numbers, not {len(box_weights)}")
