@@ -1,44 +1,47 @@
-"""decode_nms for the CPU: the reference's answer without the reference's work.
+"""decode_nms for the CPU: the reference's answer without most of the reference's work.
 
-Nearly every default box of a picture is background. A cheap bound on the raw logits finds the few
-that can be above the threshold, and only those get a score, a sort, a box and a place in NMS.
+Nearly every default box of a picture is background: a bound on the raw logits finds the few that
+can be above the threshold, and only those get a score. Detections are wanted best first: candidates
+are taken in order of their scores, over all classes, and no further than the last detection needs.
 Equal to ``ops/reference.py`` in every detection.
+
+One image at a time, on one thread, in NumPy: its arrays are small, where a NumPy call takes 1 us
+and a PyTorch call 4. Exponentials are left to PyTorch, so that they round as the reference's do.
 """
 
 import math
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
-from ssd_core.ops.reference import DecodedDetections, foreground_scores, suppress
+from ssd_core.ops.reference import DecodedDetections, class_scores
 
-CHUNK_LOGITS = 1 << 22
-"""Logits looked at together (16 MiB in fp32): bounds the memory of a batch where every box of every
-class is a candidate."""
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
 BOUND_MARGIN = 1e-3
 """By how much the bound lets logits pass that are below it: far more than rounding moves them."""
-MANY_CANDIDATES = 4
-"""Candidates per place in the lists of the best ones, from which on selecting beats sorting."""
-LARGE_GROUP = 32
-"""Boxes of one class in one image from which on torchvision's nms, one call each, beats comparing
-all pairs of all classes at once."""
+FIRST_LOOK = 4
+"""Candidates looked at first, per detection wanted. Where NMS leaves too few, four times as many."""
+LARGE_GROUP = 64
+"""Candidates of one class from which on torchvision's nms, one call each, beats comparing all pairs
+of all classes at once."""
 
 
 class _Candidates(NamedTuple):
-    """Boxes that may become detections, ordered by (image, class), then by falling score."""
+    """(N,) each: class index (0 is the first after the background), default box, score."""
 
-    group: Tensor
-    """(N,) int64: image * (C - 1) + class - 1."""
-    box: Tensor
-    """(N,) int64: index of the default box."""
-    score: Tensor
-    """(N,) fp32."""
+    label: Ints
+    box: Ints
+    score: Floats
 
-    def take(self, rows: Tensor) -> "_Candidates":
-        return _Candidates(self.group[rows], self.box[rows], self.score[rows])
+    def take(self, rows: npt.NDArray[np.generic]) -> "_Candidates":
+        return _Candidates(self.label[rows], self.box[rows], self.score[rows])
 
 
 def decode_nms_cpu(
@@ -52,134 +55,130 @@ def decode_nms_cpu(
     max_detections: int,
     box_weights: tuple[float, ...],
 ) -> DecodedDetections:
-    """See ``decode_nms_reference``: same arguments, same outputs, same errors."""
-    num_images, num_boxes, num_classes = cls_logits.shape
+    """See ``decode_nms_reference``: same arguments, same outputs."""
+    num_images = len(cls_logits)
     result = DecodedDetections(
-        boxes=default_boxes_cxcywh.new_zeros(num_images, max_detections, 4),
-        scores=default_boxes_cxcywh.new_zeros(num_images, max_detections),
+        boxes=torch.zeros(num_images, max_detections, 4),
+        scores=torch.zeros(num_images, max_detections),
         labels=torch.zeros(num_images, max_detections, dtype=torch.int64),
         count=torch.zeros(num_images, dtype=torch.int64),
     )
-    step = max(1, CHUNK_LOGITS // max(1, num_boxes * num_classes))
-    for start in range(0, num_images, step):
-        images = slice(start, start + step)
-        found = _find_candidates(
-            cls_logits[images], activation, score_threshold, candidates_per_class
-        )
-        if len(found.box) == 0:
-            continue
-        image = found.group.div(num_classes - 1, rounding_mode="floor")
-        offsets = bbox_regression[images][image, found.box].float()
-        decoded = decode_boxes(offsets, default_boxes_cxcywh[found.box], box_weights)
-        boxes_xyxy = cxcywh_to_xyxy(decoded).clamp_(0, 1)
-        real = ~boxes_xyxy.isnan().any(dim=-1)
-        if not real.all():
-            found, boxes_xyxy, image = found.take(real), boxes_xyxy[real], image[real]
-
-        kept = _greedy_nms(boxes_xyxy, found.group, iou_threshold)
-        found, boxes_xyxy, image = found.take(kept), boxes_xyxy[kept], image[kept]
-
-        order, rank = _best_of_each(image, found.score, max_detections, len(cls_logits[images]))
-        image = image[order] + start
-        result.boxes[image, rank] = boxes_xyxy[order]
-        result.scores[image, rank] = found.score[order]
-        result.labels[image, rank] = found.group[order] % (num_classes - 1) + 1
-        result.count.add_(torch.bincount(image, minlength=num_images))
+    for image in range(num_images):
+        candidates = _find_candidates(cls_logits[image], activation, score_threshold)
+        look_at = FIRST_LOOK * max_detections
+        while True:
+            best = _best_candidates(candidates, look_at, candidates_per_class)
+            offsets = bbox_regression[image][torch.from_numpy(best.box)].float()
+            default_boxes = default_boxes_cxcywh[torch.from_numpy(best.box)]
+            decoded = decode_boxes(offsets, default_boxes, box_weights)
+            boxes_xyxy = cxcywh_to_xyxy(decoded).clamp_(0, 1).numpy()
+            kept = _greedy_nms(boxes_xyxy, best.label, iou_threshold)
+            if len(kept) >= max_detections or look_at >= len(candidates.score):
+                break
+            look_at *= FIRST_LOOK
+        kept = kept[np.argsort(-best.score[kept], kind="stable")][:max_detections]
+        result.boxes[image, : len(kept)] = torch.from_numpy(boxes_xyxy[kept])
+        result.scores[image, : len(kept)] = torch.from_numpy(best.score[kept])
+        result.labels[image, : len(kept)] = torch.from_numpy(best.label[kept] + 1)
+        result.count[image] = len(kept)
     return result
 
 
-def _find_candidates(
-    cls_logits: Tensor, activation: str, score_threshold: float, candidates_per_class: int
-) -> _Candidates:
-    """The best candidates of each image and class."""
-    num_images, _, num_classes = cls_logits.shape
-    image, box = _rows_worth_scoring(cls_logits, activation, score_threshold)
-    scores = foreground_scores(cls_logits[image, box], activation)
-    above = scores > score_threshold
-    num_groups = num_images * (num_classes - 1)
-    places = num_groups * candidates_per_class
-    if len(scores) * (num_classes - 1) > MANY_CANDIDATES * places and (
-        int(above.sum()) > MANY_CANDIDATES * places
-    ):
-        above &= scores >= _least_of_the_best(scores, image, num_images, candidates_per_class)
-    row, label = torch.nonzero(above, as_tuple=True)
-    score, group = scores[row, label], image[row] * (num_classes - 1) + label
-    order, _ = _best_of_each(group, score, candidates_per_class, num_groups)
-    return _Candidates(group[order], box[row[order]], score[order])
+def _find_candidates(cls_logits: Tensor, activation: str, score_threshold: float) -> _Candidates:
+    """Every candidate of an image with logits (A, C), ordered by (default box, class).
 
-
-def _rows_worth_scoring(
-    cls_logits: Tensor, activation: str, score_threshold: float
-) -> tuple[Tensor, Tensor]:
-    """(image, default box) of every box in which some class can be above the threshold.
-
-    Softmax: p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs x_c - x_0 > logit(t).
-    Sigmoid: p_c > t is x_c > logit(t).
+    The bound: softmax gives p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs
+    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t). The first step reads every
+    logit and is the longest: PyTorch's threads share it, where there are several.
     """
-    foreground = cls_logits[..., 1:]
-    if not 0 < score_threshold < 1 or foreground.shape[-1] == 0:
-        bound = -math.inf if score_threshold < 1 else math.inf
-    else:
-        bound = math.log(score_threshold / (1 - score_threshold)) - BOUND_MARGIN
+    logits = cls_logits.float()
+    if logits.shape[1] < 2:
+        return _Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    bound = _logit(score_threshold) - BOUND_MARGIN
+    foreground = logits[:, 1:]
     if activation == "softmax":
-        # A NaN in a row is its maximum, and takes the row with it, as softmax does.
-        worth = foreground.amax(-1).float() - cls_logits[..., 0].float() > bound
+        # NaN is the largest of its row and above nothing: the row goes, as in softmax.
+        rows = torch.nonzero(foreground.amax(1) - logits[:, 0] > bound)[:, 0].numpy()
+        of_rows = logits.numpy()[rows]
+        row, label = np.nonzero(of_rows[:, 1:] - of_rows[:, :1] > bound)
+        scores = class_scores(torch.from_numpy(of_rows), activation).numpy()[row, label + 1]
+        box, logit = rows[row], of_rows[row, label + 1]
     else:
-        worth = (foreground > bound).any(-1)
-    image, box = torch.nonzero(worth, as_tuple=True)
-    return image, box
+        box, label = np.nonzero((foreground > bound).numpy())
+        logit = foreground.numpy()[box, label]
+        scores = class_scores(torch.from_numpy(logit), activation).numpy()
+    score = scores.astype(np.float32)
+    is_candidate = (score > np.float32(score_threshold)) & np.isfinite(logit)
+    return _Candidates(label, box, score).take(is_candidate)
 
 
-def _least_of_the_best(scores: Tensor, image: Tensor, num_images: int, best: int) -> Tensor:
-    """(R, C - 1) for scores (R, C - 1) of boxes of ``image`` (R,): the best-th of image and class.
+def _logit(score: float) -> float:
+    if 0 < score < 1:
+        return math.log(score / (1 - score))
+    return -math.inf if score <= 0 else math.inf
 
-    Where a class has fewer scores, -inf.
+
+def _best_candidates(
+    candidates: _Candidates, look_at: int, candidates_per_class: int
+) -> _Candidates:
+    """The ``look_at`` best candidates (more if scores are equal) without those that their class has
+    too many of, ordered by (class, falling score, default box)."""
+    score = candidates.score
+    if len(score) > look_at:
+        least = np.partition(score, len(score) - look_at)[len(score) - look_at]
+        candidates = candidates.take(np.flatnonzero(score >= least))
+    # The bits of positive floats sort as they do. Rows of one class are in order of their boxes.
+    key = (candidates.label << 32) - candidates.score.view(np.int32)
+    candidates = candidates.take(np.argsort(key, kind="stable"))
+    return candidates.take(_places(candidates.label) < candidates_per_class)
+
+
+def _places(group: Ints) -> Ints:
+    """Place of each row in its group, from 0; ``group`` (N,) is sorted."""
+    row = np.arange(len(group))
+    first = np.where(np.diff(group, prepend=-1) > 0, row, 0)
+    places: Ints = row - np.maximum.accumulate(first)
+    return places
+
+
+def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
+    """Rows that greedy NMS keeps; ``boxes_xyxy`` (N, 4) is sorted by class, then falling score.
+
+    Boxes that are not numbers go.
     """
-    least = scores.new_full((num_images, scores.shape[1]), -torch.inf)
-    sizes = torch.bincount(image, minlength=num_images).tolist()
-    for index, of_image in enumerate(torch.split(scores, sizes)):
-        if len(of_image) > best:
-            columns = of_image.T.contiguous()
-            least[index] = columns.topk(best, dim=1, sorted=False).values.amin(1)
-    return least[image]
-
-
-def _best_of_each(
-    group: Tensor, score: Tensor, best: int, num_groups: int
-) -> tuple[Tensor, Tensor]:
-    """The rows of each group's best scores in order of (group, falling score, row), and their rank.
-
-    ``group`` (N,) int64 from 0, ``score`` (N,) fp32 and positive, so that its bits sort as it does.
-    """
-    key = (group << 32) - score.view(torch.int32)
-    key, order = torch.sort(key, stable=True)
-    group = group[order]
-    sizes = torch.bincount(group, minlength=num_groups)
-    rank = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group]
-    within = rank < best
-    return order[within], rank[within]
-
-
-def _greedy_nms(boxes_xyxy: Tensor, group: Tensor, iou_threshold: float) -> Tensor:
-    """Rows that greedy NMS keeps; ``boxes_xyxy`` (N, 4) is sorted by group, then falling score."""
-    _, sizes = torch.unique_consecutive(group, return_counts=True)
-    starts = sizes.cumsum(0) - sizes
-    kept = torch.ones(len(group), dtype=torch.bool)
-    # torchvision compares IoU (fp32) with the threshold in fp64, the reference in fp32.
-    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
-    large = sizes > LARGE_GROUP
-    for start, size in zip(starts[large].tolist(), sizes[large].tolist(), strict=True):
-        rows = slice(start, start + size)
-        falling = torch.arange(size, 0, -1, dtype=torch.float32)
+    kept = ~np.isnan(boxes_xyxy).any(1)
+    sizes = np.bincount(label)
+    threshold = np.float32(iou_threshold)  # in fp32, as the reference compares
+    starts = np.cumsum(sizes) - sizes
+    for group in np.flatnonzero(sizes > LARGE_GROUP):
+        rows = starts[group] + np.flatnonzero(kept[starts[group] :][: sizes[group]])
         kept[rows] = False
-        kept[start + nms(boxes_xyxy[rows], falling, threshold)] = True
+        falling = torch.arange(len(rows), 0, -1, dtype=torch.float32)
+        best = nms(torch.from_numpy(boxes_xyxy[rows]), falling, float(threshold))
+        kept[rows[best.numpy()]] = True
 
-    small = (sizes > 1) & ~large
-    starts, sizes = starts[small], sizes[small]
-    if len(sizes):
-        rank = torch.arange(int(sizes.max()))
-        inside = rank < sizes[:, None]
-        rows_of_groups = (starts[:, None] + rank).clamp_(max=len(group) - 1)
-        padded = boxes_xyxy[rows_of_groups].masked_fill_(~inside[..., None], 0)
-        kept[rows_of_groups[inside]] = suppress(padded, iou_threshold)[inside]
-    return torch.nonzero(kept).squeeze(1)
+    # Of the smaller groups every pair of a row and one before it in its group.
+    partners = np.where(sizes[label] > LARGE_GROUP, 0, _places(label))
+    worse = np.repeat(np.arange(len(label)), partners)
+    better = starts[label[worse]] + np.arange(len(worse)) - (np.cumsum(partners) - partners)[worse]
+    overlap = _iou(boxes_xyxy[better], boxes_xyxy[worse]) > threshold
+    better, worse = better[overlap], worse[overlap]
+    # Rows are in order, so a row's fate is sealed before it is asked for: one pass is greedy NMS.
+    for i, j in zip(better.tolist(), worse.tolist(), strict=True):
+        if kept[i]:
+            kept[j] = False
+    return np.flatnonzero(kept)
+
+
+def _iou(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
+    """(N, 4) and (N, 4) to (N,), operation by operation as the reference; NaN without area."""
+    ax1, ay1, ax2, ay2 = a_xyxy.T
+    bx1, by1, bx2, by2 = b_xyxy.T
+    width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
+    height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
+    intersection = width * height
+    area_a = np.maximum(ax2 - ax1, 0) * np.maximum(ay2 - ay1, 0)
+    area_b = np.maximum(bx2 - bx1, 0) * np.maximum(by2 - by1, 0)
+    with np.errstate(invalid="ignore"):
+        iou: Floats = intersection / (area_a + area_b - intersection)
+    return iou

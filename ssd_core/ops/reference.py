@@ -56,7 +56,8 @@ def decode_nms_reference(
     Raises ValueError for an unknown activation.
     """
     num_images, _, num_classes = cls_logits.shape
-    scores = foreground_scores(cls_logits, activation).transpose(1, 2)
+    scores = class_scores(cls_logits, activation).float()
+    scores = torch.where(cls_logits.isfinite(), scores, -torch.inf)[..., 1:].transpose(1, 2)
 
     # Candidates as flat rows ordered by (image, class, default box), then within a group by score.
     image, label, box = torch.nonzero(scores > score_threshold, as_tuple=True)
@@ -94,21 +95,18 @@ def decode_nms_reference(
     return result
 
 
-def foreground_scores(cls_logits: Tensor, activation: str) -> Tensor:
-    """(..., C) logits to (..., C - 1) fp32 scores; -inf where the logit is infinite or no number.
+def class_scores(cls_logits: Tensor, activation: str) -> Tensor:
+    """(..., C) logits to (..., C) scores in fp64, to be rounded once.
 
-    Computed in fp64 and rounded once: fp32 vector code rounds differently with the position in the
-    tensor (by one bit, for 9 of 400 random logits), which would break ties between equal logits.
-    Raises ValueError for an unknown activation.
+    fp32 vector code rounds differently with the position in the tensor (by one bit, for 9 of 400
+    random logits), which would break ties between equal logits. Raises ValueError for an unknown
+    activation.
     """
-    logits = cls_logits.double()
     if activation == "softmax":
-        scores = torch.softmax(logits, dim=-1)
-    elif activation == "sigmoid":
-        scores = torch.sigmoid(logits)
-    else:
-        raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
-    return torch.where(logits.isfinite(), scores, -torch.inf)[..., 1:].float()
+        return torch.softmax(cls_logits.double(), dim=-1)
+    if activation == "sigmoid":
+        return torch.sigmoid(cls_logits.double())
+    raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
 
 
 def _rank_within_group(group: Tensor) -> Tensor:
@@ -132,13 +130,13 @@ def _greedy_nms(boxes_xyxy: Tensor, group: Tensor, iou_threshold: float) -> Tens
     padded[row, rank] = boxes_xyxy
     groups_at_once = max(1, NMS_CHUNK_ELEMENTS // largest**2)
     kept_padded = torch.cat(
-        [suppress(chunk, iou_threshold) for chunk in torch.split(padded, groups_at_once)]
+        [_suppress(chunk, iou_threshold) for chunk in torch.split(padded, groups_at_once)]
     )
     result: Tensor = kept_padded[row, rank]
     return result
 
 
-def suppress(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
+def _suppress(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
     """Greedy NMS for (G, K, 4) boxes, each row sorted by score: (G, K) bool, true where kept.
 
     A box is kept if no kept box before it overlaps it. Applying that rule to all boxes at once
