@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd_core.checkpoint import load_model
+from ssd_core.cpu_fusion import fuse_for_cpu
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
@@ -61,6 +62,9 @@ class Detector:
         self.score_threshold = score_threshold
         self.model = fold_batch_norm(model.eval())
         self.model.to(device, dtype).to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype)
+            fuse_for_cpu(self.model, blank.to(memory_format=torch.channels_last))
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
 
     @classmethod

@@ -24,13 +24,17 @@ def preprocess(
     for anything that is not (H, W, 3) uint8.
     """
     tensors = [_as_tensor(image).to(device, non_blocking=True) for image in images]
+    height, width = spec.image_size
     if all(image.shape[:2] == spec.image_size for image in tensors):
-        x = torch.stack(tensors).permute(0, 3, 1, 2).float()
+        pixels = torch.stack(tensors).float()
     else:
-        x = torch.cat([_resize(image, spec) for image in tensors])
-    mean = x.new_tensor(spec.mean)[:, None, None]
-    scale = 1 / x.new_tensor(spec.std)[:, None, None]
-    return x.sub_(mean).mul_(scale).to(dtype, memory_format=torch.channels_last)
+        pixels = torch.stack([_resize(image, spec) for image in tensors])
+    # As rows of width * 3 numbers: over rows of 3, the channels alone, each of these steps takes two
+    # to four times as long (0.50 ms an image together instead of 0.15).
+    rows = pixels.view(len(tensors), height, width * 3)
+    rows.sub_(rows.new_tensor(spec.mean).repeat(width))
+    rows.mul_((1 / rows.new_tensor(spec.std)).repeat(width))
+    return rows.to(dtype).view(len(tensors), height, width, 3).permute(0, 3, 1, 2)
 
 
 def _as_tensor(image: Image) -> Tensor:
@@ -53,8 +57,9 @@ def _as_tensor(image: Image) -> Tensor:
 
 
 def _resize(image: Tensor, spec: ModelSpec) -> Tensor:
-    """(H, W, 3) uint8 to (1, 3, S, S) fp32 pixels."""
+    """(H, W, 3) uint8 to (S, S, 3) fp32 pixels."""
     x = image.permute(2, 0, 1)[None].float()
-    return F.interpolate(
+    resized = F.interpolate(
         x, spec.image_size, mode="bilinear", align_corners=False, antialias=spec.antialias
     )
+    return resized[0].permute(1, 2, 0).contiguous()

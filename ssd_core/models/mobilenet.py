@@ -19,11 +19,7 @@ class SamePaddingConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
-        pad: list[int] = []
-        for axis in (1, 0):  # F.pad wants the last axis first
-            size, kernel, stride = x.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pad += [total // 2, total - total // 2]
+        pad = same_padding(self, x)
         if pad[0] == pad[1] and pad[2] == pad[3]:
             return F.conv2d(
                 x, self.weight, self.bias, self.stride, (pad[2], pad[0]), self.dilation, self.groups
@@ -31,6 +27,16 @@ class SamePaddingConv2d(nn.Conv2d):
         return F.conv2d(
             F.pad(x, pad), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
         )
+
+
+def same_padding(convolution: nn.Conv2d, x: Tensor) -> list[int]:
+    """[left, right, top, bottom] of TensorFlow's SAME padding, in the order F.pad takes."""
+    pad: list[int] = []
+    for axis in (1, 0):
+        size, stride = x.shape[2 + axis], convolution.stride[axis]
+        total = max((-(-size // stride) - 1) * stride + convolution.kernel_size[axis] - size, 0)
+        pad += [total // 2, total - total // 2]
+    return pad
 
 
 def convolution(

@@ -9,7 +9,10 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 from ssd_core.ops import decode_nms_reference
 from tests.unit.ssd_core import plain_numpy
 
-ACTIVATIONS = {"softmax": lambda logits: torch.softmax(logits, -1), "sigmoid": torch.sigmoid}
+ACTIVATIONS = {
+    "softmax": lambda logits: torch.softmax(logits.double(), -1).float(),
+    "sigmoid": lambda logits: torch.sigmoid(logits.double()).float(),
+}
 
 
 def random_outputs(seed, images=2, boxes=60, classes=5):
@@ -99,7 +102,7 @@ def test_every_box_a_candidate_for_every_class_agrees_with_the_plain_implementat
     limits = (0.0, 0.5, 1000, 1000)
     result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, "softmax", *limits)
     boxes = plain_numpy.decode(bbox_regression[0].numpy(), default_boxes.numpy())
-    expected = plain_numpy.detections(torch.softmax(cls_logits[0], -1).numpy(), boxes, *limits)
+    expected = plain_numpy.detections(ACTIVATIONS["softmax"](cls_logits[0]).numpy(), boxes, *limits)
     _, labels, found_boxes = rows(result, 0)
     assert labels.tolist() == [label for _, label, _ in expected]
     np.testing.assert_allclose(found_boxes, boxes[[i for _, _, i in expected]], atol=1e-6)
