@@ -2,8 +2,9 @@
 
 PyTorch's eager mode runs convolution, padding and activation one after another, over memory each
 time, and lays the weights out anew in every call. Here a convolution takes its activation with it,
-odd SAME padding becomes part of the kernel, and weights are laid out once. MobileNet at 300x300 in bf16, one thread of a Xeon with AMX, ms an
-image at batch 2: eager 18.5, this 7.9, Inductor with freezing 8.6 (torch 2.15.0).
+odd SAME padding becomes part of the kernel, and weights are laid out once. MobileNet at 300x300 in
+bf16, one thread of a Xeon with AMX, ms an image at batch 2: eager 18.5, this 7.9, Inductor with
+freezing 8.6 (torch 2.15.0).
 
 The calls are those that Inductor makes: PyTorch has them, but does not document them, so that this
 tries them once and leaves the network as it is where they are missing.
@@ -50,8 +51,7 @@ class FusedConv2d(nn.Module):
         return result
 
     def _lay_out(self, x: Tensor) -> tuple[Tensor, list[int]]:
-        """The weights in oneDNN's layout for inputs like ``x``, and the (vertical, horizontal)
-        padding on both sides."""
+        """The weights laid out for inputs like ``x``, and their (vertical, horizontal) padding."""
         left, right, top, bottom = self._padding_of(x)
         # oneDNN pads alike on both sides: where one side has a row less, the kernel begins with a
         # row of zeros instead.

@@ -4,7 +4,7 @@ Puts preprocessing, the SSD and the decoding of its outputs together on one devi
 precision. Knows nothing of video.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd_core.checkpoint import load_model
+from ssd_core.compiled import compile_network
 from ssd_core.cpu_fusion import fuse_for_cpu
+from ssd_core.cuda_runner import CudaRunner, Found
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
 from ssd_core.ops import decode_nms
 from ssd_core.preprocess import Image, preprocess
+from ssd_core.yuv import YuvImage
 
 DEFAULT_MODEL = next(iter(MODELS))
 
@@ -53,6 +56,7 @@ class Detector:
         dtype: torch.dtype,
         score_threshold: float,
         digest: str = "",
+        compile: bool = False,
     ) -> None:
         """See ``Detector.load``."""
         self.spec = spec
@@ -62,10 +66,16 @@ class Detector:
         self.score_threshold = score_threshold
         self.model = fold_batch_norm(model.eval())
         self.model.to(device, dtype).to(memory_format=torch.channels_last)
-        if device.type == "cpu":
-            blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype)
-            fuse_for_cpu(self.model, blank.to(memory_format=torch.channels_last))
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
+        blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=device)
+        blank = blank.to(memory_format=torch.channels_last)
+        compiled = compile_network(self.model, blank) if compile else None
+        if device.type == "cpu" and compiled is None:
+            fuse_for_cpu(self.model, blank)
+        self._network = compiled or self.model
+        self._runner = None
+        if device.type == "cuda":
+            self._runner = CudaRunner(self._network, spec, device, dtype, score_threshold)
 
     @classmethod
     def load(
@@ -76,13 +86,15 @@ class Detector:
         device: str = "auto",
         precision: str = "auto",
         score_threshold: float | None = None,
+        compile: bool = False,
     ) -> "Detector":
         """Load a model by name.
 
         ``weights``: a file, ``"coco"``, or None for the weights in the package. ``device``:
         ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on a CPU that has it in
         hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``, ``fp16``.
-        ``score_threshold``: default from the model's spec.
+        ``score_threshold``: default from the model's spec. ``compile``: run the network through
+        torch.compile, which takes up to minutes at the start.
 
         Raises UnknownModelError, CheckpointError, DeviceError.
         """
@@ -91,21 +103,55 @@ class Detector:
         dtype = choose_precision(precision, torch_device)
         network, spec, digest = load_model(spec, weights)
         threshold = spec.score_threshold if score_threshold is None else score_threshold
-        return cls(network, spec, torch_device, dtype, threshold, digest)
+        return cls(network, spec, torch_device, dtype, threshold, digest, compile)
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
         """(B, 3, S, S) network input on the device; images are (H, W, 3) uint8 RGB of any size."""
         return preprocess(images, self.spec, self.device, self.dtype)
 
-    @torch.inference_mode()
+    @property
+    def takes_yuv(self) -> bool:
+        """Whether ``submit`` takes YuvImages, and is better served with them."""
+        return self._runner is not None and self._runner.takes_yuv
+
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """Detections of each image; an image is (H, W, 3) uint8 RGB of any size.
 
         Raises ValueError for anything that is not an image.
         """
-        if len(images) == 0:
+        return self.submit(images)()
+
+    def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], list[Detections]]:
+        """Start on a batch; the function that comes back waits for its detections.
+
+        On CUDA the device works meanwhile, and the next batch can be submitted; on the CPU all is
+        done at once. Not for several threads at a time on CUDA.
+        """
+        if self._runner is not None:
+            wait = self._runner.submit(images)
+        else:
+            found = self._detect_here(
+                [image for image in images if not isinstance(image, YuvImage)]
+            )
+
+            def wait() -> list[Found]:
+                return found
+
+        return lambda: [
+            self._detections(image, *of_image)
+            for image, of_image in zip(images, wait(), strict=True)
+        ]
+
+    def warm_up(self, batch: int) -> None:
+        """Prepare for batches up to ``batch`` images now, rather than when the first comes."""
+        if self._runner is not None:
+            self._runner.warm_up(batch)
+
+    @torch.inference_mode()
+    def _detect_here(self, images: Sequence[Image]) -> list[Found]:
+        if not images:
             return []
-        bbox_regression, cls_logits = self.model(self.preprocess(images))
+        bbox_regression, cls_logits = self._network(self.preprocess(images))
         found = decode_nms(
             bbox_regression,
             cls_logits,
@@ -116,14 +162,13 @@ class Detector:
             self.spec.candidates_per_class,
             self.spec.max_detections,
         )
-        boxes, scores, labels, counts = (tensor.cpu() for tensor in found)
         return [
-            self._detections(image, boxes[i, :count], scores[i, :count], labels[i, :count])
-            for i, (image, count) in enumerate(zip(images, counts.tolist(), strict=True))
+            (found.boxes[i, :count], found.scores[i, :count], found.labels[i, :count])
+            for i, count in enumerate(found.count.tolist())
         ]
 
     def _detections(
-        self, image: Image, boxes_normalised: Tensor, scores: Tensor, labels: Tensor
+        self, image: Image | YuvImage, boxes_normalised: Tensor, scores: Tensor, labels: Tensor
     ) -> Detections:
         height, width = image.shape[:2]
         return Detections(

@@ -35,14 +35,22 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The network's type for ``auto``, ``fp32``, ``bf16`` or ``fp16``. Raises DeviceError."""
     if name == "auto":
         if device.type == "cuda":
-            capable = torch.cuda.get_device_capability(device) >= CUDA_BF16_CAPABILITY
-            return torch.bfloat16 if capable else torch.float16
+            return torch.bfloat16 if cuda_has_bf16(device) else torch.float16
         return torch.bfloat16 if cpu_has_bf16() else torch.float32
     if name not in PRECISIONS:
         raise DeviceError(f"precision {name!r}: expected auto, {', '.join(PRECISIONS)}")
     if name == "fp16" and device.type == "cpu":
         raise DeviceError("precision 'fp16' needs a CUDA device: use bf16 or fp32 on the CPU")
+    if name == "bf16" and device.type == "cuda" and not cuda_has_bf16(device):
+        raise DeviceError(
+            f"precision 'bf16': {torch.cuda.get_device_name(device)} cannot do it: use fp16 or auto"
+        )
     return PRECISIONS[name]
+
+
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether this GPU multiplies bf16 in hardware."""
+    return torch.cuda.get_device_capability(device) >= CUDA_BF16_CAPABILITY
 
 
 def cpu_has_bf16() -> bool:

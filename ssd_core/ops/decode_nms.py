@@ -6,6 +6,7 @@ why. Importing this module registers the op.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,10 +35,19 @@ def _on_cpu(
     max_detections: int,
     box_weights: Sequence[float],
 ) -> Outputs:
-    inputs = bbox_regression, cls_logits, default_boxes_cxcywh
-    _check(*inputs, activation, candidates_per_class, max_detections, box_weights)
-    limits = score_threshold, iou_threshold, candidates_per_class, max_detections
-    return _as_outputs(decode_nms_cpu(*inputs, activation, *limits, tuple(box_weights)))
+    arguments = (
+        bbox_regression,
+        cls_logits,
+        default_boxes_cxcywh,
+        activation,
+        score_threshold,
+        iou_threshold,
+        candidates_per_class,
+        max_detections,
+        tuple(box_weights),
+    )
+    _check(*arguments)
+    return _as_outputs(decode_nms_cpu(*arguments))
 
 
 @_on_cpu.register_kernel("cuda")
@@ -52,18 +62,27 @@ def _on_cuda(
     max_detections: int,
     box_weights: Sequence[float],
 ) -> Outputs:
-    inputs = bbox_regression, cls_logits, default_boxes_cxcywh
-    _check(*inputs, activation, candidates_per_class, max_detections, box_weights)
-    limits = score_threshold, iou_threshold, candidates_per_class, max_detections
+    arguments = (
+        bbox_regression,
+        cls_logits,
+        default_boxes_cxcywh,
+        activation,
+        score_threshold,
+        iou_threshold,
+        candidates_per_class,
+        max_detections,
+        tuple(box_weights),
+    )
+    _check(*arguments)
     if not fallback.reason:
         try:
             kernels = _triton_kernels()
-            return _as_outputs(kernels(*inputs, activation, *limits, tuple(box_weights)))
+            return _as_outputs(kernels(*arguments))
         except torch.OutOfMemoryError:
             raise  # the caller splits its batch
         except Exception as error:  # Triton's own errors have no common class
             fallback.take(f"{type(error).__name__}: {error}")
-    return _as_outputs(decode_nms_reference(*inputs, activation, *limits, tuple(box_weights)))
+    return _as_outputs(decode_nms_reference(*arguments))
 
 
 @_on_cpu.register_fake
@@ -100,9 +119,9 @@ def decode_nms(
 ) -> DecodedDetections:
     """Raw head outputs to detections of fixed size, padded with zeros: the op, with named outputs.
 
-    ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), class 0 the background, in fp32, fp16
-    or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]; ``activation`` "softmax" or "sigmoid".
-    See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the device, so the
+    ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), class 0 the background, in fp32,
+    fp16 or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]; ``activation`` "softmax" or
+    "sigmoid". See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the device, so the
     call can be captured in a graph, unless ``fallback.reason`` says that the reference stands in.
 
     Raises ValueError for inputs that do not fit together.
@@ -154,6 +173,8 @@ def _check(
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
     activation: str,
+    score_threshold: float,
+    iou_threshold: float,
     candidates_per_class: int,
     max_detections: int,
     box_weights: Sequence[float],
@@ -180,6 +201,11 @@ def _check(
         raise ValueError(
             f"candidates_per_class must be at least 1, not {candidates_per_class}, "
             f"and max_detections at least 0, not {max_detections}"
+        )
+    if not score_threshold >= 0 or math.isnan(iou_threshold):
+        raise ValueError(
+            f"score_threshold must not be negative, {score_threshold}, and iou_threshold a number, "
+            f"{iou_threshold}"
         )
     if len(box_weights) != 4:
         raise ValueError(f"box_weights must be 4 numbers, not {len(box_weights)}")

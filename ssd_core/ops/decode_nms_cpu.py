@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 BOUND_MARGIN = 1e-3
 """By how much the bound lets logits pass that are below it: far more than rounding moves them."""
 FIRST_LOOK = 4
-"""Candidates looked at first, per detection wanted. Where NMS leaves too few, four times as many."""
+"""Candidates looked at first, per detection wanted. If NMS leaves too few, four times as many."""
 LARGE_GROUP = 64
 """Candidates of one class from which on torchvision's nms, one call each, beats comparing all pairs
 of all classes at once."""
@@ -88,8 +88,8 @@ def _find_candidates(cls_logits: Tensor, activation: str, score_threshold: float
     """Every candidate of an image with logits (A, C), ordered by (default box, class).
 
     The bound: softmax gives p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs
-    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t). The first step reads every
-    logit and is the longest: PyTorch's threads share it, where there are several.
+    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t). The first step reads
+    every logit and is the longest: PyTorch's threads share it, where there are several.
     """
     logits = cls_logits.float()
     if logits.shape[1] < 2:
@@ -121,8 +121,10 @@ def _logit(score: float) -> float:
 def _best_candidates(
     candidates: _Candidates, look_at: int, candidates_per_class: int
 ) -> _Candidates:
-    """The ``look_at`` best candidates (more if scores are equal) without those that their class has
-    too many of, ordered by (class, falling score, default box)."""
+    """The ``look_at`` best, and more if scores are equal, without those a class has too many of.
+
+    Ordered by (class, falling score, default box).
+    """
     score = candidates.score
     if len(score) > look_at:
         least = np.partition(score, len(score) - look_at)[len(score) - look_at]
@@ -146,7 +148,7 @@ def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
 
     Boxes that are not numbers go.
     """
-    kept = ~np.isnan(boxes_xyxy).any(1)
+    kept = ~np.logical_or.reduce(np.isnan(boxes_xyxy), axis=1)
     sizes = np.bincount(label)
     threshold = np.float32(iou_threshold)  # in fp32, as the reference compares
     starts = np.cumsum(sizes) - sizes

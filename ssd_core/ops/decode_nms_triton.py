@@ -89,56 +89,57 @@ def decode_nms_triton(
     classes_padded = triton.next_power_of_2(num_classes)
     rows = max(1, LOGITS_PER_BLOCK // classes_padded)
     best_padded, detections_padded = _padded(best), _padded(max_detections)
-    for first in range(0, num_images, at_once):
-        images = min(at_once, num_images - first)
-        logits, offsets = cls_logits[first : first + images], bbox_regression[first:]
-        counts.zero_()
-        _find_candidates[(triton.cdiv(num_boxes, rows), images)](
-            logits,
-            keys,
-            candidate_counts,
-            num_boxes,
-            score_threshold,
-            CLASSES=num_classes,
-            CLASSES_PADDED=classes_padded,
-            ROWS=rows,
-            SOFTMAX=activation == "softmax",
-            num_warps=4,
-            enable_fp_fusion=False,  # the reference rounds after each operation
-        )
-        boxes: tuple[Any, ...] = (offsets, default_boxes_cxcywh, *map(float, box_weights))
-        _suppress[(foreground, images)](
-            keys,
-            candidate_counts,
-            kept,
-            kept_counts,
-            *boxes,
-            num_boxes,
-            lowest_key,
-            iou_threshold,
-            CLASSES=num_classes,
-            BEST=best,
-            BEST_PADDED=best_padded,
-            KEPT=kept_per_class,
-            CHUNK=SELECT_CHUNK,
-            num_warps=max(1, best_padded // KEYS_PER_WARP),
-            enable_fp_fusion=False,
-        )
-        _merge[(images,)](
-            kept,
-            kept_counts,
-            *boxes,
-            *(tensor[first:] for tensor in result),
-            num_boxes,
-            lowest_key,
-            CLASSES=num_classes,
-            KEPT=kept_per_class,
-            DETECTIONS=max_detections,
-            DETECTIONS_PADDED=detections_padded,
-            CHUNK=SELECT_CHUNK,
-            num_warps=4,
-            enable_fp_fusion=False,
-        )
+    with torch.cuda.device_of(cls_logits):
+        for first in range(0, num_images, at_once):
+            images = min(at_once, num_images - first)
+            logits, offsets = cls_logits[first : first + images], bbox_regression[first:]
+            counts.zero_()
+            _find_candidates[(triton.cdiv(num_boxes, rows), images)](
+                logits,
+                keys,
+                candidate_counts,
+                num_boxes,
+                score_threshold,
+                CLASSES=num_classes,
+                CLASSES_PADDED=classes_padded,
+                ROWS=rows,
+                SOFTMAX=activation == "softmax",
+                num_warps=4,
+                enable_fp_fusion=False,  # the reference rounds after each operation
+            )
+            boxes: tuple[Any, ...] = (offsets, default_boxes_cxcywh, *map(float, box_weights))
+            _suppress[(foreground, images)](
+                keys,
+                candidate_counts,
+                kept,
+                kept_counts,
+                *boxes,
+                num_boxes,
+                lowest_key,
+                iou_threshold,
+                CLASSES=num_classes,
+                BEST=best,
+                BEST_PADDED=best_padded,
+                KEPT=kept_per_class,
+                CHUNK=SELECT_CHUNK,
+                num_warps=max(1, best_padded // KEYS_PER_WARP),
+                enable_fp_fusion=False,
+            )
+            _merge[(images,)](
+                kept,
+                kept_counts,
+                *boxes,
+                *(tensor[first:] for tensor in result),
+                num_boxes,
+                lowest_key,
+                CLASSES=num_classes,
+                KEPT=kept_per_class,
+                DETECTIONS=max_detections,
+                DETECTIONS_PADDED=detections_padded,
+                CHUNK=SELECT_CHUNK,
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
     return result
 
 
@@ -147,18 +148,18 @@ def _padded(size: int) -> int:
     return max(16, int(triton.next_power_of_2(size)))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _find_candidates(
-    cls_logits,
-    keys,
-    candidate_counts,
-    num_boxes,
-    score_threshold,
+    cls_logits: tl.tensor,
+    keys: tl.tensor,
+    candidate_counts: tl.tensor,
+    num_boxes: tl.tensor,
+    score_threshold: tl.tensor,
     CLASSES: tl.constexpr,
     CLASSES_PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     SOFTMAX: tl.constexpr,
-):
+) -> None:
     """Appends the candidates among ROWS default boxes of one image to the lists of their classes.
 
     Logits are read once. A block adds to the counter of a class once, not once per candidate.
@@ -190,27 +191,27 @@ def _find_candidates(
         tl.store(keys + lists + slot, key, mask=candidate > 0)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _suppress(
-    keys,
-    candidate_counts,
-    kept_keys,
-    kept_counts,
-    bbox_regression,
-    default_boxes_cxcywh,
-    weight_x,
-    weight_y,
-    weight_w,
-    weight_h,
-    num_boxes,
-    lowest_key,
-    iou_threshold,
+    keys: tl.tensor,
+    candidate_counts: tl.tensor,
+    kept_keys: tl.tensor,
+    kept_counts: tl.tensor,
+    bbox_regression: tl.tensor,
+    default_boxes_cxcywh: tl.tensor,
+    weight_x: tl.tensor,
+    weight_y: tl.tensor,
+    weight_w: tl.tensor,
+    weight_h: tl.tensor,
+    num_boxes: tl.tensor,
+    lowest_key: tl.tensor,
+    iou_threshold: tl.tensor,
     CLASSES: tl.constexpr,
     BEST: tl.constexpr,
     BEST_PADDED: tl.constexpr,
     KEPT: tl.constexpr,
     CHUNK: tl.constexpr,
-):
+) -> None:
     """Greedy NMS of one class of one image; appends what it keeps to the image's list.
 
     Kept keys name the class too: score bits above the inverted class * A + default box.
@@ -264,28 +265,28 @@ def _suppress(
             tl.store(target, ((key >> 32) << 32) | inverted, mask=kept)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _merge(
-    kept_keys,
-    kept_counts,
-    bbox_regression,
-    default_boxes_cxcywh,
-    weight_x,
-    weight_y,
-    weight_w,
-    weight_h,
-    boxes,
-    scores,
-    labels,
-    counts,
-    num_boxes,
-    lowest_key,
+    kept_keys: tl.tensor,
+    kept_counts: tl.tensor,
+    bbox_regression: tl.tensor,
+    default_boxes_cxcywh: tl.tensor,
+    weight_x: tl.tensor,
+    weight_y: tl.tensor,
+    weight_w: tl.tensor,
+    weight_h: tl.tensor,
+    boxes: tl.tensor,
+    scores: tl.tensor,
+    labels: tl.tensor,
+    counts: tl.tensor,
+    num_boxes: tl.tensor,
+    lowest_key: tl.tensor,
     CLASSES: tl.constexpr,
     KEPT: tl.constexpr,
     DETECTIONS: tl.constexpr,
     DETECTIONS_PADDED: tl.constexpr,
     CHUNK: tl.constexpr,
-):
+) -> None:
     """The best DETECTIONS of one image, best first; the outputs are zero behind them already."""
     image = tl.program_id(0).to(tl.int64)
     mine = kept_keys + image * (CLASSES - 1) * KEPT
@@ -316,10 +317,15 @@ def _merge(
     tl.store(counts + image, count.to(tl.int64))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _select_best(
-    keys, count, lowest_key, WANTED: tl.constexpr, LIMIT: tl.constexpr, CHUNK: tl.constexpr
-):
+    keys: tl.tensor,
+    count: tl.tensor,
+    lowest_key: tl.tensor,
+    WANTED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> tl.tensor:
     """Moves the best of ``count`` keys to the front until at most LIMIT are left; returns how many.
 
     The WANTED best are always among them. Bisects on the key: keys are unique, so some cut leaves
@@ -355,10 +361,17 @@ def _select_best(
     return count
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _decode_box(
-    bbox_regression, default_boxes_cxcywh, box, mask, weight_x, weight_y, weight_w, weight_h
-):
+    bbox_regression: tl.tensor,
+    default_boxes_cxcywh: tl.tensor,
+    box: tl.tensor,
+    mask: tl.tensor,
+    weight_x: tl.tensor,
+    weight_y: tl.tensor,
+    weight_w: tl.tensor,
+    weight_h: tl.tensor,
+) -> tuple[tl.tensor, ...]:
     """Corners of default boxes moved by their offsets, clipped; and whether they are numbers."""
     offset = bbox_regression + box * 4
     dx = tl.div_rn(tl.load(offset, mask=mask, other=0.0).to(tl.float32), weight_x)

@@ -129,7 +129,7 @@ def yuv_to_input(
         out_width * triton.cdiv(out_height, BLOCK_PIXELS),
     )
     if batch:
-        with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(out):
             _yuv_to_input_kernel[(tiles, batch)](
                 tables.images,
                 tables.coefficients,
