@@ -28,6 +28,9 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
 }
 
+MOST_LAYOUTS = 8
+"""Copies of its weights that a convolution keeps, for as many batch sizes."""
+
 
 class FusedConv2d(nn.Module):
     """A convolution, its bias and its activation. Its parameters are named as the convolution's."""
@@ -38,13 +41,19 @@ class FusedConv2d(nn.Module):
         self._padding_of = _padding_rule(convolution)
         self._geometry = (list(convolution.stride), list(convolution.dilation), convolution.groups)
         self._activation = ACTIVATIONS[type(activation)] if activation else ("none", [])
-        self._laid_out: dict[torch.Size, tuple[Tensor, list[int]]] = {}
+        self._laid_out: dict[tuple[torch.Size, int], tuple[Tensor, list[int]]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out, H', W'), channels_last; no gradients."""
-        if x.shape[2:] not in self._laid_out:
-            self._laid_out[x.shape[2:]] = self._lay_out(x)
-        weight, padding = self._laid_out[x.shape[2:]]
+        # oneDNN wants another layout for other shapes and numbers of threads; given the wrong one,
+        # it converts it in every call, and MobileNet takes four times as long.
+        key = x.shape, torch.get_num_threads()
+        layout = self._laid_out.get(key)
+        if layout is None:
+            if len(self._laid_out) >= MOST_LAYOUTS:
+                self._laid_out.clear()
+            layout = self._laid_out[key] = self._lay_out(x)
+        weight, padding = layout
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, self.bias, padding, *self._geometry, *self._activation, ""
         )

@@ -73,6 +73,7 @@ class Detector:
         if device.type == "cpu" and compiled is None:
             fuse_for_cpu(self.model, blank)
         self._network = compiled or self.model
+        self.compiled = compiled is not None
         self._runner = None
         if device.type == "cuda":
             self._runner = CudaRunner(self._network, spec, device, dtype, score_threshold)

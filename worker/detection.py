@@ -1,4 +1,4 @@
-"""The detector as the pipeline wants it: images in, rounded event detections out.
+"""The detector as the pipeline wants it: images in, rounded detections out when they are ready.
 
 On a CPU every core runs the network on its own share of a batch, instead of all cores sharing each
 layer: threads that share a layer wait for one another after it, and on a machine that does anything
@@ -8,12 +8,11 @@ torch 2.15.0).
 """
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ssd_core import Detections, Detector
@@ -37,6 +36,7 @@ class FrameDetector:
         self._detector = detector
         self._labels = frozenset(known if labels is None else labels)
         self._threads = cpu_threads() if detector.device.type == "cpu" else 1
+        # Batches queue up here where the pipeline works ahead: a core that is done goes on at once.
         self._pool = ThreadPoolExecutor(
             self._threads, "detect", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -63,43 +63,72 @@ class FrameDetector:
         return self._detector.spec.labels
 
     @property
-    def affecting(self) -> dict[str, str | float]:
+    def affecting(self) -> dict[str, str | float | bool]:
         """What detections depend on beside the model's weights."""
         return {
             "device": self._detector.device.type,
             "precision": str(self._detector.dtype).removeprefix("torch."),
             "score_threshold": self._detector.score_threshold,
+            "compiled": self._detector.compiled,
+            "scaled_by": "detector" if self.takes_planes else "source",
         }
 
-    def __call__(self, images: list[npt.NDArray[np.uint8]]) -> list[list[Detection]]:
-        """The detections of each (H, W, 3) RGB image, best first."""
+    @property
+    def takes_planes(self) -> bool:
+        """Whether it takes pictures as YuvImages, and scales them itself."""
+        return self._detector.takes_yuv
+
+    @property
+    def gpu(self) -> int:
+        """Index of its CUDA device."""
+        return self._detector.device.index or 0
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether it computes while its caller does other work, on a device of its own."""
+        return self._detector.device.type == "cuda"
+
+    def warm_up(self, batch: int) -> None:
+        """Prepare for batches of up to ``batch`` images before the first frame comes."""
+        self._detector.warm_up(batch)
+
+    def __call__(self, images: list[Any]) -> Callable[[], list[list[Detection]]]:
+        """Start on the images; what comes back waits for the detections of each, best first.
+
+        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes.
+        """
+        wait = self._start(images)
+        return lambda: [self._rounded(found) for found in wait()]
+
+    def _rounded(self, found: Detections) -> list[Detection]:
+        """The detections to publish, alike in equal runs."""
         return [
-            [
-                Detection(
-                    label=name,
-                    class_id=class_id,
-                    score=round(score, SCORE_DECIMALS),
-                    box=tuple(round(edge, BOX_DECIMALS) for edge in box),
-                )
-                for name, class_id, score, box in zip(
-                    found.names,
-                    found.labels.tolist(),
-                    found.scores.tolist(),
-                    found.boxes_normalised.tolist(),
-                    strict=True,
-                )
-                if name in self._labels
-            ]
-            for found in self._detect(images)
+            Detection(
+                label=name,
+                class_id=class_id,
+                score=round(score, SCORE_DECIMALS),
+                box=tuple(round(edge, BOX_DECIMALS) for edge in box),
+            )
+            for name, class_id, score, box in zip(
+                found.names,
+                found.labels.tolist(),
+                found.scores.tolist(),
+                found.boxes_normalised.tolist(),
+                strict=True,
+            )
+            if name in self._labels
         ]
 
-    def _detect(self, images: list[npt.NDArray[np.uint8]]) -> Iterable[Detections]:
-        """Detections of each image; on a CPU each core takes a share of the batch."""
-        if self._threads == 1:
-            return self._detector.detect(images)
+    def _start(self, images: list[Any]) -> Callable[[], Iterable[Detections]]:
+        """On a CPU each core takes a share of the batch."""
+        if self._detector.device.type != "cpu":
+            return self._detector.submit(images)
         size = max(1, -(-len(images) // self._threads))
-        shares = [images[start : start + size] for start in range(0, len(images), size)]
-        return chain.from_iterable(self._pool.map(self._detector.detect, shares))
+        shares = [
+            self._pool.submit(self._detector.detect, images[start : start + size])
+            for start in range(0, len(images), size)
+        ]
+        return lambda: chain.from_iterable(share.result() for share in shares)
 
 
 def cpu_threads() -> int:

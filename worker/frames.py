@@ -10,11 +10,18 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Literal, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 Clock = Literal["rtcp", "arrival", "file"]
 """Where a capture time comes from: the camera's RTCP reports, our own clock, the file."""
+
+
+class Picture(Protocol):
+    """What a detector takes: an (H, W, 3) RGB array, or the planes of a video picture."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(height, width, 3)."""
+        ...
+
 
 CAMERA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -37,8 +44,8 @@ class Frame:
     width: int
     """Of the camera's picture, in pixels, after rotation."""
     height: int
-    image: npt.NDArray[np.uint8]
-    """(H, W, 3) RGB, already scaled to the network's input."""
+    image: Picture
+    """Upright: RGB already scaled to the network's input, or planes for a detector that scales."""
     skipped: int = 0
     """Frames not looked at by choice since the last one given."""
     dropped: int = 0

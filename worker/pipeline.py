@@ -8,25 +8,24 @@ protocols of its parts.
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
-
-import numpy as np
-import numpy.typing as npt
 
 from worker.batching import Batcher
 from worker.errors import Fenced, SinkUnavailable
 from worker.event_maker import EventMaker
 from worker.events import Detection, Event
-from worker.frames import FrameBatch, Source, StreamDown
+from worker.frames import FrameBatch, Picture, Source, StreamDown
 from worker.publishing import Publisher
 
 log = logging.getLogger(__name__)
 
-Detect: TypeAlias = Callable[[list[npt.NDArray[np.uint8]]], Sequence[Sequence[Detection]]]
-"""Images (H, W, 3) to the detections of each."""
+Found: TypeAlias = Sequence[Sequence[Detection]]
+"""The detections of each image of a batch."""
+Detect: TypeAlias = Callable[[list[Picture]], Callable[[], Found]]
+"""Starts on a batch of images; what it gives back waits for their detections."""
 
 POLL_SECONDS = 0.1
 SOURCE_STOP_SECONDS = 1.0
@@ -60,15 +59,22 @@ class Pipeline:
         publisher: Publisher,
         *,
         lossless: bool,
+        batches_ahead: int = 0,
         on_progress: Callable[[Summary], None] = lambda summary: None,
     ) -> None:
-        """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone."""
+        """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone.
+
+        ``batches_ahead``: batches to start on before the detections of one are fetched. It keeps
+        the detector busy, and makes frames wait that much longer.
+        """
         self._sources = sources
         self._batcher = batcher
         self._detect = detect
         self._events = events
         self._publisher = publisher
         self._lossless = lossless
+        self._batches_ahead = batches_ahead
+        self._started: deque[tuple[FrameBatch, Callable[[], Found]]] = deque()
         self._on_progress = on_progress
         self._stopping = False
         self._failures: list[BaseException] = []
@@ -94,9 +100,11 @@ class Pipeline:
         try:
             while not self._stopping:
                 ended = not any(reader.is_alive() for reader in readers)
-                batch = self._batcher.next(POLL_SECONDS)
+                batch = self._batcher.next(0 if self._started else POLL_SECONDS)
                 if batch is not None:
-                    self._process(batch)
+                    self._start(batch)
+                elif self._started:
+                    self._finish()
                 elif ended:
                     break
                 self._look_after_cameras()
@@ -125,13 +133,20 @@ class Pipeline:
                 log.exception("camera %s: its reader failed", source.camera_id)
                 self._batcher.put(StreamDown(source.camera_id, None, "ended", "internal_error"))
 
-    def _process(self, batch: FrameBatch) -> None:
-        """Batch to detections to events to the publisher."""
-        frames = batch.frames
-        found = self._detect([frame.image for frame in frames]) if frames else []
+    def _start(self, batch: FrameBatch) -> None:
+        """Batch to the detector; and the oldest batch there to its end, if that is one too many."""
+        images = [frame.image for frame in batch.frames]
+        self._started.append((batch, self._detect(images) if images else lambda: []))
+        if len(self._started) > self._batches_ahead:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Detections to events to the publisher, for the oldest batch at the detector."""
+        batch, wait_for_detections = self._started.popleft()
+        found = wait_for_detections()
         self._submit(self._events.make(batch, found))
-        self.summary.frames += len(frames)
-        self.summary.dropped += sum(frame.dropped for frame in frames)
+        self.summary.frames += len(batch.frames)
+        self.summary.dropped += sum(frame.dropped for frame in batch.frames)
         for detections in found:
             self.summary.detections.update(detection.label for detection in detections)
         self._on_progress(self.summary)
@@ -166,8 +181,11 @@ class Pipeline:
         deadline = time.monotonic() + SOURCE_STOP_SECONDS
         for reader in readers:
             reader.join(max(deadline - time.monotonic(), 0))
-        while detect_what_waits and (batch := self._batcher.next(0)) is not None:
-            self._process(batch)
+        if detect_what_waits and not self._lossless:
+            while (batch := self._batcher.next(0)) is not None:
+                self._start(batch)
+            while self._started:
+                self._finish()
         if self._publisher.failure is None:
             self._submit(self._events.stopped())
         self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from worker.batching import LosslessBatcher
 from worker.checkpoint import Checkpoint, ReplayClaim
-from worker.detection import FrameDetector
 from worker.errors import UsageError
 from worker.event_maker import EventMaker
 from worker.naming import parse_sources
@@ -26,7 +25,13 @@ from worker.settings import ReplaySettings
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.recording import Recording, RecordingSource, probe_recording, upright_images
-from worker.wiring import check_model, load_detector, on_stop_signals, resolve_redis_url
+from worker.wiring import (
+    DetectorSetup,
+    check_model,
+    load_detector,
+    on_stop_signals,
+    resolve_redis_url,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ def run_replay(settings: ReplaySettings) -> int:
     recordings = [probe_recording(Path(path), camera_id) for camera_id, path in paths.items()]
     _check_outputs(settings, recordings)
     check_model(settings)
-    detector, max_batch = load_detector(settings)
+    setup = load_detector(settings)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None
@@ -61,25 +66,25 @@ def run_replay(settings: ReplaySettings) -> int:
                 stream_maxlen=settings.stream_maxlen,
             )
             stack.callback(redis.close)
-        claims = [_claim(recording, detector, settings, max_batch) for recording in recordings]
+        claims = [_claim(recording, setup, settings) for recording in recordings]
         journal = None
         output = settings.output or settings.annotate
         if output is not None:
             names = "\n".join(r.camera_id for r in recordings)
             claim = sha256("\n".join([names, *(c.digest for c in claims)]).encode()).hexdigest()
-            journal = JsonlSink(output, claim, batch=max_batch, restart=settings.restart)
+            journal = JsonlSink(output, claim, batch=setup.max_batch, restart=settings.restart)
             stack.callback(journal.close)
         sinks = _Sinks(redis, journal)
         checkpoints = [
             _checkpoint(recording, claim, sinks, restart=settings.restart)
             for recording, claim in zip(recordings, claims, strict=True)
         ]
-        summary = _replay_all(recordings, checkpoints, sinks, detector, max_batch, settings)
+        summary = _replay_all(recordings, checkpoints, sinks, setup, settings)
         if summary.interrupted:
             log.warning("stopped at a checkpoint: the same command goes on from there")
             print_summary(summary, [])
             return 130
-        places = _finish_outputs(recordings, sinks, detector, settings)
+        places = _finish_outputs(recordings, sinks, setup.detector.labels, settings)
         print_summary(summary, places)
     return 0
 
@@ -88,8 +93,7 @@ def _replay_all(
     recordings: Sequence[Recording],
     checkpoints: Sequence[Checkpoint],
     sinks: _Sinks,
-    detector: FrameDetector,
-    max_batch: int,
+    setup: DetectorSetup,
     settings: ReplaySettings,
 ) -> Summary:
     """One pipeline per recording, and their summaries as one."""
@@ -100,7 +104,7 @@ def _replay_all(
             continue
         if checkpoint.events:
             log.info("%s: goes on after %d frames", recording.path, checkpoint.events)
-        summary = _replay(recording, checkpoint, sinks, detector, max_batch, settings)
+        summary = _replay(recording, checkpoint, sinks, setup, settings)
         total.frames += summary.frames
         total.events += summary.events
         total.detections += summary.detections
@@ -115,16 +119,18 @@ def _replay(
     recording: Recording,
     checkpoint: Checkpoint,
     sinks: _Sinks,
-    detector: FrameDetector,
-    max_batch: int,
+    setup: DetectorSetup,
     settings: ReplaySettings,
 ) -> Summary:
+    detector, max_batch = setup.detector, setup.max_batch
     source = RecordingSource(
         recording,
         detector.image_size,
         first_seq=checkpoint.events,
         stride=settings.stride,
         fps=settings.fps,
+        as_planes=detector.takes_planes,
+        gpu=setup.gpu,
     )
     frames = recording.frames // settings.stride
     if settings.fps is not None:
@@ -137,6 +143,7 @@ def _replay(
             EventMaker(detector.model, recording_digest=recording.digest),
             Publisher(sinks.all(), capacity=WAITING_BATCHES * max_batch, lossless=True),
             lossless=True,
+            batches_ahead=1,
             on_progress=lambda summary: advance(summary.frames),
         )
         with on_stop_signals(pipeline.stop):
@@ -155,21 +162,20 @@ def _checkpoint(
     return min(found, key=lambda checkpoint: (checkpoint.finished, checkpoint.events))
 
 
-def _claim(
-    recording: Recording, detector: FrameDetector, settings: ReplaySettings, max_batch: int
-) -> ReplayClaim:
+def _claim(recording: Recording, setup: DetectorSetup, settings: ReplaySettings) -> ReplayClaim:
     """What the events depend on, and so must not change in the middle of a replay."""
     affecting = {
         "stride": settings.stride,
         "fps": settings.fps,
         "labels": sorted(settings.labels) if settings.labels is not None else None,
-        "max_batch": max_batch,
-        **detector.affecting,
+        "max_batch": setup.max_batch,
+        "decoded_by": "cpu" if setup.gpu is None else "gpu",
+        **setup.detector.affecting,
     }
     text = json.dumps(affecting, sort_keys=True)
     return ReplayClaim(
         recording=recording.digest,
-        model=f"{detector.model.name} {detector.model.digest}",
+        model=f"{setup.detector.model.name} {setup.detector.model.digest}",
         settings=text,
     )
 
@@ -201,7 +207,7 @@ def _check_writable(path: Path) -> None:
 def _finish_outputs(
     recordings: Sequence[Recording],
     sinks: _Sinks,
-    detector: FrameDetector,
+    labels: Sequence[str],
     settings: ReplaySettings,
 ) -> list[str]:
     """Make the outputs from the finished journal; returns where the events are."""
@@ -221,7 +227,7 @@ def _finish_outputs(
     elif output is not None and output.suffix == ".json":
         from worker.sinks.coco import write_coco
 
-        write_coco(sinks.journal.read, output, detector.labels)
+        write_coco(sinks.journal.read, output, labels)
     sinks.journal.finish(keep=output is not None and output.suffix == ".jsonl")
     if output is not None:
         places.append(str(output))

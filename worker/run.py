@@ -17,7 +17,12 @@ from worker.settings import RunSettings
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.live import LiveSource
 from worker.sources.recording import probe_recording
-from worker.wiring import check_model, load_detector, on_stop_signals, resolve_redis_url
+from worker.wiring import (
+    check_model,
+    load_detector,
+    on_stop_signals,
+    resolve_redis_url,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +36,8 @@ def run_live(settings: RunSettings) -> int:
     for camera_id, source in sources.items():
         _check_file(camera_id, source)
     check_model(settings)
-    detector, max_batch = load_detector(settings)
+    setup = load_detector(settings)
+    detector = setup.detector
     redis_url = resolve_redis_url(settings, settings.redis_url or "embedded")
     sink = RedisStreamSink(
         redis_url, prefix=settings.key_prefix, stream_maxlen=settings.stream_maxlen
@@ -45,14 +51,18 @@ def run_live(settings: RunSettings) -> int:
                 epochs_after(sink.last_epoch(camera_id)),
                 fps=settings.fps,
                 loop=settings.loop,
+                as_planes=detector.takes_planes,
+                gpu=setup.gpu,
             )
             for camera_id, source in sources.items()
         ],
-        LatestFrameBatcher(max_batch, settings.max_wait_ms / 1000),
+        LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
         detector,
         EventMaker(detector.model, publish_all=settings.publish == "all"),
         Publisher([sink], capacity=WAITING_EVENTS, lossless=False),
         lossless=False,
+        # Cores that work ahead would leave the newest frame waiting behind older ones.
+        batches_ahead=1 if detector.works_ahead else 0,
     )
     log.info("watching %s", ", ".join(sources))
     try:

@@ -82,6 +82,12 @@ class DetectorSettings(RedisSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="the network's arithmetic; auto: the fastest the device has"
     )
+    compile: bool = Field(
+        False, description="compile the network first: seconds to minutes, then faster on a GPU"
+    )
+    hwaccel: Literal["auto", "cuda", "none"] = Field(
+        "auto", description="where frames are decoded; auto: on the GPU, if one is used and can"
+    )
     score_threshold: float | None = Field(
         None, ge=0, lt=1, description="least score of a detection; default: the model's"
     )

@@ -1,14 +1,18 @@
 """What `run` and `replay` put together alike: detector, Redis address, signals."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from worker.embedded import ensure_running
 from worker.errors import UsageError
 from worker.settings import DetectorSettings, RedisSettings
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from worker.detection import FrameDetector
@@ -36,8 +40,19 @@ def check_model(settings: DetectorSettings) -> None:
         check_labels(settings.labels, spec.labels[1:], spec.name)
 
 
-def load_detector(settings: DetectorSettings) -> tuple["FrameDetector", int]:
-    """The detector, and how many frames it takes at once."""
+@dataclass(frozen=True)
+class DetectorSetup:
+    """The detector, and how to feed it."""
+
+    detector: "FrameDetector"
+    max_batch: int
+    """Frames it takes at once."""
+    gpu: int | None
+    """CUDA device that decodes frames for it; None: the CPU does."""
+
+
+def load_detector(settings: DetectorSettings) -> DetectorSetup:
+    """Load what the settings name, ready to run. Raises UsageError."""
     from ssd_core import Detector
     from ssd_core.errors import SsdError
     from worker.detection import FrameDetector
@@ -49,11 +64,38 @@ def load_detector(settings: DetectorSettings) -> tuple["FrameDetector", int]:
             device=settings.device,
             precision=settings.precision,
             score_threshold=settings.score_threshold,
+            compile=settings.compile,
         )
+        frame_detector = FrameDetector(detector, settings.labels)
+        max_batch = settings.max_batch or frame_detector.default_batch
+        frame_detector.warm_up(max_batch)
     except SsdError as error:
         raise UsageError(str(error)) from error
-    frame_detector = FrameDetector(detector, settings.labels)
-    return frame_detector, settings.max_batch or frame_detector.default_batch
+    return DetectorSetup(frame_detector, max_batch, _choose_decoding_gpu(settings, frame_detector))
+
+
+def _choose_decoding_gpu(settings: DetectorSettings, detector: "FrameDetector") -> int | None:
+    """The CUDA device that decodes frames, or None for the CPU; decided once, with one line why.
+
+    Raises UsageError where ``--hwaccel cuda`` cannot be had.
+    """
+    if settings.hwaccel == "none":
+        return None
+    if not detector.takes_planes:
+        reason = "the detector does not run on CUDA with Triton's kernels"
+    else:
+        # PyAV is for the sources to know; this asks one of them.
+        from worker.sources.capabilities import why_no_hardware_decoder
+
+        reason = why_no_hardware_decoder("cuda", detector.gpu)
+    if not reason:
+        log.info("frames are decoded on the GPU, where it knows the codec")
+        return detector.gpu
+    if settings.hwaccel == "cuda":
+        raise UsageError(f"--hwaccel cuda: {reason}: use auto or none")
+    if detector.works_ahead:
+        log.info("frames are decoded on the CPU: %s", reason)
+    return None
 
 
 @contextmanager

@@ -121,8 +121,9 @@ def decode_nms(
 
     ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), class 0 the background, in fp32,
     fp16 or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]; ``activation`` "softmax" or
-    "sigmoid". See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the device, so the
-    call can be captured in a graph, unless ``fallback.reason`` says that the reference stands in.
+    "sigmoid". See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the
+    device, so the call can be captured in a graph, unless ``fallback.reason`` says that the
+    reference stands in.
 
     Raises ValueError for inputs that do not fit together.
     """

@@ -23,12 +23,18 @@ def video_decoders() -> list[str]:
 
 def hardware_decoders() -> list[str]:
     """Hardware devices that open; the list FFmpeg gives names what it was built with."""
-    found = []
-    for device in hwdevices_available():
-        try:
-            accelerator: Any = HWAccel(device, allow_software_fallback=False)
-            accelerator._initialize_hw_context(Codec("h264", "r"))  # PyAV has no public probe
-        except (FFmpegError, NotImplementedError, AttributeError, RuntimeError, ValueError):
-            continue
-        found.append(device)
-    return found
+    return [device for device in hwdevices_available() if not why_no_hardware_decoder(device)]
+
+
+def why_no_hardware_decoder(device: str, index: int | None = None) -> str:
+    """Why a hardware device cannot decode H.264 here; empty if it can."""
+    try:
+        accelerator: Any = HWAccel(
+            device, None if index is None else str(index), allow_software_fallback=False
+        )
+        accelerator._initialize_hw_context(Codec("h264", "r"))  # PyAV has no public probe
+    except FFmpegError as error:
+        return error.strerror or "FFmpeg cannot open it"
+    except (NotImplementedError, AttributeError, RuntimeError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return ""

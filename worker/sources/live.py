@@ -27,7 +27,13 @@ from av.error import (
 )
 
 from worker.frames import Clock, Frame, SourceItem, StreamDown, StreamUp
-from worker.sources.picture import PictureConverter, seconds_of, time_base_of, upright_size
+from worker.sources.picture import (
+    hardware_decoder,
+    make_converter,
+    seconds_of,
+    time_base_of,
+    upright_size,
+)
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -71,8 +77,12 @@ class LiveSource:
         *,
         fps: float | None = None,
         loop: bool = False,
+        as_planes: bool = False,
+        gpu: int | None = None,
     ) -> None:
         """``image_size``: (height, width) of the images. ``next_epoch`` names each connection.
+
+        ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
 
         A ``url`` without ``://`` is a file: it is played at its own speed, once or, with ``loop``,
         for ever.
@@ -80,6 +90,8 @@ class LiveSource:
         self.camera_id = camera_id
         self._url = url
         self._image_size = image_size
+        self._as_planes = as_planes
+        self._gpu = gpu
         self._next_epoch = next_epoch
         self._fps = fps
         self._loop = loop
@@ -147,7 +159,7 @@ class _Connection:
     def __init__(self, source: LiveSource) -> None:
         self._source = source
         self._sampler = Sampler(fps=source._fps)
-        self._converter = PictureConverter(source._image_size)
+        self._converter = make_converter(source._image_size, as_planes=source._as_planes)
         self.epoch: int | None = None
         self.was_up = False
         self.frame_index = 0
@@ -195,7 +207,8 @@ class _Connection:
     def _open(self) -> Any:
         source = self._source
         if source._is_file:
-            return av.open(f"file:{source._url}", metadata_errors="ignore")
+            path = f"file:{source._url}"
+            return av.open(path, metadata_errors="ignore", hwaccel=hardware_decoder(source._gpu))
         timeout = str(round(STALL_SECONDS * 1e6))
         # Not "nobuffer": it throws away what was read to find the streams, the first key frame
         # among it, and then nothing can be decoded until the next one.
@@ -206,7 +219,12 @@ class _Connection:
             options |= {"rtsp_transport": "tcp", "timeout": timeout}
         else:
             options |= {"rw_timeout": timeout}
-        return av.open(source._url, options=options, metadata_errors="ignore")
+        return av.open(
+            source._url,
+            options=options,
+            metadata_errors="ignore",
+            hwaccel=hardware_decoder(source._gpu),
+        )
 
     def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
         """The frame to hand on, or None if it is skipped by choice."""

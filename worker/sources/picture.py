@@ -4,14 +4,43 @@ One converter per stream: the scaler keeps its tables for one size and format.
 """
 
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.codec.hwaccel import HWAccel
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from worker.frames import Picture
+
 QUARTER_TURN_DEGREES = 90
+
+
+class Converter(Protocol):
+    """Makes of a decoded picture what a frame carries."""
+
+    def convert(self, picture: av.VideoFrame) -> Picture:
+        """The image of a frame."""
+        ...
+
+
+def make_converter(image_size: tuple[int, int], *, as_planes: bool) -> Converter:
+    """A converter to RGB of ``image_size``, or one that hands on planes in full size."""
+    if as_planes:
+        # Imports torch: only where it is used.
+        from worker.sources.planes import PlaneReader
+
+        return PlaneReader()
+    return PictureConverter(image_size)
+
+
+def hardware_decoder(gpu: int | None) -> HWAccel | None:
+    """What makes FFmpeg decode on a GPU and leave the pictures there; None for None.
+
+    Codecs that the GPU does not know are decoded on the CPU.
+    """
+    return None if gpu is None else HWAccel("cuda", device=str(gpu), is_hw_owned=True)
 
 
 class PictureConverter:

@@ -20,7 +20,14 @@ from av.error import FFmpegError
 
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
-from worker.sources.picture import PictureConverter, seconds_of, time_base_of, upright_size
+from worker.sources.picture import (
+    PictureConverter,
+    hardware_decoder,
+    make_converter,
+    seconds_of,
+    time_base_of,
+    upright_size,
+)
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -108,13 +115,19 @@ class RecordingSource:
         first_seq: int = 0,
         stride: int = 1,
         fps: float | None = None,
+        as_planes: bool = False,
+        gpu: int | None = None,
     ) -> None:
-        """``image_size``: (height, width) of the images. ``first_seq``: analysed frames to pass."""
+        """``image_size``: (height, width) of the images. ``first_seq``: analysed frames to pass.
+
+        ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
+        """
         self.camera_id = recording.camera_id
         self._recording = recording
         self._first_seq = first_seq
         self._sampler = Sampler(stride=stride, fps=fps)
-        self._converter = PictureConverter(image_size)
+        self._converter = make_converter(image_size, as_planes=as_planes)
+        self._gpu = gpu
         self._last_seconds: float | None = None
         self._stopped = False
 
@@ -126,7 +139,7 @@ class RecordingSource:
         """StreamUp, the frames, and StreamDown at the end of the file. Raises SourceError."""
         yield StreamUp(self.camera_id, 0, self._first_seq)
         seq = frame_index = 0
-        pictures = DecodedPictures(self._recording.path)
+        pictures = DecodedPictures(self._recording.path, self._gpu)
         for frame_index, picture in enumerate(pictures, start=1):
             if self._stopped:
                 return
@@ -182,8 +195,9 @@ class RecordingSource:
 class DecodedPictures:
     """Every picture of a file that can be decoded; damaged packets are counted and passed over."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gpu: int | None = None) -> None:
         self._path = path
+        self._gpu = gpu
         self.damaged = 0
         """Packets that gave no picture, and pictures with errors in them."""
         self.broken_off = False
@@ -191,7 +205,7 @@ class DecodedPictures:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         """Pictures in presentation order."""
-        with _open(self._path) as container:
+        with _open(self._path, self._gpu) as container:
             stream = container.streams.video[0]
             # Not frame threads: what they make of damaged pictures differs from run to run.
             stream.thread_type = "SLICE"
@@ -221,10 +235,10 @@ def upright_images(path: Path) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         yield frame_index, converter.convert(picture)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, gpu: int | None = None) -> Any:
     try:
         # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
-        return av.open(f"file:{path}", metadata_errors="ignore")
+        return av.open(f"file:{path}", metadata_errors="ignore", hwaccel=hardware_decoder(gpu))
     except FFmpegError as error:
         raise SourceError(f"{path}: not a video that FFmpeg can read ({error.strerror})") from error
 
