@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format bench bench-gpu test-gpu clean
 
 install: $(VENV)/.installed
 
@@ -31,8 +31,30 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
+# About 9 minutes on two cores. SSD_BENCH_TFLITE names the .tflite file of the LiteRT peer.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/op.py
+	$(BIN)/python benchmarks/detector.py
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/profile_replay.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/scaling.py
+
+# About 8 minutes on one GPU. BENCH_PYTHON names a Python that has the packages already:
+# make bench-gpu BENCH_PYTHON=python3
+BENCH_PYTHON ?=
+GPU_PYTHON = PYTHONPATH=$(CURDIR) $(or $(BENCH_PYTHON),$(BIN)/python)
+bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-bench)
+	$(GPU_PYTHON) benchmarks/op.py --device cuda --seconds 0.7
+	$(GPU_PYTHON) benchmarks/detector.py --device cuda --growth
+	$(GPU_PYTHON) benchmarks/end_to_end.py --device cuda
+	$(GPU_PYTHON) benchmarks/live.py --device cuda
+	$(GPU_PYTHON) benchmarks/scaling.py --device cuda
+
+# The kernels and the detector on a real device, which `make test` skips where there is none.
+test-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
+	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m cuda tests/unit
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
@@ -51,4 +73,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@

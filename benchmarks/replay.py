@@ -2,8 +2,8 @@
 
     make bench
 
-Runs `ssd-worker replay` as its own process against an embedded server of its own, watches the
-stream and the process, and prints the hardware, the versions and, as the last line, JSON:
+Runs `ssd-worker replay` as its own process against a server of its own, watches the stream and the
+process, and prints the hardware, the versions and, as the last line, JSON:
 
 - frames_per_second: all frames over the time from the first event to the last
 - start_to_first_event_seconds: from starting the process to its first event in Redis, with warm
@@ -12,26 +12,15 @@ stream and the process, and prints the hardware, the versions and, as the last l
   from frame 500 on (medians: a batch's activations come and go)
 """
 
-import csv
-import json
-import os
-import platform
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
-import redis
+from common import RESULTS, VIDEO, finish, introduce, keep, parser
+from processes import WORKER, Server, resident_bytes, server
 
-HERE = Path(__file__).parent
-VIDEO = HERE / "data" / "vtest.avi"
-RESULTS = HERE / "results" / "replay.csv"
 STREAM = "ssd:{vtest}:replay"
-PORT = 6399
 RUNS = 3
 STEADY_FROM_FRAME = 500
 SAMPLE_SECONDS = 0.05
@@ -39,49 +28,36 @@ SAMPLE_SECONDS = 0.05
 
 def main() -> None:
     """Warm up, measure, print, and keep the result."""
-    print(hardware())
-    print(", ".join(f"{name} {version(name)}" for name in ("torch", "av", "redis")))
-    with tempfile.TemporaryDirectory() as state:
-        environment = os.environ | {
-            "SSD_WORKER_STATE_DIR": state,
-            "SSD_WORKER_EMBEDDED_PORT": str(PORT),
-        }
-        try:
-            run(environment, "--stride", "100")
-            runs = [measure(environment) for _ in range(RUNS)]
-        finally:
-            stop_server(Path(state))
-    for result in runs:
+    options = parser(__doc__).parse_args()
+    introduce(options.device, "torch", "av", "redis")
+    runs = 1 if options.quick else RUNS
+    with server() as redis_server:
+        if start(redis_server, options.device, "--stride", "100").wait() != 0:
+            sys.exit("the replay failed")
+        measured = [measure(redis_server, options.device) for _ in range(runs)]
+    for result in measured:
         print(result)
-    best = sorted(runs, key=lambda result: result["frames_per_second"])[RUNS // 2]
-    keep(best)
-    print(json.dumps({"benchmark": "replay", "hardware": hardware(), "runs": RUNS} | best))
+    middle = sorted(measured, key=lambda result: result["frames_per_second"])[runs // 2]
+    if not options.quick:
+        keep(RESULTS / "replay.csv", middle, options.device)
+    finish("replay", options.device, runs=runs, **middle)
 
 
-def run(environment: dict[str, str], *options: str) -> subprocess.Popen[bytes]:
-    """A replay that has ended."""
-    process = start(environment, *options)
-    if process.wait() != 0:
-        sys.exit("the replay failed")
-    return process
-
-
-def start(environment: dict[str, str], *options: str) -> subprocess.Popen[bytes]:
+def start(redis_server: Server, device: str, *options: str) -> subprocess.Popen[bytes]:
     """A replay that runs."""
-    program = Path(sys.executable).with_name("ssd-worker")
     return subprocess.Popen(
-        [str(program), "replay", str(VIDEO), "--restart", *options],
-        env=environment,
+        [*WORKER, "replay", str(VIDEO), "--restart", "--device", device, *options],
+        env=redis_server.environment,
         stderr=subprocess.DEVNULL,
     )
 
 
-def measure(environment: dict[str, str]) -> dict[str, float]:
+def measure(redis_server: Server, device: str) -> dict[str, float]:
     """One replay, watched while it runs; the figures of the median run are the result."""
-    client = redis.Redis(port=PORT)
+    client = redis_server.client
     client.delete(STREAM, f"{STREAM}:producer")
     started = time.monotonic()
-    process = start(environment)
+    process = start(redis_server, device)
     first = last = peak = 0.0
     frames = 0
     resident: dict[int, int] = {}
@@ -109,50 +85,6 @@ def measure(environment: dict[str, str]) -> dict[str, float]:
         "peak_rss_mib": round(peak / 2**20),
         "rss_growth_mib": round((at_the_end - at_500) / 2**20, 1),
     }
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 once it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def hardware() -> str:
-    """The processor, as the system names it."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    bf16 = ", bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else ""
-    return f"{len(names)} x {names[0] if names else platform.machine()}{bf16}"
-
-
-def keep(result: dict[str, float]) -> None:
-    """Append to the results, with date, hardware and versions."""
-    row = {
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "torch": version("torch"),
-        **result,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def stop_server(state: Path) -> None:
-    """End the embedded server of this benchmark."""
-    for pid_file in state.glob("valkey-*/valkey.pid"):
-        os.kill(int(pid_file.read_text()), signal.SIGTERM)
-    time.sleep(0.5)
 
 
 if __name__ == "__main__":

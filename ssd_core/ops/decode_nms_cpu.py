@@ -10,6 +10,7 @@ and a PyTorch call 4. Exponentials are left to PyTorch, so that they round as th
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -88,28 +89,41 @@ def _find_candidates(cls_logits: Tensor, activation: str, score_threshold: float
     """Every candidate of an image with logits (A, C), ordered by (default box, class).
 
     The bound: softmax gives p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs
-    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t). The first step reads
-    every logit and is the longest: PyTorch's threads share it, where there are several.
+    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t).
     """
     logits = cls_logits.float()
-    if logits.shape[1] < 2:
-        return _Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    num_foreground = logits.shape[1] - 1
     bound = _logit(score_threshold) - BOUND_MARGIN
-    foreground = logits[:, 1:]
+    if num_foreground == 0:
+        return _Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     if activation == "softmax":
         # NaN is the largest of its row and above nothing: the row goes, as in softmax.
-        rows = torch.nonzero(foreground.amax(1) - logits[:, 0] > bound)[:, 0].numpy()
+        flat = logits.contiguous().numpy().reshape(-1)
+        background, largest = np.maximum.reduceat(flat, _segments(*logits.shape)).reshape(-1, 2).T
+        rows = np.flatnonzero(largest - background > bound)
         of_rows = logits.numpy()[rows]
-        row, label = np.nonzero(of_rows[:, 1:] - of_rows[:, :1] > bound)
+        # Flat, and then divided: on two dimensions NumPy's nonzero takes five times as long.
+        above = np.flatnonzero(of_rows[:, 1:] - of_rows[:, :1] > bound)
+        row, label = np.divmod(above, num_foreground)
         scores = class_scores(torch.from_numpy(of_rows), activation).numpy()[row, label + 1]
         box, logit = rows[row], of_rows[row, label + 1]
     else:
-        box, label = np.nonzero((foreground > bound).numpy())
-        logit = foreground.numpy()[box, label]
+        above = np.flatnonzero(logits.numpy()[:, 1:] > bound)
+        box, label = np.divmod(above, num_foreground)
+        logit = logits.numpy()[box, label + 1]
         scores = class_scores(torch.from_numpy(logit), activation).numpy()
     score = scores.astype(np.float32)
     is_candidate = (score > np.float32(score_threshold)) & np.isfinite(logit)
     return _Candidates(label, box, score).take(is_candidate)
+
+
+@lru_cache(maxsize=8)
+def _segments(num_boxes: int, num_classes: int) -> Ints:
+    """Where in flat logits the background and the foreground of each box begin.
+
+    8732 x 91 on one core: maxima of these segments 0.31 ms, amax in PyTorch 0.44, in NumPy 0.66.
+    """
+    return (np.arange(num_boxes)[:, None] * num_classes + np.array([0, 1])).reshape(-1)
 
 
 def _logit(score: float) -> float:

@@ -1,0 +1,254 @@
+"""How many 1080p25 cameras one worker watches, and how late their events are.
+
+    python benchmarks/live.py [--device cuda] [--quick] [--cameras file]
+
+Cameras are real RTSP connections over TCP to rtsp_cameras.py, which plays a 1920x1080 H.264 clip at
+25 frames/s (clips.py) to each of them, up to `CAMERAS_PER_SERVER` from one process: a server takes
+about 2 % of a core per camera, so it leaves the worker its machine. All connect when the worker
+starts, so that key frames of all cameras come close together, which is the worst case.
+`--cameras file` lets `ssd-worker run` play the file itself, at its own speed: without network and
+RTP, and with a capture time after decoding; for comparison.
+
+Each step starts `ssd-worker run` with N cameras and `--publish all`, lets it settle, and looks at
+the events of the next `--seconds-per-step` seconds. Of every one:
+
+- latency: the time of its entry in Redis (the server's clock, in ms) less the capture time of its
+  frame. For RTSP that is the sender's clock, from its RTCP reports, at the frame's place in the
+  clip: frame_index / 25 s after the first one. `stated_p95_ms` uses the event's `time` as it is,
+  which FFmpeg's parser may have taken from a neighbouring frame.
+- dropped: frames replaced by newer ones, of all that were decoded
+- behind: what is missing of 25 frames/s, neither published nor dropped
+
+N cameras are carried if the 95th percentile of the latency is below 100 ms and both shares are
+below 1 %. The search doubles N from `--start` until that fails, then halves the gap. CPU is the
+worker's, of one core, over the same seconds; memory per camera is what each one beyond the first
+step's adds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clips import HD_RATE, hd_clip
+from common import HERE, RESULTS, finish, introduce, keep, parser
+from processes import WORKER, Server, cpu_seconds, free_port, resident_bytes, server
+
+MOST_LATENCY_MS = 100
+MOST_LOST = 0.01
+CAMERAS_PER_SERVER = 8
+SETTLE_SECONDS = 3.0
+FINEST = 8
+"""The search ends when the gap is an eighth of what is carried, or one camera."""
+UP_SECONDS = 60.0
+FIRST_PTS_FRAMES = 2
+"""FFmpeg gives the first frames of an RTSP stream no pts and no RTCP time yet."""
+
+
+def main() -> None:
+    """Search the largest number of cameras, print and keep each step."""
+    options = parser(__doc__)
+    options.add_argument("--cameras", choices=("rtsp", "file"), default="rtsp")
+    options.add_argument("--start", type=int, help="cameras of the first step")
+    options.add_argument("--most", type=int, help="cameras of the largest step")
+    options.add_argument("--seconds-per-step", type=float, default=8.0)
+    options.add_argument("--most-seconds", type=float, help="begin no step later")
+    chosen = options.parse_args()
+    fast = chosen.device == "cuda"
+    chosen.start = chosen.start or (8 if fast else 1)
+    chosen.most = chosen.most or (64 if fast else 8)
+    chosen.most_seconds = chosen.most_seconds or (50 if fast else 80)
+    if chosen.quick:
+        chosen.start, chosen.most, chosen.seconds_per_step = 1, 1, 3.0
+    introduce(chosen.device, "torch", "av", "redis")
+    steps: dict[int, dict[str, Any]] = {}
+    for count in Search(chosen.start, chosen.most, time.monotonic() + chosen.most_seconds, steps):
+        row = {"device": chosen.device, "cameras_by": chosen.cameras, "cameras": count}
+        row |= watch(count, chosen)
+        first = steps[min(steps)] if steps else row
+        if count > first["cameras"]:
+            added = row["rss_mib"] - first["rss_mib"]
+            row["rss_mib_per_camera"] = round(added / (count - first["cameras"]), 1)
+        steps[count] = row
+        print(row, flush=True)
+        if not chosen.quick:
+            keep(RESULTS / "live.csv", row, chosen.device)
+    carried = [count for count, row in steps.items() if row["carried"]]
+    most = max(carried, default=0)
+    best = steps[most or min(steps)]
+    finish("live", chosen.device, most_cameras=most, at=best, steps=list(steps.values()))
+
+
+class Search:
+    """The numbers of cameras to try, each chosen by what the ones before gave."""
+
+    def __init__(
+        self, start: int, most: int, deadline: float, steps: dict[int, dict[str, Any]]
+    ) -> None:
+        self._start, self._most, self._deadline, self._steps = start, most, deadline, steps
+
+    def __iter__(self) -> Iterator[int]:
+        """Double until it fails, then bisect; down from ``start`` if that fails already."""
+        count = self._start
+        while time.monotonic() < self._deadline:
+            yield count
+            carried = [n for n, row in self._steps.items() if row["carried"]]
+            failed = [n for n, row in self._steps.items() if not row["carried"]]
+            good, bad = max(carried, default=0), min(failed, default=self._most + 1)
+            if bad - good <= max(1, good // FINEST):
+                return
+            count = min(good * 2, self._most) if not failed else (good + bad) // 2
+
+
+def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One step: so many cameras for some seconds."""
+    with ExitStack() as stack:  # ends in the opposite order: worker, cameras, server
+        redis_server = stack.enter_context(server())
+        sources = stack.enter_context(cameras(count, chosen.cameras))
+        command = [*WORKER, "run", *sources, "--publish", "all", "--loop", "--device", chosen.device]
+        worker = subprocess.Popen(command, env=redis_server.environment, stderr=subprocess.DEVNULL)
+        stack.callback(stop, worker)
+        ids = [source.partition("=")[0] for source in sources]
+        wait_until_up(redis_server, ids, worker)
+        time.sleep(SETTLE_SECONDS)
+        began, cpu_began = time.time(), cpu_seconds(worker.pid)
+        time.sleep(chosen.seconds_per_step)
+        ended, cpu_ended = time.time(), cpu_seconds(worker.pid)
+        rss = resident_bytes(worker.pid) / 2**20
+        if worker.poll() is not None:
+            sys.exit("the worker ended by itself")
+        time.sleep(0.5)  # what was captured in time may be published a little later
+        seen = [seen_of(redis_server, camera, began, ended) for camera in ids]
+    cpu = (cpu_ended - cpu_began) / (ended - began)
+    return summary(seen, ended - began) | {
+        "cpu_percent_per_camera": round(cpu / count * 100, 1),
+        "cpu_percent": round(cpu * 100),
+        "rss_mib": round(rss),
+    }
+
+
+@dataclass
+class Seen:
+    """The frames of one camera in the window."""
+
+    latency_ms: list[float]
+    stated_latency_ms: list[float]
+    dropped: int
+
+
+def seen_of(redis_server: Server, camera: str, began: float, ended: float) -> Seen:
+    """Read the events that were published in the window."""
+    seen = Seen([], [], 0)
+    entries = redis_server.client.xrange(
+        f"ssd:{{{camera}}}:detections", min=round(began * 1000), max=round(ended * 1000)
+    )
+    for entry_id, fields in entries:
+        event = json.loads(fields[b"event"])
+        if event["type"] != "ssd.detections.v1":
+            continue
+        data = event["data"]
+        published_ms = int(entry_id.partition(b"-")[0])
+        stated_ms = datetime.fromisoformat(event["time"]).timestamp() * 1000
+        seen.stated_latency_ms.append(published_ms - stated_ms)
+        captured_ms = stated_ms
+        if data["clock"] == "rtcp":
+            captured_ms += (data["frame_index"] / HD_RATE - data["pts_seconds"]) * 1000
+        seen.latency_ms.append(published_ms - captured_ms)
+        seen.dropped += data["dropped"]
+    return seen
+
+
+def summary(seen: list[Seen], seconds: float) -> dict[str, Any]:
+    """The figures of a step."""
+    latency = np.array([ms for camera in seen for ms in camera.latency_ms] or [float("inf")])
+    stated = np.array([ms for camera in seen for ms in camera.stated_latency_ms] or [float("inf")])
+    published, dropped = sum(len(s.latency_ms) for s in seen), sum(s.dropped for s in seen)
+    expected = len(seen) * HD_RATE * seconds
+    behind = max(0.0, 1 - (published + dropped) / expected)
+    lost = dropped / max(published + dropped, 1)
+    p50, p95, p99 = np.percentile(latency, (50, 95, 99)).tolist()
+    return {
+        "carried": p95 < MOST_LATENCY_MS and lost < MOST_LOST and behind < MOST_LOST,
+        "frames_per_second": round(published / seconds, 1),
+        "p50_ms": round(p50, 1),
+        "p95_ms": round(p95, 1),
+        "p99_ms": round(p99, 1),
+        "stated_p95_ms": round(float(np.percentile(stated, 95)), 1),
+        "dropped_share": round(lost, 4),
+        "behind_share": round(behind, 4),
+    }
+
+
+@contextmanager
+def cameras(count: int, kind: str) -> Iterator[list[str]]:
+    """So many cameras, as arguments of `ssd-worker run`."""
+    clip = hd_clip()
+    if kind == "file":
+        yield [f"cam{index}={clip}" for index in range(count)]
+        return
+    if find_spec("aio_rtsp_toolkit") is None:
+        sys.exit("the RTSP server is missing: pip install -e '.[bench]', or --cameras file")
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        shutil.copy(clip, Path(directory) / "cam.mp4")
+        ports = [free_port() for _ in range(0, count, CAMERAS_PER_SERVER)]
+        for port in ports:
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "rtsp_cameras.py"), directory, str(port)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(stop, process, signal.SIGKILL)
+        for port in ports:
+            wait_for_port(port)
+        yield [
+            f"cam{i}=rtsp://127.0.0.1:{ports[i // CAMERAS_PER_SERVER]}/cam.mp4?play_count=0"
+            for i in range(count)
+        ]
+
+
+def wait_until_up(redis_server: Server, ids: list[str], worker: "subprocess.Popen[bytes]") -> None:
+    """Until every camera has published a frame."""
+    deadline = time.monotonic() + UP_SECONDS
+    streams = [f"ssd:{{{camera}}}:detections" for camera in ids]
+    while any(int(redis_server.client.xlen(s)) <= FIRST_PTS_FRAMES for s in streams):
+        if worker.poll() is not None or time.monotonic() > deadline:
+            sys.exit("not every camera came up")
+        time.sleep(0.1)
+
+
+def wait_for_port(port: int) -> None:
+    """Until something listens."""
+    deadline = time.monotonic() + UP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    sys.exit("the RTSP server did not start")
+
+
+def stop(process: "subprocess.Popen[bytes]", number: int = signal.SIGTERM) -> None:
+    """End a process of this benchmark."""
+    if process.poll() is None:
+        os.kill(process.pid, number)
+    process.wait()
+
+
+if __name__ == "__main__":
+    main()

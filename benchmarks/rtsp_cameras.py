@@ -1,0 +1,41 @@
+"""Simulated cameras: an RTSP server over TCP that plays each file of a directory at its own speed.
+
+    python benchmarks/rtsp_cameras.py DIRECTORY PORT
+
+It is the server of aio-rtsp-toolkit, as in the tests, with one change: it would spread the packets
+of a frame over the whole time until the next one (40 ms at 25 frames/s), and now sends them at
+once, as cameras do. Otherwise every latency would hold 40 ms that are the simulator's. Its RTCP
+reports tell when a frame was sent, which is what the worker takes for the capture time.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+from aio_rtsp_toolkit.server import serve
+from aio_rtsp_toolkit.server_session import RtspServerSession
+from processes import free_port
+
+_send_spread = RtspServerSession._send_paced_rtp_payloads
+
+
+async def _send_at_once(
+    self: RtspServerSession,
+    state: Any,
+    payloads: list[tuple[bytes, int]],
+    timestamp: int,
+    media_time: float,
+    duration_seconds: float,
+) -> None:
+    await _send_spread(self, state, payloads, timestamp, media_time, 0.0)
+
+
+def main() -> None:
+    """Serve until killed."""
+    directory, port = sys.argv[1], int(sys.argv[2])
+    RtspServerSession._send_paced_rtp_payloads = _send_at_once
+    asyncio.run(serve(directory, "127.0.0.1", port, control_port=free_port()))
+
+
+if __name__ == "__main__":
+    main()
