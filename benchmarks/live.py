@@ -119,7 +119,8 @@ def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:  # ends in the opposite order: worker, cameras, server
         redis_server = stack.enter_context(server())
         sources = stack.enter_context(cameras(count, chosen.cameras))
-        command = [*WORKER, "run", *sources, "--publish", "all", "--loop", "--device", chosen.device]
+        watch = [*WORKER, "run", *sources, "--publish", "all", "--loop"]
+        command = [*watch, "--device", chosen.device]
         worker = subprocess.Popen(command, env=redis_server.environment, stderr=subprocess.DEVNULL)
         stack.callback(stop, worker)
         ids = [source.partition("=")[0] for source in sources]

@@ -86,12 +86,8 @@ def fuse_for_cpu(model: SSD, example: Tensor) -> SSD:
 
     ``example`` is an input (B, 3, S, S) like those to come: the weights are laid out for it.
     """
-    try:
-        if not torch.backends.mkldnn.is_available():
-            raise RuntimeError("PyTorch is built without oneDNN")
-        FusedConv2d(nn.Conv2d(3, 8, 3).to(example.dtype), nn.ReLU6())(example)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+    reason = why_not_fused(example.dtype)
+    if reason:
         log.info("convolutions are not fused on this CPU, the network is slower: %s", reason)
         return model
     for parent in list(model.modules()):
@@ -99,6 +95,18 @@ def fuse_for_cpu(model: SSD, example: Tensor) -> SSD:
     with torch.inference_mode():
         model(example)
     return model
+
+
+def why_not_fused(dtype: torch.dtype) -> str:
+    """Why this PyTorch cannot fuse convolutions in ``dtype``; empty if it can. Found by trying."""
+    if not torch.backends.mkldnn.is_available():
+        return "PyTorch is built without oneDNN"
+    x = torch.zeros(1, 3, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)
+    try:
+        FusedConv2d(nn.Conv2d(3, 8, 3).to(dtype), nn.ReLU6())(x)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def _fuse_children(parent: nn.Module) -> None:

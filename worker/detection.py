@@ -123,7 +123,8 @@ class FrameDetector:
         """On a CPU each core takes a share of the batch."""
         if self._detector.device.type != "cpu":
             return self._detector.submit(images)
-        size = max(1, -(-len(images) // self._threads))
+        # No larger than goes fastest, however large the batch: memory grows with it.
+        size = max(1, min(-(-len(images) // self._threads), CPU_BATCH_PER_CORE))
         shares = [
             self._pool.submit(self._detector.detect, images[start : start + size])
             for start in range(0, len(images), size)

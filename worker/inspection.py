@@ -39,6 +39,7 @@ def run_doctor(settings: DoctorSettings) -> int:
         ("torch", True, _torch),
         ("device", True, _device),
         ("cuda", False, _cuda),
+        ("kernels", False, _kernels),
         ("video decoders", True, _decoders),
         ("hardware decode", False, _hardware_decode),
         ("redis", True, _redis),
@@ -73,6 +74,27 @@ def _cuda(settings: DoctorSettings) -> str:
         raise ValueError("no CUDA device: detection runs on the CPU")
     names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return ", ".join(names)
+
+
+def _kernels(settings: DoctorSettings) -> str:
+    """Whether the fast paths of the device are there, found out by taking them."""
+    import torch
+
+    from ssd_core.cpu_fusion import why_not_fused
+    from ssd_core.device import choose_device, choose_precision
+    from ssd_core.ops.decode_nms import decode_nms, fallback
+
+    device = choose_device(settings.device)
+    if device.type == "cpu":
+        reason = why_not_fused(choose_precision("auto", device))
+        if reason:
+            raise ValueError(f"convolutions are not fused, the network is slower: {reason}")
+        return "oneDNN's fused convolutions"
+    outputs = torch.zeros(1, 1, 4, device=device), torch.zeros(1, 1, 2, device=device)
+    decode_nms(*outputs, torch.zeros(1, 4, device=device), "softmax", 0.5, 0.5, 1, 1)
+    if fallback.reason:
+        raise ValueError(f"decode_nms runs in plain PyTorch, slower: {fallback.reason}")
+    return f"triton {version('triton')}"
 
 
 def _decoders(settings: DoctorSettings) -> str:
