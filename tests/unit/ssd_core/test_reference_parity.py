@@ -8,32 +8,12 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 
 from ssd_core.ops import decode_nms_reference
 from tests.unit.ssd_core import plain_numpy
+from tests.unit.ssd_core.head_outputs import outputs_with_ties, random_outputs
 
 ACTIVATIONS = {
     "softmax": lambda logits: torch.softmax(logits.double(), -1).float(),
     "sigmoid": lambda logits: torch.sigmoid(logits.double()).float(),
 }
-
-
-def random_outputs(seed, images=2, boxes=60, classes=5):
-    generator = torch.Generator().manual_seed(seed)
-    bbox_regression = torch.randn(images, boxes, 4, generator=generator) * 3
-    cls_logits = torch.randn(images, boxes, classes, generator=generator) * 2
-    centres = torch.rand(boxes, 2, generator=generator)
-    sizes = torch.rand(boxes, 2, generator=generator) * 0.5 + 0.05
-    return bbox_regression, cls_logits, torch.cat((centres, sizes), dim=1)
-
-
-def outputs_with_ties(seed, images=2, boxes=60, classes=5):
-    """Boxes on a grid of sixteenths and few different logits: equal scores, IoU at 1/2, points."""
-    generator = torch.Generator().manual_seed(seed)
-    bbox_regression = torch.zeros(images, boxes, 4)
-    steps = torch.randint(-1, 2, (images, boxes, 2), generator=generator)
-    bbox_regression[..., :2] = steps * 10  # by its own width and height
-    cls_logits = torch.randint(-3, 3, (images, boxes, classes), generator=generator).float()
-    centres = torch.randint(0, 9, (boxes, 2), generator=generator) / 8
-    sizes = torch.randint(0, 5, (boxes, 2), generator=generator) / 8
-    return bbox_regression, cls_logits, torch.cat((centres, sizes), dim=1)
 
 
 def rows(result, image):
