@@ -26,6 +26,8 @@ def compile_network(
     Tried on ``example``, an input (1, 3, S, S). Other batch sizes compile when they first come.
     """
     options: dict[str, Any] = {"freezing": True} if example.device.type == "cpu" else {}
+    # One for each batch size: powers of two up to 1024, and the example's.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 16)
     network = torch.compile(model, dynamic=False, options=options)
     started = time.monotonic()
     try:

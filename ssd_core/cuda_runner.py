@@ -52,6 +52,8 @@ class CudaRunner:
         self._score_threshold = score_threshold
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._stream is not None:  # the network may be on its way to the device still
+            self._stream.wait_stream(torch.cuda.current_stream(device))
         self._memory_pool: Any = None
         self._programs: dict[int, _Program] = {}
         self._slots = [_Slot(device) for _ in range(IN_FLIGHT)]

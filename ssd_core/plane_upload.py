@@ -21,6 +21,7 @@ class PlaneUpload:
         self._stream = torch.cuda.Stream(device) if on_cuda else None
         self._uploaded = torch.cuda.Event() if on_cuda else None
         self._staged = self._planes = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
         self._images: Sequence[YuvImage | None] = ()
         self._tables: tuple[Tensor, Tensor] | None = None
 
@@ -39,7 +40,7 @@ class PlaneUpload:
         addresses = self._stage(pictures)
         if self._stream is not None and self._uploaded is not None:
             with torch.cuda.stream(self._stream):
-                self._planes.copy_(self._staged, non_blocking=True)
+                self._planes[: self._used].copy_(self._staged[: self._used], non_blocking=True)
                 self._uploaded.record(self._stream)
         described = describe_images(pictures, addresses)
         rows = [index for index, image in enumerate(images) if image is not None]
@@ -73,7 +74,8 @@ class PlaneUpload:
         from ssd_core.ops.yuv_to_input import PlaneAddresses, plane_addresses
 
         on_host = [plane for image in pictures for plane in _host_planes(image, self._device)]
-        self._make_room(sum(plane.numel() for plane in on_host))
+        self._used = sum(plane.numel() for plane in on_host)
+        self._make_room(self._used)
         addresses = []
         start = 0
         for image in pictures:

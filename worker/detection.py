@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from ssd_core import Detections, Detector
@@ -90,7 +91,12 @@ class FrameDetector:
 
     def warm_up(self, batch: int) -> None:
         """Prepare for batches of up to ``batch`` images before the first frame comes."""
-        self._detector.warm_up(batch)
+        if self._detector.device.type != "cpu":
+            self._detector.warm_up(batch)
+            return
+        blank = np.zeros((*self.image_size, 3), np.uint8)
+        for size in range(1, CPU_BATCH_PER_CORE + 1):  # weights are laid out for each
+            list(self._pool.map(self._detector.detect, [[blank] * size] * self._threads))
 
     def __call__(self, images: list[Any]) -> Callable[[], list[list[Detection]]]:
         """Start on the images; what comes back waits for the detections of each, best first.

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
 from ssd_core.ops.reference import DecodedDetections, class_scores
@@ -29,9 +28,9 @@ BOUND_MARGIN = 1e-3
 """By how much the bound lets logits pass that are below it: far more than rounding moves them."""
 FIRST_LOOK = 4
 """Candidates looked at first, per detection wanted. If NMS leaves too few, four times as many."""
-LARGE_GROUP = 64
+LARGE_GROUP = 128
 """Candidates of one class from which on torchvision's nms, one call each, beats comparing all pairs
-of all classes at once."""
+of all classes at once, whose number grows with the square."""
 
 
 class _Candidates(NamedTuple):
@@ -168,6 +167,9 @@ def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
     threshold = np.float32(iou_threshold)  # in fp32, as the reference compares
     starts = np.cumsum(sizes) - sizes
     for group in np.flatnonzero(sizes > LARGE_GROUP):
+        # Takes a second and 200 MiB to import, for what few pictures have.
+        from torchvision.ops import nms
+
         rows = starts[group] + np.flatnonzero(kept[starts[group] :][: sizes[group]])
         kept[rows] = False
         falling = torch.arange(len(rows), 0, -1, dtype=torch.float32)
