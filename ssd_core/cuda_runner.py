@@ -107,10 +107,10 @@ class CudaRunner:
         slot.planes.start([image if isinstance(image, YuvImage) else None for image in images])
         with _on(self._stream):
             slot.planes.fill(program.tables)
-            for index, image in enumerate(images):
-                if not isinstance(image, YuvImage):  # no row in the tables: the graph leaves it be
-                    x = preprocess([image], self._spec, self._device, self._dtype)
-                    program.x[index] = x[0]
+            rgb = {i: image for i, image in enumerate(images) if not isinstance(image, YuvImage)}
+            if rgb:  # no rows in the tables: the graph leaves them be
+                x = preprocess(list(rgb.values()), self._spec, self._device, self._dtype)
+                program.x[list(rgb)] = x
             return slot.take(program.run(), len(images), self._stream)
 
     def _program(self, size: int) -> "_Program":
