@@ -19,7 +19,7 @@ from ssd_core.errors import DeviceError
 from ssd_core.models.zoo import ModelSpec
 from ssd_core.ops.decode_nms import decode_nms, fallback
 from ssd_core.plane_upload import PlaneUpload
-from ssd_core.preprocess import Image, preprocess
+from ssd_core.preprocess import Image, preprocess, require_rgb
 from ssd_core.yuv import YuvImage
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CudaRunner:
         A batch that the device has no memory for is split, then and from then on, with one log
         line. Raises DeviceError if there is no memory for a single image.
         """
-        waiting = list(images)
+        waiting = list(images if self.takes_yuv else map(require_rgb, images))
         parts: list[_Part] = []
         with self._lock:
             while waiting:

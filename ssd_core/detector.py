@@ -20,7 +20,7 @@ from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
 from ssd_core.ops import decode_nms
-from ssd_core.preprocess import Image, preprocess
+from ssd_core.preprocess import Image, preprocess, require_rgb
 from ssd_core.yuv import YuvImage
 
 DEFAULT_MODEL = next(iter(MODELS))
@@ -126,7 +126,7 @@ class Detector:
         """Start on a batch; the function that comes back waits for its detections.
 
         On CUDA the device works meanwhile, and the next batch can be submitted; on the CPU all is
-        done at once. Not for several threads at a time on CUDA.
+        done at once. Raises ValueError for YuvImages where ``takes_yuv`` is false.
         """
         if self._runner is not None:
             wait = self._runner.submit(images)
@@ -149,10 +149,11 @@ class Detector:
             self._runner.warm_up(batch)
 
     @torch.inference_mode()
-    def _detect_here(self, images: Sequence[Image]) -> list[Found]:
-        if not images:
+    def _detect_here(self, images: Sequence[Image | YuvImage]) -> list[Found]:
+        if len(images) == 0:
             return []
-        bbox_regression, cls_logits = self._network(self.preprocess(images))
+        rgb = [require_rgb(image) for image in images]
+        bbox_regression, cls_logits = self._network(self.preprocess(rgb))
         found = decode_nms(
             bbox_regression,
             cls_logits,

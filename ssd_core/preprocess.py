@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.yuv import YuvImage
 
 Image: TypeAlias = npt.NDArray[np.uint8] | Tensor
 """(H, W, 3) uint8 RGB."""
@@ -43,6 +44,13 @@ def preprocess(
         (1 / rows.new_tensor(spec.std)).repeat(width)
     )
     return rows.to(dtype).view(len(tensors), height, width, 3).permute(0, 3, 1, 2)
+
+
+def require_rgb(image: Image | YuvImage) -> Image:
+    """The image, unless it is one that only Triton's kernel converts: ValueError."""
+    if isinstance(image, YuvImage):
+        raise ValueError("an image is (height, width, 3) uint8 RGB here, not a YuvImage")
+    return image
 
 
 @lru_cache(maxsize=8)
