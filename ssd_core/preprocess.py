@@ -26,7 +26,7 @@ def preprocess(
     for anything that is not (H, W, 3) uint8.
     """
     height, width = spec.image_size
-    if not images:
+    if len(images) == 0:
         return torch.empty(0, 3, height, width, dtype=dtype, device=device)
     tensors = [_as_tensor(image) for image in images]
     # Images of one size go to the device in one piece.

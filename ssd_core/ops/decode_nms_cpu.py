@@ -44,6 +44,7 @@ class _Candidates(NamedTuple):
         return _Candidates(self.label[rows], self.box[rows], self.score[rows])
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what infinities lead to is above no threshold
 def decode_nms_cpu(
     bbox_regression: Tensor,
     cls_logits: Tensor,
@@ -63,7 +64,7 @@ def decode_nms_cpu(
         labels=torch.zeros(num_images, max_detections, dtype=torch.int64),
         count=torch.zeros(num_images, dtype=torch.int64),
     )
-    for image in range(num_images):
+    for image in range(num_images if max_detections else 0):
         candidates = _find_candidates(cls_logits[image], activation, score_threshold)
         look_at = FIRST_LOOK * max_detections
         while True:
@@ -198,6 +199,5 @@ def _iou(a_xyxy: Floats, b_xyxy: Floats) -> Floats:
     intersection = width * height
     area_a = np.maximum(ax2 - ax1, 0) * np.maximum(ay2 - ay1, 0)
     area_b = np.maximum(bx2 - bx1, 0) * np.maximum(by2 - by1, 0)
-    with np.errstate(invalid="ignore"):
-        iou: Floats = intersection / (area_a + area_b - intersection)
+    iou: Floats = intersection / (area_a + area_b - intersection)
     return iou
