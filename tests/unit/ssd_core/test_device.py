@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssd_core import Detector
-from ssd_core.device import choose_device, choose_precision, cpu_has_bf16
+from ssd_core.device import PRECISIONS, choose_device, choose_precision, cpu_has_bf16
 from ssd_core.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -56,6 +56,57 @@ def test_auto_precision_on_the_cpu_is_bf16_only_with_hardware_for_it():
 def test_a_system_that_is_not_linux_counts_as_without_bf16(monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert cpu_has_bf16() is False
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends that there is one GPU of a compute capability."""
+
+    def gpu(capability, name="Tesla T4"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        return choose_device("cuda:0")
+
+    return gpu
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((6, 1), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((8, 9), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_auto_precision_on_a_gpu_is_bf16_where_it_has_it_and_else_fp16(gpu, capability, dtype):
+    assert choose_precision("auto", gpu(capability)) == dtype
+
+
+def test_bf16_is_refused_on_a_gpu_that_cannot_do_it_with_the_way_out(gpu):
+    with pytest.raises(DeviceError, match="'bf16': Tesla T4 cannot do it: use fp16 or auto"):
+        choose_precision("bf16", gpu((7, 5)))
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
+def test_a_gpu_with_bf16_takes_every_precision(gpu, name):
+    assert choose_precision(name, gpu((9, 0))) == PRECISIONS[name]
+
+
+def test_the_gpu_is_chosen_where_there_is_one(gpu):
+    gpu((9, 0))
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_number_there_are(gpu):
+    gpu((9, 0))
+    with pytest.raises(DeviceError, match="'cuda:1': there are only 1 GPUs"):
+        choose_device("cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,4 @@
 import importlib
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +9,13 @@ from torch.nn import functional as F
 
 from ssd_core.yuv import LUMA_WEIGHTS, YuvImage, yuv_to_rgb_matrix
 from tests.clips import pictures
-from tests.conftest import ROOT, WALKWAY
+from tests.conftest import KERNEL_DEVICE as DEVICE, WALKWAY
+from tests.unit.ssd_core.kernels import compiled
 from worker.sources.picture import PictureConverter
 
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.yuv_to_input")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MATRICES = tuple(LUMA_WEIGHTS)
 WITHOUT_SHORTCUTS = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 
@@ -299,60 +295,24 @@ def test_a_captured_launch_serves_other_images():
             torch.testing.assert_close(got, reference(image, (32, 32)), atol=1e-2, rtol=0)
 
 
-COMPILE = """
-import json, re, subprocess, sys
-from pathlib import Path
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-import ssd_core.ops.yuv_to_input
-op = sys.modules["ssd_core.ops.yuv_to_input"]
+LAUNCHES = """
+import torch
+from ssd_core.ops.yuv_to_input import ImageTables, yuv_to_input
 
-tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-kernel = op._yuv_to_input_kernel
-names = kernel.arg_names
-blocks = {"BLOCK_PIXELS": op.BLOCK_PIXELS, "BLOCK_TAPS": op.BLOCK_TAPS}
-report = {}
-for capability in (80, 90):
-    for kind in ("fp32", "fp16", "bf16"):
-        types = dict.fromkeys(names, "fp32") | dict.fromkeys(blocks, "constexpr")
-        types |= {"image_table": "*i64", "coefficient_table": "*fp32", "out": "*" + kind}
-        types |= {"out_height": "i32", "out_width": "i32"}
-        source = ASTSource(
-            fn=kernel,
-            signature=types,
-            constexprs={(names.index(name),): value for name, value in blocks.items()},
-            attrs={(index,): [["tt.divisibility", 16]] for index in range(3)},
-        )
-        options = {"num_warps": op.NUM_WARPS, "enable_fp_fusion": True}
-        target = GPUTarget("cuda", capability, 32)
-        compiled = triton.compile(source, target=target, options=options)
-        Path("kernel.cubin").write_bytes(compiled.asm["cubin"])
-        usage = subprocess.run(
-            [tools / "cuobjdump", "--dump-resource-usage", "kernel.cubin"],
-            check=True, capture_output=True, text=True,
-        ).stdout
-        report[f"sm_{capability} {kind}"] = {
-            name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\\d+)", usage)
-        }
-print(json.dumps(report))
+tables = ImageTables(torch.zeros(8, 9, dtype=torch.int64), torch.zeros(8, 12))
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    out = torch.zeros(8, 3, 300, 300, dtype=dtype).to(memory_format=torch.channels_last)
+    yuv_to_input(tables, out, (123.0, 117.5, 104.0), (58.0, 57.0, 61.5))
 """
 
 
 def test_the_kernel_compiles_for_ampere_and_hopper_without_spills(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
-    environment.pop("TRITON_INTERPRET", None)
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], cwd=tmp_path, env=environment, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert set(report) == {f"sm_{c} {t}" for c in (80, 90) for t in ("fp32", "fp16", "bf16")}
-    for target, usage in report.items():
-        assert usage["STACK"] == usage["LOCAL"] == 0, target
+    usages = compiled(LAUNCHES, tmp_path)
+    assert len(usages) == 6
+    for usage in usages:
+        assert usage["STACK"] == usage["LOCAL"] == 0, usage
         # 64 threads of 96 registers: ten programs on a multiprocessor, enough to hide its loads.
-        assert usage["REG"] <= 96, target
+        assert usage["REG"] <= 96, usage
 
 
 def planes(height=4, width=6, kind=np.uint8):

@@ -1,14 +1,16 @@
 import threading
 import time
+from collections import deque
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.events import MODEL, PERSON
 from tests.frames import frame
 from worker.batching import LatestFrameBatcher, LosslessBatcher
 from worker.errors import SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
-from worker.frames import StreamDown, StreamUp
+from worker.frames import FrameBatch, StreamDown, StreamUp
 from worker.pipeline import Pipeline
 from worker.publishing import Publisher
 from worker.sinks.memory import MemorySink
@@ -52,20 +54,58 @@ def recording(frames):
 
 
 def detect(images):
-    return [[PERSON]] * len(images)
+    return lambda: [[PERSON]] * len(images)
 
 
-def live_pipeline(*sources, sink, detect=detect):
+class RecordingDetector:
+    """Notes which batch is started, and which one's detections are fetched, in order.
+
+    A batch is named by its first image. ``before_start`` and ``before_fetch`` are called first,
+    with the number of the batch from 0: they may wait, or fail.
+    """
+
+    def __init__(self, before_start=lambda batch: None, before_fetch=lambda batch: None):
+        self.steps = []
+        self._before_start = before_start
+        self._before_fetch = before_fetch
+        self._batches = 0
+
+    def __call__(self, images):
+        batch, self._batches = self._batches, self._batches + 1
+        self._before_start(batch)
+        self.steps.append(("start", batch))
+
+        def fetch():
+            self._before_fetch(batch)
+            self.steps.append(("fetch", batch))
+            return [[label(f"frame {image[0, 0, 0]}")] for image in images]
+
+        return fetch
+
+    @property
+    def started(self):
+        return [batch for step, batch in self.steps if step == "start"]
+
+    @property
+    def fetched(self):
+        return [batch for step, batch in self.steps if step == "fetch"]
+
+
+def label(text):
+    return PERSON.model_copy(update={"label": text})
+
+
+def live_pipeline(*sources, sink, detect=detect, **options):
     return Pipeline(
         sources, LatestFrameBatcher(4, 0.01), detect, EventMaker(MODEL),
-        Publisher([sink], capacity=1000, lossless=False), lossless=False,
+        Publisher([sink], capacity=1000, lossless=False), lossless=False, **options,
     )  # fmt: skip
 
 
-def replay_pipeline(source, sink, detect=detect, on_progress=lambda summary: None):
+def replay_pipeline(source, sink, detect=detect, **options):
     return Pipeline(
         [source], LosslessBatcher(4), detect, EventMaker(MODEL, recording_digest="abc"),
-        Publisher([sink], capacity=16, lossless=True), lossless=True, on_progress=on_progress,
+        Publisher([sink], capacity=16, lossless=True), lossless=True, **options,
     )  # fmt: skip
 
 
@@ -82,11 +122,15 @@ def run_for(pipeline, condition):
     return pipeline.run()
 
 
-def test_a_replay_takes_every_frame_to_the_sink_and_sums_it_up():
+@pytest.mark.parametrize("batches_ahead", [0, 1, 5])
+def test_a_replay_takes_every_frame_to_the_sink_and_sums_it_up(batches_ahead):
     sink = MemorySink()
     seen = []
     pipeline = replay_pipeline(
-        ListSource("clip", recording(10)), sink, on_progress=lambda s: seen.append(s.frames)
+        ListSource("clip", recording(10)),
+        sink,
+        batches_ahead=batches_ahead,
+        on_progress=lambda s: seen.append(s.frames),
     )
     summary = pipeline.run()
     assert [e.data.seq for e in sink.events] == list(range(11))
@@ -207,3 +251,165 @@ def test_a_slow_detector_drops_frames_of_cameras_and_says_how_many():
     assert summary.dropped > 0
     last = frames[-1]
     assert last.frame_index + 1 == len(frames) + sum(d.dropped for d in frames)
+
+
+# Batches ahead
+
+
+class ListBatcher:
+    """Gives the batches it was made with; None stands for none in time."""
+
+    def __init__(self, batches):
+        self._batches = deque(batches)
+
+    def put(self, item):
+        return True
+
+    def next(self, timeout):
+        return self._batches.popleft() if self._batches else None
+
+    def close(self):
+        pass
+
+
+def batches_of(frames):
+    """Batches of 4 frames, with an up before the first and a down after the last."""
+    up, *items, down = recording(frames)
+    cut = [items[start : start + 4] for start in range(0, frames, 4)]
+    cut[0].insert(0, up)
+    cut[-1].append(down)
+    return [FrameBatch(tuple(batch)) for batch in cut]
+
+
+def pipeline_of(batches, sink, detect, *, lossless=True, batches_ahead=1):
+    """Over batches that are there already, so that the order of steps is always the same."""
+    return Pipeline(
+        [ListSource("clip", [])], ListBatcher(batches), detect,
+        EventMaker(MODEL, recording_digest="abc" if lossless else None),
+        Publisher([sink], capacity=1000, lossless=lossless), lossless=lossless,
+        batches_ahead=batches_ahead,
+    )  # fmt: skip
+
+
+def frame_indices(events):
+    return [e.data.frame_index for e in events if e.type == "ssd.detections.v1"]
+
+
+@pytest.mark.parametrize(
+    ("batches_ahead", "steps"),
+    [
+        (0, "start 0, fetch 0, start 1, fetch 1, start 2, fetch 2"),
+        (1, "start 0, start 1, fetch 0, start 2, fetch 1, fetch 2"),
+        (2, "start 0, start 1, start 2, fetch 0, fetch 1, fetch 2"),
+    ],
+)
+def test_so_many_batches_are_started_before_the_detections_of_one_are_fetched(batches_ahead, steps):
+    detector = RecordingDetector()
+    pipeline_of(batches_of(12), MemorySink(), detector, batches_ahead=batches_ahead).run()
+    assert ", ".join(f"{step} {batch}" for step, batch in detector.steps) == steps
+
+
+@pytest.mark.parametrize("batches_ahead", [0, 1, 3])
+def test_batches_ahead_leave_events_in_order_and_detections_with_their_frames(batches_ahead):
+    sink = MemorySink()
+    source = ListSource("clip", recording(42))
+    summary = replay_pipeline(source, sink, RecordingDetector(), batches_ahead=batches_ahead).run()
+    *of_frames, ended = sink.events
+    assert [e.data.seq for e in sink.events] == list(range(43))
+    assert frame_indices(of_frames) == list(range(42))
+    assert [e.data.detections[0].label for e in of_frames] == [f"frame {i}" for i in range(42)]
+    assert ended.data.state == "ended"
+    assert (summary.frames, summary.events) == (42, 43)
+    assert summary.detections["frame 41"] == 1
+
+
+def test_a_started_batch_is_finished_when_no_further_one_comes():
+    detector = RecordingDetector()
+    first, second = batches_of(8)
+    pipeline_of([first, None, second], MemorySink(), detector).run()
+    assert detector.steps == [("start", 0), ("fetch", 0), ("start", 1), ("fetch", 1)]
+
+
+def test_a_camera_that_falls_silent_has_its_last_frame_published_all_the_same():
+    sink = MemorySink()
+
+    def one_frame_then_silence():
+        yield StreamUp("gate", 1)
+        yield frame("gate")
+        wait_until(lambda: frame_indices(sink.events), what="the event of the only frame")
+        yield StreamDown("gate", 1, "ended", "end_of_file")
+
+    source = ListSource("gate", one_frame_then_silence())
+    live_pipeline(source, sink=sink, batches_ahead=1).run()
+    assert [e.type for e in sink.events] == ["ssd.camera.v1", "ssd.detections.v1", "ssd.camera.v1"]
+    assert sink.events[-1].data.reason == "end_of_file"
+
+
+def test_a_state_without_frames_keeps_its_place_and_is_not_taken_to_the_detector():
+    sink, detector = MemorySink(), RecordingDetector()
+    up = FrameBatch((StreamUp("gate", 1),))
+    frames = FrameBatch(tuple(frame("gate", index) for index in range(4)))
+    down = FrameBatch((StreamDown("gate", 1, "ended", "end_of_file"),))
+    pipeline_of([up, frames, down], sink, detector, lossless=False, batches_ahead=2).run()
+    assert detector.started == [0]
+    assert [e.type for e in sink.events] == [
+        "ssd.camera.v1",
+        *["ssd.detections.v1"] * 4,
+        "ssd.camera.v1",
+    ]
+
+
+@pytest.mark.parametrize("batches_ahead", [0, 1, 2])
+def test_a_stopped_live_run_publishes_what_was_started_and_what_waits(batches_ahead):
+    sink = MemorySink()
+    *frames, _ = batches_of(16)  # the camera does not end
+    detector = RecordingDetector(before_start=lambda batch: batch == 1 and pipeline.stop())
+    pipeline = pipeline_of(frames, sink, detector, lossless=False, batches_ahead=batches_ahead)
+    summary = pipeline.run()
+    assert summary.interrupted
+    assert frame_indices(sink.events) == list(range(12))
+    assert [e.data.seq for e in sink.events] == list(range(14))
+    assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")
+    assert (summary.frames, summary.unpublished) == (12, 0)
+
+
+def test_a_stopped_replay_leaves_batches_that_were_only_started_to_the_next_one():
+    sink = MemorySink()
+    detector = RecordingDetector(before_start=lambda batch: batch == 2 and pipeline.stop())
+    pipeline = pipeline_of(batches_of(20), sink, detector)
+    summary = pipeline.run()
+    assert detector.started == [0, 1, 2]
+    assert detector.fetched == [0, 1]
+    assert frame_indices(sink.events) == list(range(8))
+    assert (summary.interrupted, summary.frames, summary.events) == (True, 8, 8)
+
+    resumed = recording(20)[9:]
+    source = ListSource("clip", [StreamUp("clip", 0, first_seq=8), *resumed])
+    replay_pipeline(source, sink, batches_ahead=1).run()
+    assert frame_indices(sink.events) == list(range(20))
+    assert [e.data.seq for e in sink.events] == list(range(21))
+
+
+def fail_at(batch):
+    def before_fetch(number):
+        if number == batch:
+            raise RuntimeError("CUDA error")
+
+    return before_fetch
+
+
+def test_an_error_while_waiting_for_detections_ends_a_replay_after_the_batches_before():
+    sink, detector = MemorySink(), RecordingDetector(before_fetch=fail_at(1))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        pipeline_of(batches_of(20), sink, detector).run()
+    assert detector.started == [0, 1, 2]
+    assert detector.fetched == [0]
+    assert frame_indices(sink.events) == list(range(4))
+
+
+def test_an_error_while_waiting_for_detections_ends_a_live_run_that_says_it_stops():
+    sink, detector = MemorySink(), RecordingDetector(before_fetch=fail_at(1))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        pipeline_of(batches_of(20), sink, detector, lossless=False).run()
+    assert frame_indices(sink.events) == list(range(4))
+    assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")

@@ -41,6 +41,19 @@ def test_labels_come_in_one_list_or_one_by_one(arguments):
     assert run_settings("cam.mp4", *arguments).labels == ["Person", "Car"]
 
 
+def test_nothing_is_compiled_and_the_decoder_is_chosen_unless_asked(monkeypatch):
+    settings = run_settings("cam.mp4")
+    assert (settings.compile, settings.hwaccel) == (False, "auto")
+    assert run_settings("cam.mp4", "--compile", "--hwaccel", "none").compile is True
+    monkeypatch.setenv("SSD_WORKER_HWACCEL", "cuda")
+    assert run_settings("cam.mp4").hwaccel == "cuda"
+
+
+def test_an_unknown_decoder_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"--hwaccel: .*'auto', 'cuda' or 'none'"):
+        run_settings("cam.mp4", "--hwaccel", "banana")
+
+
 def test_labels_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SSD_WORKER_LABELS", "Person, Computer mouse")
     assert run_settings("cam.mp4").labels == ["Person", "Computer mouse"]

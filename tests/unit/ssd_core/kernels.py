@@ -1,0 +1,111 @@
+"""Compiles Triton kernels for GPUs that are not there.
+
+In a process of its own: in the one that runs the tests, kernels may be there for the interpreter.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CAPABILITIES = (80, 90)
+"""Ampere and Hopper."""
+POINTERS = {
+    "torch.float32": "*fp32",
+    "torch.float16": "*fp16",
+    "torch.bfloat16": "*bf16",
+    "torch.int32": "*i32",
+    "torch.int64": "*i64",
+}
+
+
+def compiled(launches, directory):
+    """What the kernels that the code ``launches`` starts take of each GPU, compiled as it asks.
+
+    [{"kernel": name, "capability": 80, "REG": registers of a thread, "STACK": bytes, ...}]
+    """
+    tools = Path(find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
+    for tool in ("ptxas", "cuobjdump"):
+        if not (tools / tool).exists():
+            pytest.skip(f"this Triton comes without {tool}")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(directory)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, __file__, tools / "cuobjdump"], input=launches, cwd=directory,
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    import triton
+
+    recorded = []
+
+    def record(kernel, *arguments, grid, warmup, **options):
+        recorded.append((kernel, dict(zip(kernel.arg_names, arguments, strict=False)), options))
+
+    with mock.patch.object(triton.JITFunction, "run", record):
+        exec(sys.stdin.read(), {})
+    usage = [
+        {"kernel": launch[0].__name__, "capability": capability} | build(*launch, capability)
+        for launch in recorded
+        for capability in CAPABILITIES
+    ]
+    print(json.dumps(usage))
+
+
+def build(kernel, arguments, options, capability):
+    """Compiles a launch, with what Triton would know of the arguments."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    constants = {name: options[name] for name in names if name in options}
+    constants |= {name: 1 for name, value in arguments.items() if type(value) is int and value == 1}
+    options = {name: value for name, value in options.items() if name not in constants}
+    values = {name: value for name, value in arguments.items() if name not in constants}
+    types = {name: kind(value) for name, value in values.items()}
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={
+            (names.index(name),): [["tt.divisibility", 16]]
+            for name, value in values.items()
+            if is_divisible(value)
+        },
+    )
+    target = GPUTarget("cuda", capability, 32)
+    binary = triton.compile(source, target=target, options=options).asm["cubin"]
+    Path("kernel.cubin").write_bytes(binary)
+    command = [sys.argv[1], "--dump-resource-usage", "kernel.cubin"]
+    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {name: int(number) for name, number in re.findall(r"([A-Z]+):(\d+)", dump)}
+
+
+def kind(value):
+    if isinstance(value, float):
+        return "fp32"
+    if isinstance(value, int):
+        return "i32" if value < 2**31 else "i64"
+    return POINTERS[str(value.dtype)]
+
+
+def is_divisible(value):
+    if isinstance(value, float):
+        return False
+    return (value if isinstance(value, int) else value.data_ptr()) % 16 == 0
+
+
+if __name__ == "__main__":
+    main()

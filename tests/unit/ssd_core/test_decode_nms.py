@@ -1,0 +1,580 @@
+"""The op `decode_nms` on the CPU, and who computes it where kernels cannot run."""
+
+import importlib
+import logging
+import warnings
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from torchvision.ops import box_convert
+
+from ssd_core import MODELS
+from ssd_core.ops import DecodedDetections, decode_nms, decode_nms_reference
+from tests.conftest import KERNEL_DEVICE
+from tests.unit.ssd_core.head_outputs import (
+    ACTIVATIONS,
+    FLOAT_TYPES,
+    Case,
+    any_outputs,
+    outputs_with_ties,
+    random_outputs,
+    spoil,
+)
+
+op = importlib.import_module("ssd_core.ops.decode_nms")
+cpu = importlib.import_module("ssd_core.ops.decode_nms_cpu")
+
+CLASSES = [1, 2, 3, 4, 5, 6, 7, 21, 24, 81, 91]
+
+
+# 0 / 0, the overlap of boxes without area, in Triton's interpreter
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
+
+
+@pytest.fixture(autouse=True)
+def no_fallback_yet(monkeypatch):
+    monkeypatch.setattr(op.fallback, "reason", "")
+
+
+def assert_same(found, expected):
+    """Not a bit may differ: exponentials and their order are PyTorch's in both."""
+    for name, ours, theirs in zip(DecodedDetections._fields, found, expected, strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), name
+
+
+def assert_like_reference(case, least=0):
+    found = decode_nms(*case)
+    assert_same(found, decode_nms_reference(*case))
+    assert found.count.sum() >= least
+    return found
+
+
+# Equal to the reference
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_outputs())
+@example(Case(*outputs_with_ties(0)))
+def test_it_is_the_reference_whatever_comes(case):
+    assert_like_reference(case)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("outputs", [random_outputs, outputs_with_ties])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_any_number_of_classes_is_like_the_reference(classes, outputs, activation):
+    case = Case(*outputs(classes, boxes=150, classes=classes), activation, 0.02)
+    assert_like_reference(case, least=20 * (classes > 1))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("score_threshold", [0.0, 1e-38, 1e-6, 0.01, 0.3, 0.5, 0.99])
+def test_any_score_threshold_is_like_the_reference(score_threshold, activation):
+    bbox_regression, cls_logits, default_boxes = random_outputs(3, classes=4)
+    case = Case(bbox_regression, 3 * cls_logits, default_boxes, activation, score_threshold)
+    assert_like_reference(case, least=3)
+
+
+@pytest.mark.parametrize("score", [1 - 2**-24, 1 - 2**-23, 0.1, 0.01, 1e-6, 1e-30, 1e-40])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_scores_on_both_sides_of_the_threshold_are_like_the_reference(activation, score):
+    steps = torch.linspace(-1e-5, 1e-5, 1001, dtype=torch.float64)
+    logits = torch.tensor(score, dtype=torch.float64).logit() * (1 + steps)
+    cls_logits = torch.stack((torch.zeros(1001), logits.float()), dim=1)[None]
+    for shift in (0, 1000) if activation == "softmax" else (0,):
+        outputs = torch.zeros(1, 1001, 4), cls_logits + shift, torch.rand(1001, 4)
+        assert_like_reference(Case(*outputs, activation, score, 1.0, 2000, 2000))
+
+
+@pytest.mark.parametrize("candidates_per_class", [1, 2, 59, 60, 61, 10_000])
+@pytest.mark.parametrize("max_detections", [1, 2, 239, 240, 241, 10_000])
+def test_any_limits_are_like_the_reference(candidates_per_class, max_detections):
+    limits = (0.01, 0.5, candidates_per_class, max_detections)
+    assert_like_reference(Case(*random_outputs(4), "softmax", *limits), least=1)
+    assert_like_reference(Case(*outputs_with_ties(4), "sigmoid", *limits), least=1)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_no_detections_wanted_are_none(activation):
+    found = decode_nms(*Case(*random_outputs(0), activation, max_detections=0))
+    assert found.boxes.shape == (2, 0, 4)
+    assert found.scores.shape == found.labels.shape == (2, 0)
+    assert found.count.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("logits", FLOAT_TYPES)
+@pytest.mark.parametrize("offsets", FLOAT_TYPES)
+def test_any_mix_of_types_is_like_the_reference(offsets, logits):
+    case = Case(*random_outputs(5))
+    case = case._replace(
+        bbox_regression=case.bbox_regression.to(offsets), cls_logits=case.cls_logits.to(logits)
+    )
+    assert_like_reference(case, least=20)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_values_that_are_no_numbers_are_as_in_the_reference_and_raise_no_warning(activation):
+    bbox_regression, cls_logits, default_boxes = random_outputs(6, boxes=200)
+    case = Case(spoil(bbox_regression, 0.1, 6), spoil(cls_logits, 0.2, 7), default_boxes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_like_reference(case._replace(activation=activation), least=10)
+
+
+@pytest.mark.parametrize("offset", [torch.nan, torch.inf, -torch.inf, 1e38, -1e38])
+@pytest.mark.parametrize("coordinate", range(4))
+def test_an_absurd_offset_is_as_in_the_reference(coordinate, offset):
+    bbox_regression, cls_logits, default_boxes = random_outputs(7)
+    bbox_regression[:, ::2, coordinate] = offset
+    default_boxes[::4, 2:] = 0
+    assert_like_reference(Case(bbox_regression, cls_logits, default_boxes), least=10)
+
+
+def test_boxes_without_area_are_as_in_the_reference():
+    bbox_regression, cls_logits, default_boxes = random_outputs(8)
+    default_boxes[::2, 2] = 0
+    default_boxes[::3, 3] = 0
+    default_boxes[::5] = default_boxes[0]
+    for iou_threshold in (0.0, 0.5):
+        case = Case(bbox_regression, cls_logits, default_boxes, iou_threshold=iou_threshold)
+        assert_like_reference(case, least=10)
+
+
+def test_no_candidates_are_no_detections():
+    bbox_regression, cls_logits, default_boxes = random_outputs(9)
+    cls_logits[..., 0] = 50
+    found = assert_like_reference(Case(bbox_regression, cls_logits, default_boxes))
+    assert found.count.tolist() == [0, 0]
+    assert not any(part.any() for part in found)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("images", "boxes", "classes"), [(0, 5, 3), (2, 0, 3), (0, 0, 1)])
+def test_nothing_in_is_nothing_out(images, boxes, classes, activation):
+    outputs = random_outputs(0, images, boxes, classes)
+    found = assert_like_reference(Case(*outputs, activation, max_detections=7))
+    assert found.boxes.shape == (images, 7, 4)
+
+
+@pytest.mark.parametrize("images", [1, 256])
+def test_a_batch_of_any_size_is_like_the_reference_and_its_images_alone(images):
+    bbox_regression, cls_logits, default_boxes = random_outputs(10, images)
+    cls_logits[1::2, :, 0] += 8  # nothing in many images
+    case = Case(bbox_regression, cls_logits, default_boxes)
+    found = assert_like_reference(case, least=images // 2)
+    for image in range(0, images, 17):
+        one = slice(image, image + 1)
+        alone = decode_nms(bbox_regression[one], cls_logits[one], *case[2:])
+        assert_same([part[one] for part in found], alone)
+
+
+def test_every_box_of_ssd300_a_candidate_of_every_class_is_like_the_reference():
+    spec = MODELS["ssd300_vgg16"]
+    default_boxes = spec.default_boxes()
+    bbox_regression, cls_logits, _ = random_outputs(11, 1, len(default_boxes), spec.num_classes)
+    outputs = bbox_regression, cls_logits, default_boxes
+    limits = (spec.iou_threshold, spec.candidates_per_class, spec.max_detections)
+    found = assert_like_reference(Case(*outputs, "softmax", 0.0, *limits))
+    assert found.count.tolist() == [200]
+
+
+def test_thousands_of_candidates_and_detections_are_like_the_reference():
+    outputs = random_outputs(12, images=1, boxes=1500, classes=4)
+    assert_like_reference(Case(*outputs, "softmax", 0.0, 0.6, 5000, 6000), least=2500)
+
+
+def test_it_gives_the_same_bits_twice():
+    case = Case(*outputs_with_ties(13, images=3, boxes=300), "softmax", 0.01)
+    assert_same(decode_nms(*case), decode_nms(*case))
+
+
+# How far it looks
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How many candidates each look was for."""
+    seen = []
+    best_candidates = cpu._best_candidates
+
+    def spy(candidates, look_at, *arguments):
+        seen.append(look_at)
+        return best_candidates(candidates, look_at, *arguments)
+
+    monkeypatch.setattr(cpu, "_best_candidates", spy)
+    return seen
+
+
+def heap(identical, others):
+    """Boxes one on another with the best scores, then as many others side by side."""
+    boxes = identical + others
+    default_boxes = torch.full((boxes, 4), 0.5)
+    if others:
+        default_boxes[identical:, 0] = (torch.arange(others) + 0.5) / others
+        default_boxes[identical:, 2] = 1 / others
+    cls_logits = torch.zeros(1, boxes, 3)
+    cls_logits[0, :, 1] = torch.linspace(4, 0, boxes)
+    cls_logits[0, :, 2] = -9
+    return torch.zeros(1, boxes, 4), cls_logits, default_boxes
+
+
+def test_one_look_is_enough_where_boxes_do_not_overlap(looks):
+    assert_like_reference(Case(*heap(1, 200), "sigmoid", 0.1, 0.5, 400, 10), least=10)
+    assert looks == [40]
+
+
+def test_it_looks_further_until_heaps_of_boxes_leave_enough(looks):
+    case = Case(*heap(500, 200), "sigmoid", 0.1, 0.5, 1000, 10)
+    found = assert_like_reference(case)
+    assert looks == [40, 160, 640]
+    assert found.count.tolist() == [10]
+
+
+def test_it_stops_looking_when_there_is_nothing_more(looks):
+    found = assert_like_reference(Case(*heap(500, 0), "sigmoid", 0.1, 0.5, 1000, 10))
+    assert looks == [40, 160, 640]
+    assert found.count.tolist() == [1]
+
+
+def test_what_a_class_may_not_have_is_not_made_up_for_by_looking_further(looks):
+    found = assert_like_reference(Case(*heap(500, 200), "sigmoid", 0.1, 0.5, 300, 10))
+    assert found.count.tolist() == [1]
+    assert looks[-1] >= 700
+
+
+def test_equal_scores_at_the_edge_of_a_look_are_all_looked_at(looks):
+    bbox_regression, cls_logits, default_boxes = heap(300, 100)
+    cls_logits[0, :, 1] = 1
+    for swap in (False, True):
+        if swap:
+            default_boxes = default_boxes.flip(0)
+        case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, 0.5, 400, 10)
+        assert_like_reference(case, least=10)
+    assert looks == [40, 40]
+
+
+@pytest.mark.parametrize("large_group", [0, 1, 3, 64, 10**9])
+@pytest.mark.parametrize("outputs", [random_outputs, outputs_with_ties])
+def test_nms_of_large_and_of_small_groups_are_alike(monkeypatch, outputs, large_group):
+    monkeypatch.setattr(cpu, "LARGE_GROUP", large_group)
+    bbox_regression, cls_logits, default_boxes = outputs(14, boxes=200, classes=6)
+    cls_logits[..., 1:3] -= 4  # classes of few candidates beside classes of many
+    bbox_regression = spoil(bbox_regression, 0.02, 14)
+    for iou_threshold in (0.0, 1 / 3, 0.5, 1.0):
+        case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, iou_threshold)
+        assert_like_reference(case._replace(candidates_per_class=150), least=30)
+
+
+def test_groups_at_the_limit_of_small_ones_are_like_the_reference():
+    for boxes in range(cpu.LARGE_GROUP - 1, cpu.LARGE_GROUP + 3):
+        outputs = random_outputs(boxes, images=1, boxes=boxes, classes=3)
+        assert_like_reference(Case(*outputs, "sigmoid", 0.0, 0.3, 1000, 1000), least=20)
+
+
+# What networks give
+
+
+@pytest.fixture(scope="module")
+def mobilenet_case(mobilenet, golden):
+    with torch.inference_mode():
+        outputs = mobilenet.model(mobilenet.preprocess(golden["inputs"]))
+    spec = mobilenet.spec
+    limits = (spec.iou_threshold, spec.candidates_per_class, spec.max_detections)
+    return Case(*outputs, spec.default_boxes(), "sigmoid", spec.score_threshold, *limits)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize(("score_threshold", "least"), [(0.01, 100), (0.4, 10)])
+def test_what_mobilenet_sees_is_like_the_reference(mobilenet_case, score_threshold, least, dtype):
+    case = mobilenet_case.to(dtype=dtype)._replace(score_threshold=score_threshold)
+    assert_like_reference(case, least)
+
+
+@pytest.fixture(scope="module")
+def ssd300_head(torchvision_ssd300, golden):
+    """What torchvision's model gives for three pictures, before its post-processing."""
+    raw = []
+    hook = torchvision_ssd300.head.register_forward_hook(lambda *call: raw.append(call[-1]))
+    with torch.inference_mode():
+        pictures = torch.from_numpy(golden["inputs"][:3]).permute(0, 3, 1, 2) / 255
+        torchvision_ssd300(list(pictures))
+    hook.remove()
+    return raw[0]
+
+
+def ssd300_case(head, score_threshold):
+    spec = MODELS["ssd300_vgg16"]
+    limits = (spec.iou_threshold, spec.candidates_per_class, spec.max_detections)
+    outputs = head["bbox_regression"], head["cls_logits"], spec.default_boxes()
+    return Case(*outputs, "softmax", score_threshold, *limits)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize(("score_threshold", "least"), [(0.01, 400), (0.2, 3)])
+def test_what_ssd300_sees_is_like_the_reference(ssd300_head, score_threshold, least, dtype):
+    case = ssd300_case(ssd300_head, score_threshold).to(dtype=dtype)
+    assert_like_reference(case, least)
+
+
+def test_what_ssd300_sees_is_what_torchvision_makes_of_it(ssd300_head, torchvision_ssd300):
+    case = ssd300_case(ssd300_head, torchvision_ssd300.score_thresh)
+    images = len(case.cls_logits)
+    anchors = box_convert(case.default_boxes_cxcywh, "cxcywh", "xyxy") * 300
+    expected = torchvision_ssd300.postprocess_detections(
+        ssd300_head, [anchors] * images, [(300, 300)] * images
+    )
+    found = decode_nms(*case)
+    assert found.count.tolist() == [len(theirs["labels"]) for theirs in expected]
+    assert found.count.sum() > 400
+    for image, theirs in enumerate(expected):
+        count = found.count[image]
+        assert torch.equal(found.labels[image, :count], theirs["labels"])
+        torch.testing.assert_close(found.scores[image, :count], theirs["scores"])
+        torch.testing.assert_close(
+            300 * found.boxes[image, :count], theirs["boxes"], atol=1e-3, rtol=0
+        )
+
+
+# As an op of PyTorch
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("images", "boxes", "classes", "candidates_per_class", "max_detections"),
+    [(1, 1, 1, 1, 1), (1, 9, 2, 3, 4), (3, 40, 5, 10, 20), (2, 30, 91, 50, 300), (0, 5, 3, 2, 2),
+     (2, 0, 3, 2, 2)],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_passes_pytorchs_checks_of_an_op(
+    images, boxes, classes, candidates_per_class, max_detections, activation, dtype
+):
+    outputs = random_outputs(0, images, boxes, classes)
+    limits = (0.1, 0.5, candidates_per_class, max_detections)
+    case = Case(*outputs, activation, *limits).to(dtype=dtype)
+    torch.library.opcheck(torch.ops.ssd_core.decode_nms.default, (*case[:-1], [*case.box_weights]))
+
+
+class Head(torch.nn.Module):
+    """A network's last layer, and the op behind it."""
+
+    def __init__(self, boxes=30, classes=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(8, boxes * (4 + classes))
+        self.boxes, self.classes = boxes, classes
+        self.register_buffer("default_boxes", random_outputs(0, 1, boxes, classes)[2])
+
+    def forward(self, x):
+        outputs = self.layer(x).unflatten(1, (self.boxes, 4 + self.classes))
+        offsets, logits = outputs.split((4, self.classes), dim=2)
+        found = decode_nms(offsets, logits, self.default_boxes, "softmax", 0.1, 0.5, 10, 20)
+        return found.boxes * 300, found.scores, found.labels, found.count
+
+
+def inputs(images):
+    return torch.randn(images, 8, generator=torch.Generator().manual_seed(images))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_network_with_it_compiles_without_a_graph_break(backend, dynamic):
+    head = Head()
+    compiled = torch.compile(head, backend=backend, fullgraph=True, dynamic=dynamic)
+    with torch.inference_mode():
+        for images in (2, 5):
+            found = compiled(inputs(images))
+            assert found[3].sum() > images
+            for ours, expected in zip(found, head(inputs(images)), strict=True):
+                assert torch.equal(ours, expected)
+
+
+def test_a_network_with_it_is_exported():
+    head = Head()
+    program = torch.export.export(head, (inputs(3),)).module()
+    found = program(inputs(3))
+    assert found[3].sum() > 3
+    assert all(torch.equal(*pair) for pair in zip(found, head(inputs(3)), strict=True))
+
+
+def test_a_network_with_it_is_exported_for_batches_of_any_size():
+    head = Head()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(head, (inputs(3),), dynamic_shapes=({0: batch},))
+    assert "ssd_core.decode_nms" in str(program.graph)
+    for images in (1, 2, 7):
+        found = program.module()(inputs(images))
+        assert all(torch.equal(*pair) for pair in zip(found, head(inputs(images)), strict=True))
+
+
+def test_outputs_of_a_network_in_training_are_taken():
+    bbox_regression, cls_logits, default_boxes = random_outputs(15)
+    case = Case(bbox_regression.requires_grad_(), cls_logits.requires_grad_(), default_boxes)
+    for activation in ACTIVATIONS:
+        assert_like_reference(case._replace(activation=activation), least=20)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_inputs_are_not_changed(activation):
+    tensors = random_outputs(16)
+    before = [tensor.clone() for tensor in tensors]
+    decode_nms(*Case(*tensors, activation))
+    assert all(torch.equal(*pair) for pair in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+def test_inputs_may_lie_in_memory_in_any_order(activation, dtype):
+    case = Case(*random_outputs(17), activation).to(dtype=dtype)
+    expected = decode_nms(*case)
+    assert expected.count.sum() > 20
+    channels_first = [tensor.mT.contiguous().mT for tensor in case[:2]]
+    spread = [torch.stack((tensor, -tensor), dim=-1)[..., 0] for tensor in case[:3]]
+    assert not any(tensor.is_contiguous() for tensor in (*channels_first, *spread))
+    assert_same(decode_nms(*channels_first, *case[2:]), expected)
+    assert_same(decode_nms(*spread, *case[3:]), expected)
+
+
+OUTPUTS = random_outputs(0, images=2, boxes=6, classes=3)
+
+
+@pytest.mark.parametrize("function", [decode_nms, op._on_cuda])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "relu"}, "activation must be 'softmax' or 'sigmoid', not 'relu'"),
+        (
+            {"cls_logits": OUTPUTS[1][0]},
+            r"cls_logits must be \(images, boxes, classes\), not \(6, 3\)",
+        ),
+        (
+            {"cls_logits": OUTPUTS[1][..., :0]},
+            r"cls_logits must be \(images, boxes, classes\), not \(2, 6, 0\)",
+        ),
+        (
+            {"bbox_regression": OUTPUTS[0][:1]},
+            r"bbox_regression must be \(2, 6, 4\) beside cls_logits \(2, 6, 3\), not \(1, 6, 4\)",
+        ),
+        ({"bbox_regression": OUTPUTS[0][:, :5]}, r"bbox_regression must be .* not \(2, 5, 4\)"),
+        ({"bbox_regression": OUTPUTS[0][..., :3]}, r"bbox_regression must be .* not \(2, 6, 3\)"),
+        (
+            {"default_boxes_cxcywh": OUTPUTS[2][:5]},
+            r"default_boxes_cxcywh must be \(6, 4\) beside cls_logits .* not \(5, 4\)",
+        ),
+        (
+            {"default_boxes_cxcywh": OUTPUTS[2][None]},
+            r"default_boxes_cxcywh must be \(6, 4\) .* not \(1, 6, 4\)",
+        ),
+        (
+            {"bbox_regression": OUTPUTS[0].double()},
+            r"bbox_regression must be fp32, fp16 or bf16, not torch\.float64",
+        ),
+        (
+            {"cls_logits": OUTPUTS[1].long()},
+            r"cls_logits must be fp32, fp16 or bf16, not torch\.int64",
+        ),
+        (
+            {"default_boxes_cxcywh": OUTPUTS[2].half()},
+            r"default_boxes_cxcywh must be fp32, not torch\.float16",
+        ),
+        ({"candidates_per_class": 0}, "candidates_per_class must be at least 1, not 0"),
+        ({"max_detections": -1}, "max_detections at least 0, not -1"),
+        ({"score_threshold": -0.1}, "score_threshold must not be negative, -0.1"),
+        ({"score_threshold": torch.nan}, "score_threshold must not be negative, nan"),
+        ({"iou_threshold": torch.nan}, "iou_threshold a number, nan"),
+        ({"box_weights": (10.0, 10.0, 5.0)}, "box_weights must be 4 numbers, not 3"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, message, function):
+    with pytest.raises(ValueError, match=message):
+        function(*Case(*OUTPUTS)._replace(**change))
+    assert not op.fallback.reason
+
+
+# Where kernels cannot run
+
+
+@pytest.fixture
+def on_cuda(caplog):
+    """What the op does on CUDA: its detections (wherever the tensors are), and the warnings."""
+    caplog.set_level(logging.WARNING, "ssd_core.ops.decode_nms")
+
+    def call(case):
+        found = op._on_cuda(*case.to(device=KERNEL_DEVICE))
+        return DecodedDetections(*(part.cpu() for part in found)), caplog.messages
+
+    return call
+
+
+CASE = Case(*outputs_with_ties(18, images=1, boxes=20, classes=3), "sigmoid")
+
+
+def test_kernels_that_run_need_no_warning(on_cuda):
+    pytest.importorskip("triton")
+    found, messages = on_cuda(CASE)
+    expected = decode_nms_reference(*CASE)
+    assert expected.count.item() == 30
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert messages == []
+    assert not op.fallback.reason
+
+
+def broken_kernels(error):
+    def kernels(*arguments):
+        raise error
+
+    return lambda: kernels
+
+
+@pytest.mark.parametrize(
+    ("no_kernels", "reason"),
+    [
+        (lambda: importlib.import_module("triton_that_is_not"), "ModuleNotFoundError: No module"),
+        (broken_kernels(RuntimeError("PTXAS error:\n  no such\n  target")),
+         "RuntimeError: PTXAS error: no such target"),
+        (broken_kernels(AssertionError()), "AssertionError"),
+    ],
+)  # fmt: skip
+def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(
+    monkeypatch, on_cuda, no_kernels, reason
+):
+    monkeypatch.setattr(op, "_triton_kernels", no_kernels)
+    for _ in range(2):
+        found, messages = on_cuda(CASE)
+        assert_same(found, decode_nms_reference(*CASE))
+        (message,) = messages
+        assert message.startswith("decode_nms runs in plain PyTorch, slower: no Triton kernels: ")
+        assert reason in message
+        assert message.count("\n") == 0
+    assert op.fallback.reason in message
+
+
+def test_kernels_that_failed_once_are_not_tried_again(monkeypatch, on_cuda):
+    tries = []
+
+    def kernels():
+        tries.append(1)
+        raise ImportError("No module named 'triton'")
+
+    monkeypatch.setattr(op, "_triton_kernels", kernels)
+    for _ in range(3):
+        on_cuda(CASE)
+    assert len(tries) == 1
+
+
+def test_a_long_reason_is_cut(monkeypatch, on_cuda):
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("x" * 10_000)))
+    _, (message,) = on_cuda(CASE)
+    assert len(message) < 300
+
+
+def test_memory_that_is_full_is_the_callers_affair(monkeypatch, on_cuda):
+    full = broken_kernels(torch.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr(op, "_triton_kernels", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        on_cuda(CASE)
+    assert not op.fallback.reason
+    monkeypatch.undo()
+    assert not op.fallback.reason
