@@ -44,7 +44,7 @@ bench: $(VENV)/.installed-bench
 # About 8 minutes on one GPU. BENCH_PYTHON names a Python that has the packages already:
 # make bench-gpu BENCH_PYTHON=python3
 BENCH_PYTHON ?=
-GPU_PYTHON = PYTHONPATH=$(CURDIR) $(or $(BENCH_PYTHON),$(BIN)/python)
+GPU_PYTHON = PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(or $(BENCH_PYTHON),$(BIN)/python)
 bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-bench)
 	$(GPU_PYTHON) benchmarks/op.py --device cuda --seconds 0.7
 	$(GPU_PYTHON) benchmarks/detector.py --device cuda --growth

@@ -7,6 +7,7 @@ hardware and the versions beside it, and the last line a benchmark prints is JSO
 import argparse
 import csv
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = Path(os.environ.get("SSD_BENCH_RESULTS", HERE / "results"))
 VIDEO = HERE / "data" / "vtest.avi"
 
 

@@ -113,6 +113,8 @@ def all_rows(
             compiled = not chosen.no_compile and batch == COMPILED_BATCHES[chosen.device]
             shown = images[:batch]
             candidates = [("ours", name, detector.dtype, lambda d=detector, s=shown: d.detect(s))]
+            if compiled:
+                torch.compiler.reset()
             if compiled and chosen.device == "cuda":
                 fast = load(name, chosen.device, chosen.precision, compiled=True)
                 detect_fast = lambda d=fast, s=shown: d.detect(s)  # noqa: E731
@@ -186,7 +188,6 @@ def peer_candidates(
         label = f"torchvision {name_of(dtype)}"
         candidates.append((label, PEER_OF[name], dtype, lambda d=dtype: detect(peer, d)))
     if compiled:
-        torch.compiler.reset()
         fast = torchvision_model(PEER_OF[name]).to(device)
         fast.backbone = torch.compile(fast.backbone, dynamic=False)
         fast.head = torch.compile(fast.head, dynamic=False)

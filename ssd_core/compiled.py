@@ -30,6 +30,9 @@ def compile_network(
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 16)
     network = torch.compile(model, dynamic=False, options=options)
     started = time.monotonic()
+    threads = torch.get_num_threads()
+    if example.device.type == "cpu":
+        torch.set_num_threads(1)  # code is made for a number of threads, and workers use one each
     try:
         with torch.inference_mode():
             network(example)
@@ -39,5 +42,7 @@ def compile_network(
         reason = str(error).strip().partition("\n")[0][:200]
         log.warning("--compile is left out, the network cannot be compiled here: %s", reason)
         return None
+    finally:
+        torch.set_num_threads(threads)
     log.info("compiled the network in %.0f s", time.monotonic() - started)
     return network

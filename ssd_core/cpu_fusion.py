@@ -13,6 +13,7 @@ tries them once and leaves the network as it is where they are missing.
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +55,15 @@ class FusedConv2d(nn.Module):
                 self._laid_out.clear()
             layout = self._laid_out[key] = self._lay_out(x)
         weight, padding = layout
+        bias = None if self.bias is None else self.bias.detach()
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, padding, *self._geometry, *self._activation, ""
+            x, weight, bias, padding, *self._geometry, *self._activation, ""
         )
         return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the laid out weights, which PyTorch can neither copy nor pickle."""
+        return self.__dict__ | {"_laid_out": {}}
 
     def _lay_out(self, x: Tensor) -> tuple[Tensor, list[int]]:
         """The weights laid out for inputs like ``x``, and their (vertical, horizontal) padding."""
@@ -81,20 +87,15 @@ def _padding_rule(convolution: nn.Conv2d) -> Callable[[Tensor], list[int]]:
     return lambda x: [horizontal, horizontal, vertical, vertical]
 
 
-def fuse_for_cpu(model: SSD, example: Tensor) -> SSD:
-    """Fuse every convolution of a network, in place, if this PyTorch can.
-
-    ``example`` is an input (B, 3, S, S) like those to come: the weights are laid out for it.
-    """
-    reason = why_not_fused(example.dtype)
+def fuse_for_cpu(model: SSD, dtype: torch.dtype) -> bool:
+    """Fuse every convolution of a network of ``dtype``, in place; whether this PyTorch could."""
+    reason = why_not_fused(dtype)
     if reason:
         log.info("convolutions are not fused on this CPU, the network is slower: %s", reason)
-        return model
+        return False
     for parent in list(model.modules()):
         _fuse_children(parent)
-    with torch.inference_mode():
-        model(example)
-    return model
+    return True
 
 
 def why_not_fused(dtype: torch.dtype) -> str:

@@ -72,6 +72,8 @@ class CudaRunner:
         waiting = list(images if self.takes_yuv else map(require_rgb, images))
         parts: list[_Part] = []
         with self._lock:
+            if self._stream is not None:  # the caller's stream may be making the images still
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
             while waiting:
                 part = waiting[: self._largest]
                 try:
@@ -111,7 +113,7 @@ class CudaRunner:
             if rgb:  # no rows in the tables: the graph leaves them be
                 x = preprocess(list(rgb.values()), self._spec, self._device, self._dtype)
                 program.x[list(rgb)] = x
-            return slot.take(program.run(), len(images), self._stream)
+            return slot.take(program.run(), images, self._stream)
 
     def _program(self, size: int) -> "_Program":
         if size not in self._programs:
@@ -121,7 +123,8 @@ class CudaRunner:
                     program.run()
             # The reference, where it stands in for the kernels, waits for the device.
             if self._stream is not None and not fallback.reason:
-                self._memory_pool = program.capture(self._stream, self._memory_pool)
+                with _on(self._stream):  # also where the capture fails and leaves its stream behind
+                    self._memory_pool = program.capture(self._stream, self._memory_pool)
             self._programs[size] = program
         return self._programs[size]
 
@@ -153,7 +156,9 @@ class CudaRunner:
             from ssd_core.ops.yuv_to_input import yuv_to_input
 
             yuv_to_input(tables, x, self._spec.mean, self._spec.std)
-        bbox_regression, cls_logits = self._network(x)
+        # The same algorithms in every run: a replay that goes on gives the same numbers.
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=True):
+            bbox_regression, cls_logits = self._network(x)
         found = decode_nms(
             bbox_regression,
             cls_logits,
@@ -218,9 +223,13 @@ class _Slot:
         self._outputs = torch.empty(0)
         self._done = torch.cuda.Event() if device.type == "cuda" else None
         self._part: _Part | None = None
+        self._images: Sequence[Image | YuvImage] = ()
 
-    def take(self, outputs: Tensor, images: int, stream: torch.cuda.Stream | None) -> "_Part":
-        """Copy a program's outputs home, without waiting for them."""
+    def take(
+        self, outputs: Tensor, images: Sequence[Image | YuvImage], stream: torch.cuda.Stream | None
+    ) -> "_Part":
+        """Copy a program's outputs home, without waiting; keeps the images until they are there."""
+        self._images = images
         if self._outputs.numel() < outputs.numel():
             pinned = stream is not None
             self._outputs = torch.empty(outputs.numel(), dtype=outputs.dtype, pin_memory=pinned)
@@ -228,7 +237,7 @@ class _Slot:
         home.copy_(outputs, non_blocking=True)
         if self._done is not None and stream is not None:
             self._done.record(stream)
-        self._part = _Part(self, home[:images])
+        self._part = _Part(self, home[: len(images)])
         return self._part
 
     def finish(self) -> None:
@@ -239,7 +248,7 @@ class _Slot:
             self._done.synchronize()
         self._part.keep()
         self._part = None
-        self.planes.release()
+        self._images = ()
 
 
 class _Part:
@@ -293,10 +302,9 @@ def _yuv_kernel_works(device: torch.device) -> bool:
         tables = describe_images([YuvImage(pixel, pixel, pixel, True, "bt601")])
         tables = type(tables)(*(table.to(device) for table in tables))
         yuv_to_input(tables, torch.zeros(1, 3, 1, 1, device=device), (0.0,) * 3, (1.0,) * 3)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # Triton's own errors have no common class
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        log.warning("frames are scaled on the CPU, slower: no Triton kernels: %s", reason)
+        fallback.take(error)
         return False
     return True

@@ -20,6 +20,7 @@ from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
 from ssd_core.ops import decode_nms
+from ssd_core.ops.decode_nms import fallback
 from ssd_core.preprocess import Image, preprocess, require_rgb
 from ssd_core.yuv import YuvImage
 
@@ -70,13 +71,15 @@ class Detector:
         blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=device)
         blank = blank.to(memory_format=torch.channels_last)
         compiled = compile_network(self.model, blank) if compile else None
+        fused = False
         if device.type == "cpu" and compiled is None:
-            fuse_for_cpu(self.model, blank)
-        self._network = compiled or self.model
-        self.compiled = compiled is not None
+            fused = fuse_for_cpu(self.model, dtype)
+        self._network = self.model if compiled is None else compiled
         self._runner = None
         if device.type == "cuda":
             self._runner = CudaRunner(self._network, spec, device, dtype, score_threshold)
+        network = "eager" if compiled is None else "compiled"
+        self._implementation = "fused" if fused else network
 
     @classmethod
     def load(
@@ -111,6 +114,14 @@ class Detector:
         return preprocess(images, self.spec, self.device, self.dtype)
 
     @property
+    def implementation(self) -> str:
+        """How the network runs, and without which kernels: the last digits of scores depend on it.
+
+        ``fused``, ``eager`` or ``compiled``; with ``, reference`` where no Triton kernels run.
+        """
+        return f"{self._implementation}{', reference' if fallback.reason else ''}"
+
+    @property
     def takes_yuv(self) -> bool:
         """Whether ``submit`` takes YuvImages, and is better served with them."""
         return self._runner is not None and self._runner.takes_yuv
@@ -131,9 +142,7 @@ class Detector:
         if self._runner is not None:
             wait = self._runner.submit(images)
         else:
-            found = self._detect_here(
-                [image for image in images if not isinstance(image, YuvImage)]
-            )
+            found = self._detect_here(images)
 
             def wait() -> list[Found]:
                 return found

@@ -16,21 +16,23 @@ class PlaneUpload:
     """Room for the planes of one batch, on the host and on the device; grows and is used again."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         on_cuda = device.type == "cuda"
+        # "cuda" alone has no index, and would equal no tensor's device.
+        self._device = torch.empty(0, device=device).device
         self._stream = torch.cuda.Stream(device) if on_cuda else None
         self._uploaded = torch.cuda.Event() if on_cuda else None
         self._staged = self._planes = torch.empty(0, dtype=torch.uint8)
         self._used = 0
-        self._images: Sequence[YuvImage | None] = ()
+        self._count = 0
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def start(self, images: Sequence[YuvImage | None]) -> None:
         """Begin to move a batch up; None stands for an image that needs no planes.
 
-        The batch before must be done with: its planes are written over.
+        The batch before must be done with: its planes are written over. Planes that lie on the
+        device must stay until this batch is done with.
         """
-        self._images = images  # keeps planes that lie on the device alive
+        self._count = len(images)
         self._tables = None
         pictures = [image for image in images if image is not None]
         if not pictures:
@@ -63,11 +65,7 @@ class PlaneUpload:
         for index, table in enumerate(tables):
             table.zero_()
             if self._tables is not None:
-                table[: len(self._images)].copy_(self._tables[index], non_blocking=True)
-
-    def release(self) -> None:
-        """Let go of pictures that lie on the device."""
-        self._images = ()
+                table[: self._count].copy_(self._tables[index], non_blocking=True)
 
     def _stage(self, pictures: Sequence[YuvImage]) -> list[Any]:
         """Copy the host's planes into pinned memory; where all planes will be on the device."""
@@ -96,18 +94,18 @@ class PlaneUpload:
     def _make_room(self, size_bytes: int) -> None:
         if size_bytes <= len(self._staged):
             return
-        on_cuda = self._stream is not None
-        self._staged = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=on_cuda)
-        self._planes = (
-            torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
-            if on_cuda
-            else self._staged
+        self._staged = self._planes = torch.empty(
+            size_bytes, dtype=torch.uint8, pin_memory=self._stream is not None
         )
+        if self._stream is not None:
+            # In the stream that writes it: memory of another may have work pending on it still.
+            with torch.cuda.stream(self._stream):
+                self._planes = torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
 
 
 def _host_planes(image: YuvImage, device: torch.device) -> list[Tensor]:
     """The planes as tensors, if they have to be moved."""
-    if isinstance(image.y, Tensor) and image.y.device.type == device.type == "cuda":
+    if isinstance(image.y, Tensor) and image.y.device == device and device.type == "cuda":
         return []
     return [_as_tensor(plane) for plane in (image.y, image.u, image.v)]
 

@@ -14,16 +14,16 @@ def pictures(source, frames):
             yield picture
 
 
-def cut(source, target, *, frames, codec="libx264", metadata=None, options=None):
-    """Re-encode the first frames of a video, pts kept."""
+def cut(source, target, *, frames, codec="libx264", metadata=None, options=None, rate=10):
+    """Re-encode the first frames of a video, ``rate`` a second."""
     with av.open(str(target), "w", options={"movflags": "+faststart"}) as container:
         container.metadata.update(metadata or {})
-        stream = container.add_stream(codec, rate=10, options=options or {"preset": "ultrafast"})
+        stream = container.add_stream(codec, rate=rate, options=options or {"preset": "ultrafast"})
         stream.width, stream.height = 768, 576
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index, picture in enumerate(pictures(source, frames)):
             image = picture.reformat(768, 576, stream.pix_fmt)
-            image.pts, image.time_base = index, Fraction(1, 10)
+            image.pts, image.time_base = index, Fraction(1, rate)
             container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return target

@@ -116,10 +116,11 @@ def _set_up_logging(settings: Settings) -> None:
         if settings.log_json
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
-    root = logging.getLogger("worker")
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    root.propagate = False
+    for package in ("worker", "ssd_core"):
+        root = logging.getLogger(package)
+        root.handlers[:] = [handler]
+        root.setLevel(settings.log_level.upper())
+        root.propagate = False
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ssd_core import Detections, Detector
-from worker.errors import UsageError
+from ssd_core.errors import SsdError
+from worker.errors import DetectorError, UsageError
 from worker.events import BOX_DECIMALS, SCORE_DECIMALS, Detection, ModelInfo
 
 CPU_BATCH_PER_CORE = 2
@@ -64,13 +65,13 @@ class FrameDetector:
         return self._detector.spec.labels
 
     @property
-    def affecting(self) -> dict[str, str | float | bool]:
+    def affecting(self) -> dict[str, str | float]:
         """What detections depend on beside the model's weights."""
         return {
             "device": self._detector.device.type,
             "precision": str(self._detector.dtype).removeprefix("torch."),
             "score_threshold": self._detector.score_threshold,
-            "compiled": self._detector.compiled,
+            "implementation": self._detector.implementation,
             "scaled_by": "detector" if self.takes_planes else "source",
         }
 
@@ -101,9 +102,13 @@ class FrameDetector:
     def __call__(self, images: list[Any]) -> Callable[[], list[list[Detection]]]:
         """Start on the images; what comes back waits for the detections of each, best first.
 
-        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes.
+        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes. Raises
+        DetectorError if a GPU has no memory left for one image.
         """
-        wait = self._start(images)
+        try:
+            wait = self._start(images)
+        except SsdError as error:
+            raise DetectorError(str(error)) from error
         return lambda: [self._rounded(found) for found in wait()]
 
     def _rounded(self, found: Detections) -> list[Detection]:

@@ -2,6 +2,7 @@
 
 WorkerError                 exit code 1: the run failed
 ├── UsageError              exit code 2: what was typed or configured cannot work
+├── DetectorError           the detector cannot go on, for want of memory for example
 ├── SourceError             a recording or camera cannot be read
 └── SinkError               events cannot be written
     ├── SinkUnavailable     for now: the same events may be written again later
@@ -19,6 +20,10 @@ class UsageError(WorkerError):
     """The command, its options or settings cannot work as given."""
 
     exit_code = 2
+
+
+class DetectorError(WorkerError):
+    """The detector cannot go on."""
 
 
 class SourceError(WorkerError):

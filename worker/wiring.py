@@ -15,6 +15,8 @@ from worker.settings import DetectorSettings, RedisSettings
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    import torch
+
     from worker.detection import FrameDetector
 
 
@@ -53,15 +55,20 @@ class DetectorSetup:
 
 def load_detector(settings: DetectorSettings) -> DetectorSetup:
     """Load what the settings name, ready to run. Raises UsageError."""
+    import torch
+
     from ssd_core import Detector
+    from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
     from worker.detection import FrameDetector
 
     try:
+        device = choose_device(settings.device)
+        gpu, reason = _claim_decoding_gpu(settings, device)
         detector = Detector.load(
             settings.model,
             weights=settings.weights,
-            device=settings.device,
+            device=str(device),
             precision=settings.precision,
             score_threshold=settings.score_threshold,
             compile=settings.compile,
@@ -71,31 +78,35 @@ def load_detector(settings: DetectorSettings) -> DetectorSetup:
         frame_detector.warm_up(max_batch)
     except SsdError as error:
         raise UsageError(str(error)) from error
-    return DetectorSetup(frame_detector, max_batch, _choose_decoding_gpu(settings, frame_detector))
-
-
-def _choose_decoding_gpu(settings: DetectorSettings, detector: "FrameDetector") -> int | None:
-    """The CUDA device that decodes frames, or None for the CPU; decided once, with one line why.
-
-    Raises UsageError where ``--hwaccel cuda`` cannot be had.
-    """
-    if settings.hwaccel == "none":
-        return None
-    if not detector.takes_planes:
-        reason = "the detector does not run on CUDA with Triton's kernels"
-    else:
-        # PyAV is for the sources to know; this asks one of them.
-        from worker.sources.capabilities import why_no_hardware_decoder
-
-        reason = why_no_hardware_decoder("cuda", detector.gpu)
-    if not reason:
-        log.info("frames are decoded on the GPU, where it knows the codec")
-        return detector.gpu
-    if settings.hwaccel == "cuda":
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"--device {settings.device}: no memory left for {settings.model}: free memory on it, "
+            "or use another device or a smaller model"
+        ) from error
+    if gpu is not None and not frame_detector.takes_planes:
+        gpu, reason = None, "there are no Triton kernels for the detector"
+    if gpu is None and settings.hwaccel == "cuda":
         raise UsageError(f"--hwaccel cuda: {reason}: use auto or none")
-    if detector.works_ahead:
-        log.info("frames are decoded on the CPU: %s", reason)
-    return None
+    if device.type == "cuda":
+        where = "CPU" if gpu is None else "GPU, where it knows the codec"
+        log.info("frames are decoded on the %s%s", where, reason and f": {reason}")
+    return DetectorSetup(frame_detector, max_batch, gpu)
+
+
+def _claim_decoding_gpu(
+    settings: DetectorSettings, device: "torch.device"
+) -> tuple[int | None, str]:
+    """The CUDA device that decodes frames, or None and why not. Comes before the detector."""
+    if settings.hwaccel == "none":
+        return None, "--hwaccel none"
+    if device.type != "cuda":
+        return None, "the detector does not run on CUDA"
+    # PyAV is for the sources to know; this asks one of them.
+    from worker.sources.capabilities import claim_gpu
+
+    gpu = device.index or 0
+    reason = claim_gpu(gpu)
+    return (None, reason) if reason else (gpu, "")
 
 
 @contextmanager

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from ssd_core.box_coder import BOX_WEIGHTS
 from ssd_core.ops.decode_nms_cpu import decode_nms_cpu
-from ssd_core.ops.reference import DecodedDetections, decode_nms_reference
+from ssd_core.ops.reference import (
+    DecodedDetections,
+    UnsupportedSizeError,
+    decode_nms_reference,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +82,12 @@ def _on_cuda(
         try:
             kernels = _triton_kernels()
             return _as_outputs(kernels(*arguments))
-        except torch.OutOfMemoryError:
-            raise  # the caller splits its batch
+        except UnsupportedSizeError:
+            pass  # for the reference, this time
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # not the kernels' fault; the caller splits its batch
         except Exception as error:  # Triton's own errors have no common class
-            fallback.take(f"{type(error).__name__}: {error}")
+            fallback.take(error)
     return _as_outputs(decode_nms_reference(*arguments))
 
 
@@ -149,10 +155,16 @@ class Fallback:
         self.reason = ""
         """Why, in one line; empty while the kernels are used."""
 
-    def take(self, reason: str) -> None:
-        """Use the reference from now on, and warn once."""
-        self.reason = " ".join(reason.split())[:200]
-        log.warning("decode_nms runs in plain PyTorch, slower: no Triton kernels: %s", self.reason)
+    def take(self, error: BaseException) -> None:
+        """Do without the kernels from now on, and warn the first time."""
+        if self.reason:
+            return
+        self.reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        log.warning(
+            "no Triton kernels: frames are scaled on the CPU and boxes decoded in plain PyTorch, "
+            "slower: %s",
+            self.reason,
+        )
 
 
 fallback = Fallback()
@@ -198,6 +210,9 @@ def _check(
             raise ValueError(f"{name} must be fp32, fp16 or bf16, not {tensor.dtype}")
     if default_boxes_cxcywh.dtype != torch.float32:
         raise ValueError(f"default_boxes_cxcywh must be fp32, not {default_boxes_cxcywh.dtype}")
+    devices = {t.device for t in (bbox_regression, cls_logits, default_boxes_cxcywh)}
+    if len(devices) > 1:
+        raise ValueError(f"all inputs must be on one device, not on {sorted(map(str, devices))}")
     if candidates_per_class < 1 or max_detections < 0:
         raise ValueError(
             f"candidates_per_class must be at least 1, not {candidates_per_class}, "

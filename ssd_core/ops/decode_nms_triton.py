@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssd_core.box_coder import MAX_LOG_SCALE
-from ssd_core.ops.reference import DecodedDetections
+from ssd_core.ops.reference import DecodedDetections, UnsupportedSizeError
 
 MAX_SORTED = 2048
 """Keys that one program sorts: the limit of candidates_per_class and max_detections. Triton sorts
@@ -36,10 +36,6 @@ FIRST_KEY_ABOVE_ALL = (0x3F800000 + 2) << 32
 """Above the key of any score: 0x3F800000 are the bits of 1.0, and one bit is left to rounding."""
 _MAX_LOG_SCALE = tl.constexpr(MAX_LOG_SCALE)
 _ABOVE_ALL = tl.constexpr(FIRST_KEY_ABOVE_ALL)
-
-
-class UnsupportedSizeError(ValueError):
-    """The sizes are beyond what the kernels are made for."""
 
 
 def decode_nms_triton(

@@ -28,6 +28,10 @@ class DecodedDetections(NamedTuple):
     """(B,) int64: how many of the D are detections."""
 
 
+class UnsupportedSizeError(ValueError):
+    """A faster implementation is not made for such sizes; this one takes any."""
+
+
 def decode_nms_reference(
     bbox_regression: Tensor,
     cls_logits: Tensor,

@@ -178,6 +178,26 @@ def test_a_damaged_file_played_live_goes_on_after_the_damage_and_ends(tmp_path):
     assert items[-1].state == "ended"
 
 
+@pytest.mark.parametrize("rate", [1, 2])
+@pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])
+def test_a_slow_recording_whose_last_frame_lasts_long_is_not_truncated(tmp_path, name, rate):
+    path = cut(WALKWAY, tmp_path / name, frames=6, rate=rate)
+    items = list(open_recording(path))
+    assert [float(f.pts * f.time_base) for f in frames(items)] == [i / rate for i in range(6)]
+    assert (items[-1].reason, items[-1].detail) == ("end_of_file", "")
+
+
+@pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])
+def test_a_slow_recording_that_is_cut_off_is_truncated(tmp_path, name):
+    whole = cut(WALKWAY, tmp_path / f"whole-{name}", frames=10, rate=1, options={"g": "1"})
+    path = tmp_path / name
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    items = list(open_recording(path))
+    assert 2 <= len(frames(items)) <= 8
+    assert items[-1].reason == "truncated"
+    assert items[-1].detail == f"{len(frames(items))} of about 10 frames could be read"
+
+
 def test_a_recording_that_starts_at_an_edit_or_lacks_a_frame_count_is_not_truncated(tmp_path):
     whole = cut(WALKWAY, tmp_path / "whole.mp4", frames=60, options={"g": "30"})
     trimmed = tmp_path / "trimmed.mkv"

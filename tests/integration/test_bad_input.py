@@ -4,6 +4,7 @@ import resource
 import socket
 
 import pytest
+import torch
 
 from tests.clips import audio_only
 from tests.conftest import REDIS_BINARIES, WALKWAY, RedisServer, free_port
@@ -72,6 +73,8 @@ def test_run_refuses_what_is_no_video(cli, unreadable, name, code, words):
         (("--labels", ""), "--labels"),
         (("--device", "cuda:99"), "cuda"),
         (("--device", "gpu"), "expected auto, cpu"),
+        (("--hwaccel", "banana"), "--hwaccel"),
+        (("--hwaccel", "cuda", "--device", "cpu"), "use auto or none"),
         (("--precision", "fp8"), "--precision"),
         (("--precision", "fp16", "--device", "cpu"), "needs a CUDA device"),
         (("--max-batch", "0"), "--max-batch"),
@@ -95,6 +98,24 @@ def test_replay_refuses_options_that_cannot_work(cli, tmp_path, arguments, words
     assert not list(tmp_path.glob("*tags*"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "cuda"), "no usable CUDA device here: use cpu or auto"),
+        (("--device", "cuda", "--hwaccel", "cuda"), "no usable CUDA device here"),
+        (("--hwaccel", "cuda"), "--hwaccel cuda: the detector does not run on CUDA"),
+    ],
+)
+@pytest.mark.parametrize("command", ["replay", "run"])
+def test_cuda_without_a_gpu_is_refused_before_anything_is_left_behind(
+    cli, tmp_path, command, arguments, words
+):
+    output = ("--output", tmp_path / "tags.jsonl") if command == "replay" else ()
+    assert_refused(cli(command, WALKWAY, *output, *arguments), USAGE, words)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -105,6 +126,7 @@ def test_replay_refuses_options_that_cannot_work(cli, tmp_path, arguments, words
         (("run", "rtsp://host/x", "rtsp://host/x"), "CAMERA_ID=SOURCE"),
         (("run", "rtsp://host/x", "--redis-url", "none"), "nowhere to publish"),
         (("run", "rtsp://host/x", "--publish", "some"), "--publish"),
+        (("run", "rtsp://host/x", "--hwaccel", "banana"), "--hwaccel"),
         (("subscribe", "--consumer", "me"), "--group"),
         (("subscribe", "--from", "yesterday"), "--from"),
         (("subscribe", "bad id"), "camera id 'bad id'"),

@@ -43,7 +43,9 @@ def random_input(batch, height, width, dtype=torch.float32, seed=0):
 
 
 def fused(model, example):
-    return fuse_for_cpu(copy.deepcopy(model), example)
+    network = copy.deepcopy(model)
+    fuse_for_cpu(network, example.dtype)
+    return network
 
 
 @torch.inference_mode()
@@ -136,6 +138,26 @@ def test_more_shapes_than_layouts_are_kept_for_give_the_same_outputs(tiny_model)
     for batch in [*range(1, 2 * MOST_LAYOUTS), 1, 2]:
         assert_same_outputs(fused_model, tiny_model, random_input(batch, 16, 24, seed=batch))
         assert all(len(m._laid_out) <= MOST_LAYOUTS for m in fused_convolutions(fused_model))
+
+
+@needs_onednn
+def test_weights_are_laid_out_once_for_each_shape_and_number_of_threads(tiny_model, monkeypatch):
+    torch.set_num_threads(1)
+    fused_model = fused(tiny_model, random_input(1, 16, 24))
+    lay_out, calls = torch.ops.mkldnn._reorder_convolution_weight, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return lay_out(*arguments)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_convolution_weight", counted)
+    laid_out = []
+    for threads, batch in [(1, 1), (1, 2), (1, 1), (2, 2), (2, 2), (1, 2)]:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            fused_model(random_input(batch, 16, 24))
+        laid_out.append(len(calls) // len(fused_convolutions(fused_model)))
+    assert laid_out == [0, 1, 1, 2, 2, 2]
 
 
 @needs_onednn

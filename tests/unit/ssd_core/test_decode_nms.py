@@ -267,6 +267,16 @@ def test_nms_of_large_and_of_small_groups_are_alike(monkeypatch, outputs, large_
         assert_like_reference(case._replace(candidates_per_class=150), least=30)
 
 
+@pytest.mark.parametrize("large_group", [0, 64])
+def test_overlap_is_compared_with_the_threshold_in_fp32(monkeypatch, large_group):
+    monkeypatch.setattr(cpu, "LARGE_GROUP", large_group)
+    # 1/3 in fp32 is above 1/3
+    default_boxes = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
+    cls_logits = torch.tensor([[[0.0, 2.0], [0.0, 1.0]]])
+    case = Case(torch.zeros(1, 2, 4), cls_logits, default_boxes, iou_threshold=1 / 3)
+    assert assert_like_reference(case).count.item() == 2
+
+
 def test_groups_at_the_limit_of_small_ones_are_like_the_reference():
     for boxes in range(cpu.LARGE_GROUP - 1, cpu.LARGE_GROUP + 3):
         outputs = random_outputs(boxes, images=1, boxes=boxes, classes=3)
@@ -545,7 +555,7 @@ def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(
         found, messages = on_cuda(CASE)
         assert_same(found, decode_nms_reference(*CASE))
         (message,) = messages
-        assert message.startswith("decode_nms runs in plain PyTorch, slower: no Triton kernels: ")
+        assert message.startswith("no Triton kernels: ")
         assert reason in message
         assert message.count("\n") == 0
     assert op.fallback.reason in message
@@ -570,11 +580,29 @@ def test_a_long_reason_is_cut(monkeypatch, on_cuda):
     assert len(message) < 300
 
 
-def test_memory_that_is_full_is_the_callers_affair(monkeypatch, on_cuda):
-    full = broken_kernels(torch.OutOfMemoryError("CUDA out of memory"))
-    monkeypatch.setattr(op, "_triton_kernels", full)
-    with pytest.raises(torch.OutOfMemoryError):
-        on_cuda(CASE)
+def test_kernels_that_failed_elsewhere_are_not_tried(monkeypatch, on_cuda):
+    op.fallback.take(RuntimeError("no compiler"))
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("tried")))
+    found, (message,) = on_cuda(CASE)
+    assert "no compiler" in message
+    assert_same(found, decode_nms_reference(*CASE))
+
+
+def test_sizes_that_no_kernel_takes_are_left_to_the_reference_and_no_others(on_cuda):
+    kernels = pytest.importorskip("ssd_core.ops.decode_nms_triton")
+    case = CASE._replace(max_detections=kernels.MAX_SORTED + 1)
+    found, messages = on_cuda(case)
+    assert_same(found, decode_nms_reference(*case))
     assert not op.fallback.reason
-    monkeypatch.undo()
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("illegal address")],
+)
+def test_errors_of_the_device_are_the_callers_affair(monkeypatch, on_cuda, error):
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(error))
+    with pytest.raises(type(error)):
+        on_cuda(CASE)
     assert not op.fallback.reason

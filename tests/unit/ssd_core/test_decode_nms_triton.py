@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings, strategies as st
+from hypothesis import HealthCheck, Phase, assume, given, settings, strategies as st
 from torchvision.ops import box_iou
 
 from ssd_core import MODELS
@@ -90,6 +90,7 @@ def rounding_decides_nothing(case):
 FEW = settings(
     max_examples=25,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example takes minutes
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 SIZES = {
@@ -192,6 +193,14 @@ def test_any_type_is_like_the_reference(dtype, activation):
     case = case._replace(box_weights=(5.0, 7.0, 3.0, 4.0))
     assert rounding_decides_nothing(case)
     assert_like_reference(case, least=20)
+
+
+def test_overlap_is_compared_with_the_threshold_in_fp32():
+    # 1/3 in fp32 is above 1/3
+    default_boxes = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
+    cls_logits = torch.tensor([[[0.0, 2.0], [0.0, 1.0]]])
+    case = Case(torch.zeros(1, 2, 4), cls_logits, default_boxes, iou_threshold=1 / 3)
+    assert assert_like_reference(case).count.item() == 2
 
 
 def side_by_side(boxes, logit=1.0):
@@ -431,6 +440,7 @@ decode_nms_triton(
 """
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "score_threshold"), [("ssd300_vgg16", 0.01), ("ssd_mobilenet_v2_oid", 0.4)]
 )

@@ -8,6 +8,7 @@ from ssd_core import MODELS, Detector, build_model
 from ssd_core.checkpoint import save_checkpoint
 from ssd_core.detector import fold_batch_norm
 from ssd_core.errors import UnknownModelError
+from ssd_core.yuv import YuvImage
 
 CPU = torch.device("cpu")
 BLACK = np.zeros((100, 600, 3), np.uint8)
@@ -138,6 +139,36 @@ def test_what_is_no_image_raises_value_error(mobilenet, images):
 def test_what_is_no_array_raises_value_error(mobilenet, image):
     with pytest.raises(ValueError, match="an image is"):
         mobilenet.detect([image])
+
+
+def yuv_image():
+    y, chroma = np.zeros((16, 24), np.uint8), np.full((8, 12), 128, np.uint8)
+    return YuvImage(y, chroma, chroma, full_range=True, matrix="bt601")
+
+
+@pytest.mark.parametrize("images", [[yuv_image()], [BLACK, yuv_image()]], ids=["alone", "second"])
+def test_planes_are_refused_where_none_are_taken(constant_detector, images):
+    assert constant_detector.takes_yuv is False
+    with pytest.raises(ValueError, match="uint8 RGB here, not a YuvImage"):
+        constant_detector.submit(images)()
+
+
+# Several batches
+
+
+def test_batches_that_were_submitted_may_be_waited_for_in_any_order_and_twice(mobilenet, golden):
+    batches = [list(golden["inputs"][:2]), [BLACK], list(golden["inputs"][2:])]
+    waits = [mobilenet.submit(images) for images in batches]
+    for index in (2, 0, 1, 2):
+        found, expected = waits[index](), mobilenet.detect(batches[index])
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.boxes, other.boxes)
+            assert one.names == other.names
+
+
+def test_warming_up_changes_nothing_on_the_cpu(constant_detector):
+    constant_detector.warm_up(64)
+    assert len(constant_detector.detect([BLACK])[0]) == 6
 
 
 # The parts, one by one

@@ -135,6 +135,43 @@ def test_bf16_input_is_the_rounded_fp32_input():
     assert torch.equal(network_input(images, VGG, torch.bfloat16), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_every_pixel_value_is_normalised_as_in_fp32_and_then_rounded(spec, dtype, scaled):
+    height, width = (40, 60) if scaled else spec.image_size
+    values = np.arange(height * width * 3, dtype=np.uint32) % 256
+    image = values.astype(np.uint8).reshape(height, width, 3)
+    assert torch.equal(network_input([image], spec, dtype), network_input([image], spec).to(dtype))
+
+
+@pytest.mark.parametrize("mean", [127.5, 127.3, 0.25])
+def test_a_mean_that_the_type_does_not_hold_is_taken_away_in_fp32(mean):
+    spec = replace(MOBILENET, mean=(mean,) * 3)
+    image = (np.arange(300 * 300 * 3) % 256).astype(np.uint8).reshape(300, 300, 3)
+    expected = network_input([image], spec).bfloat16()
+    assert torch.equal(network_input([image], spec, torch.bfloat16), expected)
+
+
+def test_no_images_make_no_input():
+    x = network_input([], VGG, torch.bfloat16)
+    assert (x.shape, x.dtype) == ((0, 3, 300, 300), torch.bfloat16)
+
+
+@pytest.mark.parametrize("size", [(300, 300), (40, 60)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_of_one_size_become_what_each_becomes_alone(size, dtype):
+    images = [picture(*size, seed) for seed in range(4)]
+    together = network_input(images, MOBILENET, dtype)
+    for x, image in zip(together, images, strict=True):
+        torch.testing.assert_close(x, network_input([image], MOBILENET, dtype)[0])
+
+
+def test_a_batch_in_one_array_is_a_batch_of_images():
+    images = np.stack([picture(30, 40, seed) for seed in range(3)])
+    assert torch.equal(network_input(images), network_input(list(images)))
+
+
 @pytest.mark.parametrize(
     "image",
     [

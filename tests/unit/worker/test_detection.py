@@ -30,7 +30,7 @@ class FakeDetector:
         self.dtype = torch.float32
         self.digest = "sha256:00"
         self.score_threshold = 0.5
-        self.compiled = False
+        self.implementation = "fused"
         self.takes_yuv = takes_yuv
         self.warmed_up = []
         self.submitted = []
@@ -233,7 +233,7 @@ def test_warming_up_on_cuda_prepares_the_device_for_the_batch():
         ({"device": torch.device("cuda")}, "device"),
         ({"dtype": torch.bfloat16}, "precision"),
         ({"score_threshold": 0.7}, "score_threshold"),
-        ({"compiled": True}, "compiled"),
+        ({"implementation": "compiled"}, "implementation"),
         ({"takes_yuv": True}, "scaled_by"),
     ],
 )

@@ -11,7 +11,7 @@ from worker.batching import LatestFrameBatcher, LosslessBatcher
 from worker.errors import SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
 from worker.frames import FrameBatch, StreamDown, StreamUp
-from worker.pipeline import Pipeline
+from worker.pipeline import POLL_SECONDS, Pipeline
 from worker.publishing import Publisher
 from worker.sinks.memory import MemorySink
 
@@ -261,11 +261,14 @@ class ListBatcher:
 
     def __init__(self, batches):
         self._batches = deque(batches)
+        self.timeouts = []
+        """How long the pipeline would have waited, each time it asked."""
 
     def put(self, item):
         return True
 
     def next(self, timeout):
+        self.timeouts.append(timeout)
         return self._batches.popleft() if self._batches else None
 
     def close(self):
@@ -283,8 +286,9 @@ def batches_of(frames):
 
 def pipeline_of(batches, sink, detect, *, lossless=True, batches_ahead=1):
     """Over batches that are there already, so that the order of steps is always the same."""
+    batcher = batches if isinstance(batches, ListBatcher) else ListBatcher(batches)
     return Pipeline(
-        [ListSource("clip", [])], ListBatcher(batches), detect,
+        [ListSource("clip", [])], batcher, detect,
         EventMaker(MODEL, recording_digest="abc" if lossless else None),
         Publisher([sink], capacity=1000, lossless=lossless), lossless=lossless,
         batches_ahead=batches_ahead,
@@ -328,6 +332,13 @@ def test_a_started_batch_is_finished_when_no_further_one_comes():
     first, second = batches_of(8)
     pipeline_of([first, None, second], MemorySink(), detector).run()
     assert detector.steps == [("start", 0), ("fetch", 0), ("start", 1), ("fetch", 1)]
+
+
+def test_detections_do_not_wait_for_a_further_batch():
+    first, second = batches_of(8)
+    batcher = ListBatcher([None, first, None, second])
+    pipeline_of(batcher, MemorySink(), RecordingDetector()).run()
+    assert batcher.timeouts[:4] == [POLL_SECONDS, POLL_SECONDS, 0, POLL_SECONDS]
 
 
 def test_a_camera_that_falls_silent_has_its_last_frame_published_all_the_same():

@@ -1,5 +1,4 @@
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,20 +20,14 @@ def settings_of(*arguments):
     return load_settings(ReplaySettings, "replay", ["clip.mp4", *map(str, arguments)])
 
 
-def detector(*, on_cuda, takes_planes=None, gpu=0):
-    takes_planes = on_cuda if takes_planes is None else takes_planes
-    return SimpleNamespace(takes_planes=takes_planes, works_ahead=on_cuda, gpu=gpu)
-
-
 @pytest.fixture
 def decoder(monkeypatch):
-    """Pretends that hardware decoders fail for a reason, or work; notes which were asked."""
+    """Pretends that a GPU's decoder fails for a reason, or works; notes which was asked."""
 
     def decoder(reason):
         asked = []
         monkeypatch.setattr(
-            "worker.sources.capabilities.why_no_hardware_decoder",
-            lambda device, index: asked.append((device, index)) or reason,
+            "worker.sources.capabilities.claim_gpu", lambda gpu: asked.append(gpu) or reason
         )
         return asked
 
@@ -42,55 +35,26 @@ def decoder(monkeypatch):
 
 
 @pytest.mark.parametrize("hwaccel", ["auto", "cuda"])
-def test_frames_are_decoded_on_the_gpu_that_detects_if_it_can(decoder, caplog, hwaccel):
+@pytest.mark.parametrize(("device", "gpu"), [("cuda", 0), ("cuda:3", 3)])
+def test_frames_are_decoded_on_the_gpu_that_detects_if_it_can(decoder, hwaccel, device, gpu):
     asked = decoder("")
-    chosen = wiring._choose_decoding_gpu(
-        settings_of("--hwaccel", hwaccel), detector(on_cuda=True, gpu=3)
-    )
-    assert chosen == 3
-    assert asked == [("cuda", 3)]
-    assert [r.getMessage() for r in caplog.records] == [
-        "frames are decoded on the GPU, where it knows the codec"
-    ]
+    chosen = wiring._claim_decoding_gpu(settings_of("--hwaccel", hwaccel), torch.device(device))
+    assert chosen == (gpu, "")
+    assert asked == [gpu]
 
 
-def test_a_gpu_that_cannot_decode_leaves_it_to_the_cpu_with_the_reason(decoder, caplog):
+def test_a_gpu_that_cannot_decode_leaves_it_to_the_cpu_with_the_reason(decoder):
     decoder("no such device")
-    assert wiring._choose_decoding_gpu(settings_of(), detector(on_cuda=True)) is None
-    assert [r.getMessage() for r in caplog.records] == [
-        "frames are decoded on the CPU: no such device"
-    ]
+    chosen = wiring._claim_decoding_gpu(settings_of(), torch.device("cuda"))
+    assert chosen == (None, "no such device")
 
 
-def test_a_detector_on_the_cpu_decodes_on_the_cpu_and_says_nothing(decoder, caplog):
+@pytest.mark.parametrize(("hwaccel", "device"), [("auto", "cpu"), ("none", "cuda")])
+def test_no_hardware_decoder_is_asked_where_none_is_wanted(decoder, hwaccel, device):
     asked = decoder("")
-    assert wiring._choose_decoding_gpu(settings_of(), detector(on_cuda=False)) is None
-    assert (asked, caplog.records) == ([], [])
-
-
-def test_a_detector_that_takes_no_planes_decodes_on_the_cpu_with_the_reason(decoder, caplog):
-    asked = decoder("")
-    without_kernels = detector(on_cuda=True, takes_planes=False)
-    assert wiring._choose_decoding_gpu(settings_of(), without_kernels) is None
+    settings = settings_of("--hwaccel", hwaccel)
+    assert wiring._claim_decoding_gpu(settings, torch.device(device))[0] is None
     assert asked == []
-    assert "without" not in caplog.text
-    assert "Triton" in caplog.text
-
-
-def test_no_hardware_decoder_is_asked_where_none_is_wanted(decoder, caplog):
-    asked = decoder("")
-    settings = settings_of("--hwaccel", "none")
-    assert wiring._choose_decoding_gpu(settings, detector(on_cuda=True)) is None
-    assert (asked, caplog.records) == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("on_cuda", "reason"), [(True, "no such device"), (False, "does not run on CUDA")]
-)
-def test_a_hardware_decoder_asked_for_that_cannot_be_had_is_refused(decoder, on_cuda, reason):
-    decoder("no such device")
-    with pytest.raises(UsageError, match=f"--hwaccel cuda: .*{reason}.*: use auto or none"):
-        wiring._choose_decoding_gpu(settings_of("--hwaccel", "cuda"), detector(on_cuda=on_cuda))
 
 
 def test_the_detector_comes_ready_with_its_batch():

@@ -1,4 +1,5 @@
 import gc
+import itertools
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ from tests.clips import cut, pictures, set_rotation
 from tests.conftest import WALKWAY
 from worker.frames import Frame, StreamDown, StreamUp
 from worker.sources.capabilities import why_no_hardware_decoder
+from worker.sources.live import LiveSource
 from worker.sources.picture import PictureConverter
 from worker.sources.planes import PlaneReader
 from worker.sources.recording import DecodedPictures, RecordingSource, probe_recording
@@ -160,19 +162,33 @@ def test_one_reader_takes_pictures_whose_size_and_format_change():
         assert_like_the_converter(picture, reader.convert(picture))
 
 
+def file_of(path, codec, pixel_format):
+    """A file of one picture with the colour patches."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 4 * PATCH, 2 * PATCH, pixel_format
+        picture = picture_of(pixel_format)
+        picture.pts = 0
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
-def test_a_rotated_picture_keeps_its_planes_and_says_how_to_turn_it(clip, tmp_path, degrees, turns):
-    rotated = tmp_path / "rotated.mp4"
-    rotated.write_bytes(clip.read_bytes())
-    set_rotation(rotated, degrees)
-    picture = next(iter(DecodedPictures(rotated)))
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p"])
+def test_a_rotated_picture_keeps_its_planes_and_says_how_to_turn_it(
+    tmp_path, pixel_format, degrees, turns
+):
+    path = file_of(tmp_path / "rotated.mp4", "libx264", pixel_format)
+    (picture,) = DecodedPictures(set_rotation(path, degrees))
     image = PlaneReader().convert(picture)
     assert image.quarter_turns == turns
-    assert image.y.shape == (576, 768)
-    expected = PictureConverter(None).convert(picture).astype(float)
-    assert image.shape == expected.shape
-    # swscale rounds down.
-    assert np.abs(to_rgb(image) - expected).mean() < 1.5
+    assert image.y.shape == (2 * PATCH, 4 * PATCH)
+    upright = PictureConverter(None).convert(picture).astype(float)
+    assert image.shape == upright.shape
+    assert np.abs(to_rgb(image) - upright).mean() < 4
+    expected = np.rot90(colour_patches(), turns).astype(float)
+    assert np.abs(to_rgb(image) - expected).mean() < 8
 
 
 # Recordings
@@ -207,20 +223,29 @@ def test_frames_of_a_recording_as_planes_carry_their_pictures_in_full_size(clip)
 
 
 @pytest.mark.parametrize(
-    ("name", "codec"), [("clip.avi", "mjpeg"), ("clip.mkv", "ffv1"), ("clip.mov", "png")]
+    ("name", "codec", "pixel_format"),
+    [
+        ("clip.avi", "mjpeg", "yuvj420p"),
+        ("clip.mkv", "ffv1", "yuv420p10le"),
+        ("clip.mov", "png", "rgb24"),
+    ],
 )
-def test_planes_of_every_kind_of_file_show_what_the_converter_shows(tmp_path, name, codec):
-    pixel_format = {"mjpeg": "yuvj420p", "ffv1": "yuv420p10le", "png": "rgb24"}[codec]
-    path = tmp_path / name
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 32, pixel_format
-        picture = picture_of(pixel_format)
-        picture.pts = 0
-        container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    (decoded,) = DecodedPictures(path)
+def test_planes_of_every_kind_of_file_show_what_the_converter_shows(
+    tmp_path, name, codec, pixel_format
+):
+    (decoded,) = DecodedPictures(file_of(tmp_path / name, codec, pixel_format))
     assert_like_the_converter(decoded, PlaneReader().convert(decoded))
+
+
+def test_a_file_played_live_gives_planes_too(clip):
+    source = LiveSource(
+        "clip", str(clip), (120, 160), itertools.count(1000).__next__, as_planes=True
+    )
+    frames = [item for item in source if isinstance(item, Frame)]
+    assert len(frames) == 12
+    first = PlaneReader().convert(next(pictures(clip, 1)))
+    assert np.array_equal(frames[0].image.y, first.y)
+    assert {frame.image.shape for frame in frames} == {(576, 768, 3)}
 
 
 @pytest.mark.cuda
