@@ -101,7 +101,7 @@ class DetectorSettings(RedisSettings):
         None,
         ge=1,
         le=1024,
-        description="frames a batch; default: 2 a core on a CPU, 16 on a GPU",
+        description="frames a batch; default: 4 a core on a CPU, 16 on a GPU",
     )
 
     @field_validator("labels", mode="before")

@@ -42,9 +42,9 @@ def random_input(batch, height, width, dtype=torch.float32, seed=0):
     return x.to(dtype).to(memory_format=torch.channels_last)
 
 
-def fused(model, example):
+def fused(model, dtype=torch.float32):
     network = copy.deepcopy(model)
-    fuse_for_cpu(network, example.dtype)
+    assert fuse_for_cpu(network, dtype)
     return network
 
 
@@ -72,7 +72,7 @@ def networks(request, dtype):
     """A network as it is, the same fused, and an input for both."""
     model = random_model(request.param, dtype)
     x = random_input(1, *MODELS[request.param].image_size, dtype)
-    return model, fused(model, x), x
+    return model, fused(model, dtype), x
 
 
 @needs_onednn
@@ -102,7 +102,7 @@ def test_the_parameters_keep_their_names_and_values(networks):
 def mobilenets():
     """A MobileNet as it is, and fused."""
     model = random_model(MOBILENET)
-    return model, fused(model, random_input(1, 300, 300))
+    return model, fused(model)
 
 
 @needs_onednn
@@ -125,8 +125,7 @@ def test_an_input_that_is_not_channels_last_gives_the_same_outputs(mobilenets):
 def test_any_number_of_threads_gives_the_same_outputs(dtype):
     model = random_model(MOBILENET, dtype)
     x = random_input(1, 64, 96, dtype)
-    torch.set_num_threads(2)
-    fused_model = fused(model, x)
+    fused_model = fused(model, dtype)
     for count in (1, 3, 2, 1):
         torch.set_num_threads(count)
         assert_same_outputs(fused_model, model, x)
@@ -134,16 +133,31 @@ def test_any_number_of_threads_gives_the_same_outputs(dtype):
 
 @needs_onednn
 def test_more_shapes_than_layouts_are_kept_for_give_the_same_outputs(tiny_model):
-    fused_model = fused(tiny_model, random_input(1, 16, 24))
+    fused_model = fused(tiny_model)
     for batch in [*range(1, 2 * MOST_LAYOUTS), 1, 2]:
         assert_same_outputs(fused_model, tiny_model, random_input(batch, 16, 24, seed=batch))
         assert all(len(m._laid_out) <= MOST_LAYOUTS for m in fused_convolutions(fused_model))
 
 
 @needs_onednn
+def test_a_fused_network_can_be_copied_and_the_copy_computes_the_same(mobilenets):
+    model, fused_model = mobilenets
+    x = random_input(1, 64, 96)
+    assert_same_outputs(fused_model, model, x)
+    assert_same_outputs(copy.deepcopy(fused_model), model, x)
+
+
+@needs_onednn
+def test_a_fused_network_has_no_gradients_wherever_it_is_called(tiny_model):
+    x = random_input(2, 16, 24)
+    for actual, expected in zip(fused(tiny_model)(x), tiny_model(x), strict=True):
+        assert not actual.requires_grad
+        torch.testing.assert_close(actual, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
 def test_weights_are_laid_out_once_for_each_shape_and_number_of_threads(tiny_model, monkeypatch):
-    torch.set_num_threads(1)
-    fused_model = fused(tiny_model, random_input(1, 16, 24))
+    fused_model = fused(tiny_model)
     lay_out, calls = torch.ops.mkldnn._reorder_convolution_weight, []
 
     def counted(*arguments):
@@ -157,7 +171,7 @@ def test_weights_are_laid_out_once_for_each_shape_and_number_of_threads(tiny_mod
         with torch.inference_mode():
             fused_model(random_input(batch, 16, 24))
         laid_out.append(len(calls) // len(fused_convolutions(fused_model)))
-    assert laid_out == [0, 1, 1, 2, 2, 2]
+    assert laid_out == [1, 2, 2, 3, 3, 3]
 
 
 @needs_onednn
@@ -170,7 +184,7 @@ def test_a_network_trained_with_batch_norm_is_fused_over_it():
             module.running_var.uniform_(0.1, 0.6)
     fold_batch_norm(model)
     x = random_input(2, 96, 128)
-    result = fused(model, x)
+    result = fused(model)
     assert not any(isinstance(module, nn.ReLU6) for module in result.modules())
     assert_same_outputs(result, model, x)
 
@@ -197,7 +211,7 @@ def test_every_kind_of_convolution_computes_what_it_computed_before(case):
     convolution, activation = CASES[case]
     model = nn.Sequential(*[module for module in (convolution, activation) if module is not None])
     x = random_input(2, 15, 20)
-    result = fused(model, x)
+    result = fused(model)
     with torch.inference_mode():
         actual, expected = result(x), model(x)
     assert fused_convolutions(result)
@@ -227,7 +241,8 @@ def test_a_pytorch_without_the_calls_runs_the_network_as_it_is(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(torch.ops.mkldnn, name, broken)
     x = random_input(2, 16, 24)
-    result = fused(tiny_model, x)
+    result = copy.deepcopy(tiny_model)
+    assert fuse_for_cpu(result, torch.float32) is False
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.startswith("convolutions are not fused on this CPU")
     assert "\n" not in line

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_core import MODELS, Detections, Detector
+from ssd_core import Detector
+from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
+from tests.detectors import FakeDetector
 from worker.detection import CPU_BATCH_PER_CORE, CUDA_BATCH, FrameDetector, cpu_threads
-from worker.errors import UsageError
+from worker.errors import DetectorError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -19,40 +21,6 @@ def detector():
 @pytest.fixture(scope="module")
 def images():
     return [p.reformat(300, 300, "rgb24").to_ndarray() for p in pictures(WALKWAY, 7)]
-
-
-class FakeDetector:
-    """Finds in each image one thing: a box as wide as the image's first value says."""
-
-    def __init__(self, device="cpu", *, takes_yuv=False, before=lambda images: None):
-        self.spec = MODELS["ssd_mobilenet_v2_oid"]
-        self.device = torch.device(device)
-        self.dtype = torch.float32
-        self.digest = "sha256:00"
-        self.score_threshold = 0.5
-        self.implementation = "fused"
-        self.takes_yuv = takes_yuv
-        self.warmed_up = []
-        self.submitted = []
-        self.shares = []
-        """(images, torch's threads) of each call of ``detect``."""
-        self._before = before
-
-    def detect(self, images):
-        self._before(images)
-        self.shares.append((len(images), torch.get_num_threads()))
-        return [self._found(image) for image in images]
-
-    def submit(self, images):
-        self.submitted.append(images)
-        return lambda: [self._found(image) for image in images]
-
-    def warm_up(self, batch):
-        self.warmed_up.append(batch)
-
-    def _found(self, image):
-        box = torch.tensor([[0.0, 0.0, image.flat[0] / 100, 1.0]])
-        return Detections(box * 100, torch.tensor([0.9]), torch.tensor([4]), ["Person"], box)
 
 
 def batch(*numbers):
@@ -219,6 +187,15 @@ def test_on_cuda_without_the_kernel_it_takes_images():
     assert frame_detector.works_ahead is True
     assert frame_detector.takes_planes is False
     assert frame_detector.gpu == 0
+
+
+def test_a_gpu_without_memory_for_an_image_ends_the_run_with_its_line():
+    class Full(FakeDetector):
+        def submit(self, images):
+            raise DeviceError("device cuda: no memory left for one image")
+
+    with pytest.raises(DetectorError, match="no memory left for one image"):
+        FrameDetector(Full("cuda"))(batch(1))
 
 
 def test_warming_up_on_cuda_prepares_the_device_for_the_batch():

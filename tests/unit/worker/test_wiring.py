@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssd_core import Detector
+from tests.detectors import FakeDetector
 from worker import wiring
+from worker.detection import CUDA_BATCH
 from worker.errors import UsageError
 from worker.settings import ReplaySettings, load_settings
 
@@ -55,6 +58,72 @@ def test_no_hardware_decoder_is_asked_where_none_is_wanted(decoder, hwaccel, dev
     settings = settings_of("--hwaccel", hwaccel)
     assert wiring._claim_decoding_gpu(settings, torch.device(device))[0] is None
     assert asked == []
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Pretends that there is a GPU and a detector on it."""
+
+    def on_cuda(*, takes_yuv=True, load=lambda: None):
+        fake = FakeDetector("cuda", takes_yuv=takes_yuv)
+        monkeypatch.setattr("ssd_core.device.choose_device", torch.device)
+        monkeypatch.setattr(Detector, "load", lambda *_, **options: load() or fake)
+        return fake
+
+    return on_cuda
+
+
+def test_a_gpu_is_claimed_for_decoding_before_the_detector_takes_it(decoder, on_cuda, caplog):
+    asked = decoder("")
+    claimed_before = []
+    fake = on_cuda(load=lambda: claimed_before.extend(asked))
+    setup = wiring.load_detector(settings_of("--device", "cuda:2"))
+    assert claimed_before == asked == [2]
+    assert (setup.gpu, setup.max_batch, fake.warmed_up) == (2, CUDA_BATCH, [CUDA_BATCH])
+    assert "frames are decoded on the GPU, where it knows the codec" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("refusal", "takes_yuv", "arguments", "reason"),
+    [
+        ("no such device", True, (), "no such device"),
+        ("", False, (), "no Triton kernels"),
+        ("", True, ("--hwaccel", "none"), "--hwaccel none"),
+    ],
+)
+def test_a_detector_on_cuda_whose_frames_the_cpu_decodes_says_why(
+    decoder, on_cuda, caplog, refusal, takes_yuv, arguments, reason
+):
+    decoder(refusal)
+    on_cuda(takes_yuv=takes_yuv)
+    assert wiring.load_detector(settings_of("--device", "cuda", *arguments)).gpu is None
+    (line,) = (r.getMessage() for r in caplog.records)
+    assert line.startswith("frames are decoded on the CPU: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("refusal", "takes_yuv", "reason"),
+    [("no such device", True, "no such device"), ("", False, "no Triton kernels")],
+)
+def test_a_hardware_decoder_asked_for_that_cannot_be_had_is_refused(
+    decoder, on_cuda, refusal, takes_yuv, reason
+):
+    decoder(refusal)
+    on_cuda(takes_yuv=takes_yuv)
+    with pytest.raises(UsageError, match=f"--hwaccel cuda: .*{reason}.*: use auto or none"):
+        wiring.load_detector(settings_of("--device", "cuda", "--hwaccel", "cuda"))
+
+
+def test_a_gpu_without_memory_for_the_model_is_refused_in_one_line(decoder, on_cuda):
+    def out_of_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate 2 GiB")
+
+    decoder("")
+    on_cuda(load=out_of_memory)
+    with pytest.raises(UsageError, match="--device cuda: no memory left for ssd_mob") as caught:
+        wiring.load_detector(settings_of("--device", "cuda"))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_detector_comes_ready_with_its_batch():

@@ -1,0 +1,39 @@
+"""A detector for tests that has no network."""
+
+import torch
+
+from ssd_core import MODELS, Detections
+
+
+class FakeDetector:
+    """Finds in each image one thing: a box as wide as the image's first value says."""
+
+    def __init__(self, device="cpu", *, takes_yuv=False, before=lambda images: None):
+        self.spec = MODELS["ssd_mobilenet_v2_oid"]
+        self.device = torch.device(device)
+        self.dtype = torch.float32
+        self.digest = "sha256:00"
+        self.score_threshold = 0.5
+        self.implementation = "fused"
+        self.takes_yuv = takes_yuv
+        self.warmed_up = []
+        self.submitted = []
+        self.shares = []
+        """(images, torch's threads) of each call of ``detect``."""
+        self._before = before
+
+    def detect(self, images):
+        self._before(images)
+        self.shares.append((len(images), torch.get_num_threads()))
+        return [self._found(image) for image in images]
+
+    def submit(self, images):
+        self.submitted.append(images)
+        return lambda: [self._found(image) for image in images]
+
+    def warm_up(self, batch):
+        self.warmed_up.append(batch)
+
+    def _found(self, image):
+        box = torch.tensor([[0.0, 0.0, image.flat[0] / 100, 1.0]])
+        return Detections(box * 100, torch.tensor([0.9]), torch.tensor([4]), ["Person"], box)
