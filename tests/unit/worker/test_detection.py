@@ -92,10 +92,11 @@ def test_on_a_cpu_it_takes_images_and_decodes_on_the_cpu(detector):
         (2, 9, [1, 2, 2, 2, 2]),
     ],
 )
-def test_a_batch_is_cut_into_shares_of_two_or_less_for_the_cores(
+def test_a_batch_is_cut_into_shares_for_the_cores_none_above_the_best_size(
     monkeypatch, cores, images, shares
 ):
     monkeypatch.setattr("worker.detection.cpu_threads", lambda: cores)
+    monkeypatch.setattr("worker.detection.CPU_BATCH_PER_CORE", 2)
     fake = FakeDetector()
     FrameDetector(fake)(batch(*range(images)))()
     assert sorted(count for count, _ in fake.shares) == shares
