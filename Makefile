@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CPP := ssd_core/ops/decode_nms_native.cpp
 
 .PHONY: install demo test lint format bench bench-gpu test-gpu clean
 
@@ -23,6 +24,7 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tests.lint_deploy
@@ -30,6 +32,7 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 # About 9 minutes on two cores. SSD_BENCH_TFLITE names the .tflite file of the LiteRT peer.
 bench: $(VENV)/.installed-bench
@@ -66,7 +69,7 @@ $(VENV)/bin/python:
 	  || { rm -rf $(VENV); echo "Python cannot make a virtual environment: on Debian and Ubuntu,"; \
 	       echo "apt install python3-venv"; exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml setup.py $(CPP) | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (PyTorch is about 3 GB: a few minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@

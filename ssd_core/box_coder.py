@@ -41,7 +41,9 @@ def decode_boxes(
     """
     offsets = bbox_regression / bbox_regression.new_tensor(weights)
     centre = offsets[..., :2] * default_boxes_cxcywh[..., 2:] + default_boxes_cxcywh[..., :2]
-    size = torch.exp(offsets[..., 2:].clamp(max=MAX_LOG_SCALE)) * default_boxes_cxcywh[..., 2:]
+    # In fp64, rounded once: vector code of fp32 rounds differently with the place in the tensor.
+    scale = offsets[..., 2:].clamp(max=MAX_LOG_SCALE).double().exp().to(offsets.dtype)
+    size = scale * default_boxes_cxcywh[..., 2:]
     return torch.cat((centre, size), dim=-1)
 
 

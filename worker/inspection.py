@@ -83,13 +83,16 @@ def _kernels(settings: DoctorSettings) -> str:
     from ssd_core.cpu_fusion import why_not_fused
     from ssd_core.device import choose_device, choose_precision
     from ssd_core.ops.decode_nms import decode_nms, fallback
+    from ssd_core.ops.decode_nms_native import why_missing
 
     device = choose_device(settings.device)
     if device.type == "cpu":
         reason = why_not_fused(choose_precision("auto", device))
         if reason:
             raise ValueError(f"convolutions are not fused, the network is slower: {reason}")
-        return "oneDNN's fused convolutions"
+        if why_missing():
+            raise ValueError(f"decode_nms runs in NumPy, slower: {why_missing()}")
+        return "oneDNN's fused convolutions, decode_nms in C++"
     outputs = torch.zeros(1, 1, 4, device=device), torch.zeros(1, 1, 2, device=device)
     decode_nms(*outputs, torch.zeros(1, 4, device=device), "softmax", 0.5, 0.5, 1, 1)
     if fallback.reason:

@@ -1,8 +1,8 @@
 """The op ``torch.ops.ssd_core.decode_nms``: its signature, its shapes, and who computes it where.
 
-Its semantics are those of ``ops/reference.py``. The CPU has an implementation of its own, CUDA has
-Triton kernels. Where those cannot run, the reference does, on the same device, and one warning says
-why. Importing this module registers the op.
+Its semantics are those of ``ops/reference.py``. The CPU has it in C++, and in NumPy where that was
+not built; CUDA has Triton kernels. Where those cannot run, the reference does, on the same device,
+and one warning says why. Importing this module registers the op.
 """
 
 import logging
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ssd_core.box_coder import BOX_WEIGHTS
-from ssd_core.ops.decode_nms_cpu import decode_nms_cpu
+from ssd_core.ops import decode_nms_native as native
+from ssd_core.ops.decode_nms_numpy import decode_nms_numpy
 from ssd_core.ops.reference import (
     DecodedDetections,
     UnsupportedSizeError,
@@ -51,7 +52,12 @@ def _on_cpu(
         tuple(box_weights),
     )
     _check(*arguments)
-    return _as_outputs(decode_nms_cpu(*arguments))
+    if not native.why_missing():
+        try:
+            return _as_outputs(native.decode_nms_native(*arguments))
+        except UnsupportedSizeError:
+            pass  # for NumPy, this time
+    return _as_outputs(decode_nms_numpy(*arguments))
 
 
 @_on_cpu.register_kernel("cuda")

@@ -57,12 +57,7 @@ def decode_nms_triton(
     num_images, num_boxes, num_classes = cls_logits.shape
     foreground = num_classes - 1
     best = min(candidates_per_class, num_boxes)
-    result = DecodedDetections(
-        boxes=default_boxes_cxcywh.new_zeros(num_images, max_detections, 4),
-        scores=default_boxes_cxcywh.new_zeros(num_images, max_detections),
-        labels=default_boxes_cxcywh.new_zeros(num_images, max_detections, dtype=torch.int64),
-        count=default_boxes_cxcywh.new_zeros(num_images, dtype=torch.int64),
-    )
+    result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
     if 0 in (num_images, foreground, best, max_detections):
         return result
     if max(best, max_detections) > MAX_SORTED:

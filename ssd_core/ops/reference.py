@@ -27,6 +27,18 @@ class DecodedDetections(NamedTuple):
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     """(B,) int64: how many of the D are detections."""
 
+    @classmethod
+    def none(
+        cls, num_images: int, max_detections: int, device: torch.device
+    ) -> "DecodedDetections":
+        """No detections in any image: zeros."""
+        return cls(
+            boxes=torch.zeros(num_images, max_detections, 4, device=device),
+            scores=torch.zeros(num_images, max_detections, device=device),
+            labels=torch.zeros(num_images, max_detections, dtype=torch.int64, device=device),
+            count=torch.zeros(num_images, dtype=torch.int64, device=device),
+        )
+
 
 class UnsupportedSizeError(ValueError):
     """A faster implementation is not made for such sizes; this one takes any."""
@@ -87,12 +99,8 @@ def decode_nms_reference(
     rank = _rank_within_group(image[order])
     order, rank = order[rank < max_detections], rank[rank < max_detections]
     image = image[order]
-    result = DecodedDetections(
-        boxes=boxes_xyxy.new_zeros(num_images, max_detections, 4),
-        scores=score.new_zeros(num_images, max_detections),
-        labels=label.new_zeros(num_images, max_detections),
-        count=torch.bincount(image, minlength=num_images),
-    )
+    result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
+    result.count.copy_(torch.bincount(image, minlength=num_images))
     result.boxes[image, rank] = boxes_xyxy[order]
     result.scores[image, rank] = score[order]
     result.labels[image, rank] = label[order] + 1

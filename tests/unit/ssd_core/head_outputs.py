@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
+from ssd_core.ops import DecodedDetections
+
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 ACTIVATIONS = ("softmax", "sigmoid")
 NOT_FINITE = torch.tensor([torch.nan, torch.inf, -torch.inf])
@@ -153,3 +155,23 @@ def any_outputs(draw, max_boxes=150):
         max_detections=draw(st.integers(1, 40) | st.integers(1, boxes * classes + 5)),
         box_weights=draw(st.sampled_from([(10.0, 10.0, 5.0, 5.0), (1.0, 2.0, 3.0, 4.0)])),
     )
+
+
+def heap(identical, others):
+    """Boxes one on another with the best scores, then as many others side by side."""
+    boxes = identical + others
+    default_boxes = torch.full((boxes, 4), 0.5)
+    if others:
+        default_boxes[identical:, 0] = (torch.arange(others) + 0.5) / others
+        default_boxes[identical:, 2] = 1 / others
+    cls_logits = torch.zeros(1, boxes, 3)
+    cls_logits[0, :, 1] = torch.linspace(4, 0, boxes)
+    cls_logits[0, :, 2] = -9
+    return torch.zeros(1, boxes, 4), cls_logits, default_boxes
+
+
+def assert_same(found, expected):
+    """Not a bit may differ between detections."""
+    for name, ours, theirs in zip(DecodedDetections._fields, found, expected, strict=True):
+        assert ours.dtype == theirs.dtype, name
+        assert torch.equal(ours, theirs), name

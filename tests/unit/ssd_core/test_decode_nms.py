@@ -1,7 +1,6 @@
-"""The op `decode_nms` on the CPU, and who computes it where kernels cannot run."""
+"""The op `decode_nms` on the CPU, in C++ and in NumPy."""
 
 import importlib
-import logging
 import warnings
 
 import pytest
@@ -10,38 +9,34 @@ from hypothesis import example, given, settings
 from torchvision.ops import box_convert
 
 from ssd_core import MODELS
-from ssd_core.ops import DecodedDetections, decode_nms, decode_nms_reference
-from tests.conftest import KERNEL_DEVICE
+from ssd_core.ops import decode_nms, decode_nms_reference
 from tests.unit.ssd_core.head_outputs import (
     ACTIVATIONS,
     FLOAT_TYPES,
     Case,
     any_outputs,
+    assert_same,
+    heap,
     outputs_with_ties,
     random_outputs,
     spoil,
 )
 
 op = importlib.import_module("ssd_core.ops.decode_nms")
-cpu = importlib.import_module("ssd_core.ops.decode_nms_cpu")
 
 CLASSES = [1, 2, 3, 4, 5, 6, 7, 21, 24, 81, 91]
 
 
-# 0 / 0, the overlap of boxes without area, in Triton's interpreter
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
-
-
-@pytest.fixture(autouse=True)
-def no_fallback_yet(monkeypatch):
-    monkeypatch.setattr(op.fallback, "reason", "")
-
-
-def assert_same(found, expected):
-    """Not a bit may differ: exponentials and their order are PyTorch's in both."""
-    for name, ours, theirs in zip(DecodedDetections._fields, found, expected, strict=True):
-        assert ours.dtype == theirs.dtype, name
-        assert torch.equal(ours, theirs), name
+@pytest.fixture(autouse=True, scope="module", params=["native", "numpy"])
+def implementation(request):
+    """Every test of this file, with either of the two."""
+    missing = op.native.why_missing()
+    if request.param == "native" and missing:
+        pytest.skip(missing)
+    reason = "" if request.param == "native" else "left out by a test"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(op.native, "why_missing", lambda: reason)
+        yield request.param
 
 
 def assert_like_reference(case, least=0):
@@ -190,97 +185,36 @@ def test_it_gives_the_same_bits_twice():
     assert_same(decode_nms(*case), decode_nms(*case))
 
 
-# How far it looks
+@pytest.mark.parametrize("candidates_per_class", [300, 500, 1000])
+@pytest.mark.parametrize(("identical", "others"), [(1, 200), (500, 200), (500, 0)])
+def test_heaps_of_boxes_are_like_the_reference(identical, others, candidates_per_class):
+    limits = (0.5, candidates_per_class, 10)
+    assert_like_reference(Case(*heap(identical, others), "sigmoid", 0.1, *limits), least=1)
 
 
-@pytest.fixture
-def looks(monkeypatch):
-    """How many candidates each look was for."""
-    seen = []
-    best_candidates = cpu._best_candidates
-
-    def spy(candidates, look_at, *arguments):
-        seen.append(look_at)
-        return best_candidates(candidates, look_at, *arguments)
-
-    monkeypatch.setattr(cpu, "_best_candidates", spy)
-    return seen
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_equal_scores_of_all_boxes_are_like_the_reference(activation):
+    bbox_regression, cls_logits, default_boxes = random_outputs(15, boxes=700, classes=5)
+    for equal in (torch.zeros_like(cls_logits), cls_logits[:, :1].expand_as(cls_logits)):
+        case = Case(bbox_regression, equal, default_boxes, activation, 0.1, 0.3, 100, 50)
+        assert_like_reference(case, least=40)
 
 
-def heap(identical, others):
-    """Boxes one on another with the best scores, then as many others side by side."""
-    boxes = identical + others
-    default_boxes = torch.full((boxes, 4), 0.5)
-    if others:
-        default_boxes[identical:, 0] = (torch.arange(others) + 0.5) / others
-        default_boxes[identical:, 2] = 1 / others
-    cls_logits = torch.zeros(1, boxes, 3)
-    cls_logits[0, :, 1] = torch.linspace(4, 0, boxes)
-    cls_logits[0, :, 2] = -9
-    return torch.zeros(1, boxes, 4), cls_logits, default_boxes
+@pytest.mark.parametrize("score_threshold", [0.99999997, 0.3, 0.7, 1e-7])
+def test_a_threshold_between_two_numbers_of_fp32_is_like_the_reference(score_threshold):
+    logits = torch.tensor(score_threshold, dtype=torch.float64).logit() + torch.linspace(-1, 1, 999)
+    cls_logits = torch.stack((torch.zeros(999), logits.float()), dim=1)[None]
+    outputs = torch.zeros(1, 999, 4), cls_logits, torch.rand(999, 4)
+    for activation in ACTIVATIONS:
+        assert_like_reference(Case(*outputs, activation, score_threshold, 1.0, 999, 999), least=100)
 
 
-def test_one_look_is_enough_where_boxes_do_not_overlap(looks):
-    assert_like_reference(Case(*heap(1, 200), "sigmoid", 0.1, 0.5, 400, 10), least=10)
-    assert looks == [40]
-
-
-def test_it_looks_further_until_heaps_of_boxes_leave_enough(looks):
-    case = Case(*heap(500, 200), "sigmoid", 0.1, 0.5, 1000, 10)
-    found = assert_like_reference(case)
-    assert looks == [40, 160, 640]
-    assert found.count.tolist() == [10]
-
-
-def test_it_stops_looking_when_there_is_nothing_more(looks):
-    found = assert_like_reference(Case(*heap(500, 0), "sigmoid", 0.1, 0.5, 1000, 10))
-    assert looks == [40, 160, 640]
-    assert found.count.tolist() == [1]
-
-
-def test_what_a_class_may_not_have_is_not_made_up_for_by_looking_further(looks):
-    found = assert_like_reference(Case(*heap(500, 200), "sigmoid", 0.1, 0.5, 300, 10))
-    assert found.count.tolist() == [1]
-    assert looks[-1] >= 700
-
-
-def test_equal_scores_at_the_edge_of_a_look_are_all_looked_at(looks):
-    bbox_regression, cls_logits, default_boxes = heap(300, 100)
-    cls_logits[0, :, 1] = 1
-    for swap in (False, True):
-        if swap:
-            default_boxes = default_boxes.flip(0)
-        case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, 0.5, 400, 10)
-        assert_like_reference(case, least=10)
-    assert looks == [40, 40]
-
-
-@pytest.mark.parametrize("large_group", [0, 1, 3, 64, 10**9])
-@pytest.mark.parametrize("outputs", [random_outputs, outputs_with_ties])
-def test_nms_of_large_and_of_small_groups_are_alike(monkeypatch, outputs, large_group):
-    monkeypatch.setattr(cpu, "LARGE_GROUP", large_group)
-    bbox_regression, cls_logits, default_boxes = outputs(14, boxes=200, classes=6)
-    cls_logits[..., 1:3] -= 4  # classes of few candidates beside classes of many
-    bbox_regression = spoil(bbox_regression, 0.02, 14)
-    for iou_threshold in (0.0, 1 / 3, 0.5, 1.0):
-        case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, iou_threshold)
-        assert_like_reference(case._replace(candidates_per_class=150), least=30)
-
-
-@pytest.mark.parametrize("large_group", [0, 64])
-def test_overlap_is_compared_with_the_threshold_in_fp32(monkeypatch, large_group):
-    monkeypatch.setattr(cpu, "LARGE_GROUP", large_group)
+def test_overlap_is_compared_with_the_threshold_in_fp32():
     # 1/3 in fp32 is above 1/3
     default_boxes = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
     cls_logits = torch.tensor([[[0.0, 2.0], [0.0, 1.0]]])
     case = Case(torch.zeros(1, 2, 4), cls_logits, default_boxes, iou_threshold=1 / 3)
     assert assert_like_reference(case).count.item() == 2
-
-
-def test_groups_at_the_limit_of_small_ones_are_like_the_reference():
-    for boxes in range(cpu.LARGE_GROUP - 1, cpu.LARGE_GROUP + 3):
-        outputs = random_outputs(boxes, images=1, boxes=boxes, classes=3)
-        assert_like_reference(Case(*outputs, "sigmoid", 0.0, 0.3, 1000, 1000), least=20)
 
 
 # What networks give
@@ -499,110 +433,4 @@ OUTPUTS = random_outputs(0, images=2, boxes=6, classes=3)
 def test_inputs_that_do_not_fit_are_refused(change, message, function):
     with pytest.raises(ValueError, match=message):
         function(*Case(*OUTPUTS)._replace(**change))
-    assert not op.fallback.reason
-
-
-# Where kernels cannot run
-
-
-@pytest.fixture
-def on_cuda(caplog):
-    """What the op does on CUDA: its detections (wherever the tensors are), and the warnings."""
-    caplog.set_level(logging.WARNING, "ssd_core.ops.decode_nms")
-
-    def call(case):
-        found = op._on_cuda(*case.to(device=KERNEL_DEVICE))
-        return DecodedDetections(*(part.cpu() for part in found)), caplog.messages
-
-    return call
-
-
-CASE = Case(*outputs_with_ties(18, images=1, boxes=20, classes=3), "sigmoid")
-
-
-def test_kernels_that_run_need_no_warning(on_cuda):
-    pytest.importorskip("triton")
-    found, messages = on_cuda(CASE)
-    expected = decode_nms_reference(*CASE)
-    assert expected.count.item() == 30
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert messages == []
-    assert not op.fallback.reason
-
-
-def broken_kernels(error):
-    def kernels(*arguments):
-        raise error
-
-    return lambda: kernels
-
-
-@pytest.mark.parametrize(
-    ("no_kernels", "reason"),
-    [
-        (lambda: importlib.import_module("triton_that_is_not"), "ModuleNotFoundError: No module"),
-        (broken_kernels(RuntimeError("PTXAS error:\n  no such\n  target")),
-         "RuntimeError: PTXAS error: no such target"),
-        (broken_kernels(AssertionError()), "AssertionError"),
-    ],
-)  # fmt: skip
-def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(
-    monkeypatch, on_cuda, no_kernels, reason
-):
-    monkeypatch.setattr(op, "_triton_kernels", no_kernels)
-    for _ in range(2):
-        found, messages = on_cuda(CASE)
-        assert_same(found, decode_nms_reference(*CASE))
-        (message,) = messages
-        assert message.startswith("no Triton kernels: ")
-        assert reason in message
-        assert message.count("\n") == 0
-    assert op.fallback.reason in message
-
-
-def test_kernels_that_failed_once_are_not_tried_again(monkeypatch, on_cuda):
-    tries = []
-
-    def kernels():
-        tries.append(1)
-        raise ImportError("No module named 'triton'")
-
-    monkeypatch.setattr(op, "_triton_kernels", kernels)
-    for _ in range(3):
-        on_cuda(CASE)
-    assert len(tries) == 1
-
-
-def test_a_long_reason_is_cut(monkeypatch, on_cuda):
-    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("x" * 10_000)))
-    _, (message,) = on_cuda(CASE)
-    assert len(message) < 300
-
-
-def test_kernels_that_failed_elsewhere_are_not_tried(monkeypatch, on_cuda):
-    op.fallback.take(RuntimeError("no compiler"))
-    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("tried")))
-    found, (message,) = on_cuda(CASE)
-    assert "no compiler" in message
-    assert_same(found, decode_nms_reference(*CASE))
-
-
-def test_sizes_that_no_kernel_takes_are_left_to_the_reference_and_no_others(on_cuda):
-    kernels = pytest.importorskip("ssd_core.ops.decode_nms_triton")
-    case = CASE._replace(max_detections=kernels.MAX_SORTED + 1)
-    found, messages = on_cuda(case)
-    assert_same(found, decode_nms_reference(*case))
-    assert not op.fallback.reason
-    assert messages == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("illegal address")],
-)
-def test_errors_of_the_device_are_the_callers_affair(monkeypatch, on_cuda, error):
-    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(error))
-    with pytest.raises(type(error)):
-        on_cuda(CASE)
     assert not op.fallback.reason

@@ -1,4 +1,4 @@
-"""decode_nms for the CPU: the reference's answer without most of the reference's work.
+"""decode_nms in NumPy, for a CPU without the C++ library: without most of the reference's work.
 
 Nearly every default box of a picture is background: a bound on the raw logits finds the few that
 can be above the threshold, and only those get a score. Detections are wanted best first: candidates
@@ -45,7 +45,7 @@ class _Candidates(NamedTuple):
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what infinities lead to is above no threshold
-def decode_nms_cpu(
+def decode_nms_numpy(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
@@ -58,12 +58,7 @@ def decode_nms_cpu(
 ) -> DecodedDetections:
     """See ``decode_nms_reference``: same arguments, same outputs."""
     num_images = len(cls_logits)
-    result = DecodedDetections(
-        boxes=torch.zeros(num_images, max_detections, 4),
-        scores=torch.zeros(num_images, max_detections),
-        labels=torch.zeros(num_images, max_detections, dtype=torch.int64),
-        count=torch.zeros(num_images, dtype=torch.int64),
-    )
+    result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
     for image in range(num_images if max_detections else 0):
         candidates = _find_candidates(cls_logits[image], activation, score_threshold)
         look_at = FIRST_LOOK * max_detections
@@ -86,14 +81,10 @@ def decode_nms_cpu(
 
 
 def _find_candidates(cls_logits: Tensor, activation: str, score_threshold: float) -> _Candidates:
-    """Every candidate of an image with logits (A, C), ordered by (default box, class).
-
-    The bound: softmax gives p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs
-    x_c - x_0 > logit(t). Sigmoid gives p_c > t just where x_c > logit(t).
-    """
+    """Every candidate of an image with logits (A, C), ordered by (default box, class)."""
     logits = cls_logits.float()
     num_foreground = logits.shape[1] - 1
-    bound = _logit(score_threshold) - BOUND_MARGIN
+    bound = logit_bound(score_threshold)
     if num_foreground == 0:
         return _Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     if activation == "softmax":
@@ -127,9 +118,15 @@ def _segments(num_boxes: int, num_classes: int) -> Ints:
     return starts.reshape(-1)
 
 
-def _logit(score: float) -> float:
+def logit_bound(score_threshold: float) -> float:
+    """What a logit, for softmax less that of the background, is above if its score is a candidate.
+
+    Softmax gives p_c <= exp(x_c) / (exp(x_0) + exp(x_c)), so p_c > t needs x_c - x_0 > logit(t).
+    Sigmoid gives p_c > t just where x_c > logit(t).
+    """
+    score = float(np.float32(score_threshold))  # scores are compared in fp32
     if 0 < score < 1:
-        return math.log(score / (1 - score))
+        return math.log(score / (1 - score)) - BOUND_MARGIN
     return -math.inf if score <= 0 else math.inf
 
 
