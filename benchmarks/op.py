@@ -70,9 +70,10 @@ def cases(device: str, quick: bool, batches: list[int] | None) -> list[tuple[str
     """(Kind, batch) pairs; on a CPU fewer, to stay below a minute."""
     if quick:
         return [("sparse", 1), ("sparse", 4), ("dense", 1)]
+    of_kind = {kind: batches or (1, 8, 32, 128) for kind in KINDS}
     if batches is None and device == "cpu":
-        return [("sparse", 1), ("sparse", 8), ("sparse", 32), ("dense", 1), ("dense", 8)]
-    return [(kind, batch) for kind in KINDS for batch in batches or (1, 8, 32, 128)]
+        of_kind["dense"] = (1, 8, 32)
+    return [(kind, batch) for kind, sizes in of_kind.items() for batch in sizes]
 
 
 def is_compared(device: str, kind: str, batch: int, dtype: torch.dtype) -> bool:

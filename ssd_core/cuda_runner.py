@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from traceback import clear_frames
 from typing import Any, TypeAlias
 
 import torch
@@ -112,7 +113,8 @@ class CudaRunner:
             rgb = {i: image for i, image in enumerate(images) if not isinstance(image, YuvImage)}
             if rgb:  # no rows in the tables: the graph leaves them be
                 x = preprocess(list(rgb.values()), self._spec, self._device, self._dtype)
-                program.x[list(rgb)] = x
+                for row, i in enumerate(rgb):  # an index of rows would wait for the device
+                    program.x[i].copy_(x[row])
             return slot.take(program.run(), images, self._stream)
 
     def _program(self, size: int) -> "_Program":
@@ -137,6 +139,7 @@ class CudaRunner:
                 f"device {self._device}: no memory left for one image of {self._spec.name}: "
                 "free memory on it, or use another device or a smaller model"
             ) from error
+        clear_frames(error.__traceback__)  # they hold what did not fit
         self._largest = _bucket(size) // 2
         self._programs = {n: p for n, p in self._programs.items() if n <= self._largest}
         if self._stream is not None:
@@ -156,8 +159,7 @@ class CudaRunner:
             from ssd_core.ops.yuv_to_input import yuv_to_input
 
             yuv_to_input(tables, x, self._spec.mean, self._spec.std)
-        # The same algorithms in every run: a replay that goes on gives the same numbers.
-        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=True):
+        with same_algorithms():
             bbox_regression, cls_logits = self._network(x)
         found = decode_nms(
             bbox_regression,
@@ -286,10 +288,29 @@ def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
+def same_algorithms() -> AbstractContextManager[Any]:
+    """Convolutions by the same algorithms in every run: a replay that goes on gives equal numbers.
+
+    ``enabled`` must be said: left out, it means no cuDNN at all.
+    """
+    flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=True
+    )
+    return flags
+
+
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory is the reason, also where a capture that failed for it raised another."""
-    if error is None or isinstance(error, torch.OutOfMemoryError):
-        return error is not None
+    """Whether memory is the reason, also where a capture that failed for it raised another.
+
+    Pinned memory and graphs say so in a plain AcceleratorError, cuDNN by finding no algorithm
+    (pytorch#108645).
+    """
+    if error is None:
+        return False
+    if isinstance(error, torch.OutOfMemoryError) or any(
+        text in str(error) for text in ("out of memory", "unable to find an engine to execute")
+    ):
+        return True
     return _is_out_of_memory(error.__context__)
 
 

@@ -94,13 +94,13 @@ class PlaneUpload:
     def _make_room(self, size_bytes: int) -> None:
         if size_bytes <= len(self._staged):
             return
-        self._staged = self._planes = torch.empty(
-            size_bytes, dtype=torch.uint8, pin_memory=self._stream is not None
-        )
+        pinned = self._stream is not None
+        staged = planes = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=pinned)
         if self._stream is not None:
             # In the stream that writes it: memory of another may have work pending on it still.
             with torch.cuda.stream(self._stream):
-                self._planes = torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+                planes = torch.empty(size_bytes, dtype=torch.uint8, device=self._device)
+        self._staged, self._planes = staged, planes  # both, or neither where memory is short
 
 
 def _host_planes(image: YuvImage, device: torch.device) -> list[Tensor]:

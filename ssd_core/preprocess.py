@@ -32,7 +32,7 @@ def preprocess(
     # Images of one size go to the device in one piece.
     alike = len({(tensor.shape, tensor.device) for tensor in tensors}) == 1
     pieces = [torch.stack(tensors)] if alike else [tensor[None] for tensor in tensors]
-    scaled = [_resize(piece.to(device), spec) for piece in pieces]
+    scaled = [_resize(_move(piece, device), spec) for piece in pieces]
     pixels = scaled[0] if alike else torch.cat(scaled)
     if pixels.dtype == torch.uint8 and _exact_in(dtype, spec):
         x = pixels.to(dtype).sub_(spec.mean[0]).mul_(1 / spec.std[0])
@@ -40,9 +40,8 @@ def preprocess(
     # As rows of width * 3 numbers: over rows of 3, the channels alone, these steps take 0.50 ms an
     # image instead of 0.15.
     rows = pixels.float().reshape(len(tensors), height, width * 3)
-    rows = (rows - rows.new_tensor(spec.mean).repeat(width)).mul_(
-        (1 / rows.new_tensor(spec.std)).repeat(width)
-    )
+    mean, scale = _normalisation(spec, device)
+    rows = (rows - mean).mul_(scale)
     return rows.to(dtype).view(len(tensors), height, width, 3).permute(0, 3, 1, 2)
 
 
@@ -63,6 +62,21 @@ def _exact_in(dtype: torch.dtype, spec: ModelSpec) -> bool:
         return False
     centred = torch.arange(256) - spec.mean[0]
     return torch.equal(centred.to(dtype).float(), centred.float())
+
+
+@lru_cache(maxsize=8)
+def _normalisation(spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(W * 3,) mean and 1 / std of a row of pixels; kept, since copying them up takes a wait."""
+    width = spec.image_size[1]
+    mean, std = (torch.tensor(values).repeat(width) for values in (spec.mean, spec.std))
+    return mean.to(device), (1 / std).to(device)
+
+
+def _move(images: Tensor, device: torch.device) -> Tensor:
+    """To the device; from pinned memory, so that nobody waits for the work before."""
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
 
 
 def _as_tensor(image: Image) -> Tensor:

@@ -85,6 +85,9 @@ def load_detector(settings: DetectorSettings) -> DetectorSetup:
         ) from error
     if gpu is not None and not frame_detector.takes_planes:
         gpu, reason = None, "there are no Triton kernels for the detector"
+    if gpu is not None:
+        # Once more, now that PyTorch has the device: what is refused here would end every source.
+        gpu, reason = _claim_decoding_gpu(settings, device)
     if gpu is None and settings.hwaccel == "cuda":
         raise UsageError(f"--hwaccel cuda: {reason}: use auto or none")
     if device.type == "cuda":

@@ -93,6 +93,8 @@ def _on_cuda(
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # not the kernels' fault; the caller splits its batch
         except Exception as error:  # Triton's own errors have no common class
+            if "out of memory" in str(error):
+                raise torch.OutOfMemoryError(str(error)) from error
             fallback.take(error)
     return _as_outputs(decode_nms_reference(*arguments))
 

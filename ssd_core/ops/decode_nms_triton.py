@@ -1,8 +1,9 @@
-"""decode_nms for CUDA: three Triton kernels, no host synchronisation, every size fixed beforehand.
+"""decode_nms for CUDA: Triton kernels, no host synchronisation, every size fixed beforehand.
 
     _find_candidates  one pass over the logits: activation, threshold, and a list of candidates per
                       image and class
-    _suppress         per image and class: the best K of the list, their boxes, greedy NMS
+    _suppress         per image and class: the best K of the list, their boxes, greedy NMS; launched
+                      for short lists, which nearly all are, and once more for long ones
     _merge            per image: the best D over the classes, their boxes again, padding
 
 A candidate is one int64 key: the bits of its score above the inverted index of its default box.
@@ -26,16 +27,18 @@ MAX_SORTED = 2048
 """Keys that one program sorts: the limit of candidates_per_class and max_detections. Triton sorts
 in registers, and compile time grows with the size."""
 KEYS_PER_WARP = 512
-"""16 int64 keys a lane: 512 candidates, the usual case, need one warp and so no barrier in NMS."""
+"""16 int64 keys a lane: 512 candidates, the usual limit, need one warp and so no barrier in NMS."""
+SHORT_LIST = 64
+"""Candidates of a class, at most, that have a launch of their own: lists mostly hold about ten, and
+code made for 512 is four times as long and takes 230 registers instead of 79 (sm_90)."""
 WORKSPACE_BYTES = 512 * 2**20
 """Candidate lists held at once. They have room for every box of every class: 6 MiB an image for
 SSD300 with 91 classes. Larger batches go in several rounds."""
-LOGITS_PER_BLOCK = 4096
+LOGITS_PER_BLOCK = 1024
+"""One warp's work: with more warps, rows would be spread over them and each softmax would wait for
+all. On sm_90, 91 classes: 107 instructions a row where four warps on 4,096 logits take 247."""
 SELECT_CHUNK = 1024
-FIRST_KEY_ABOVE_ALL = (0x3F800000 + 2) << 32
-"""Above the key of any score: 0x3F800000 are the bits of 1.0, and one bit is left to rounding."""
 _MAX_LOG_SCALE = tl.constexpr(MAX_LOG_SCALE)
-_ABOVE_ALL = tl.constexpr(FIRST_KEY_ABOVE_ALL)
 
 
 def decode_nms_triton(
@@ -57,9 +60,9 @@ def decode_nms_triton(
     num_images, num_boxes, num_classes = cls_logits.shape
     foreground = num_classes - 1
     best = min(candidates_per_class, num_boxes)
-    result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
+    device = cls_logits.device
     if 0 in (num_images, foreground, best, max_detections):
-        return result
+        return DecodedDetections.none(num_images, max_detections, device)
     if max(best, max_detections) > MAX_SORTED:
         raise UnsupportedSizeError(
             f"candidates_per_class {candidates_per_class} or max_detections {max_detections} is "
@@ -68,10 +71,15 @@ def decode_nms_triton(
     bbox_regression, cls_logits = bbox_regression.contiguous(), cls_logits.contiguous()
     default_boxes_cxcywh = default_boxes_cxcywh.float().contiguous()
     kept_per_class = min(best, max_detections)  # more of one class than all together: never
-    lowest_key = int(torch.tensor(max(score_threshold, 0.0)).view(torch.int32)) << 32
 
     at_once = max(1, min(num_images, WORKSPACE_BYTES // (foreground * num_boxes * 8)))
-    device = cls_logits.device
+    at_once = triton.cdiv(num_images, triton.cdiv(num_images, at_once))  # rounds of like size
+    result = DecodedDetections(
+        boxes=torch.empty(num_images, max_detections, 4, device=device),
+        scores=torch.empty(num_images, max_detections, device=device),
+        labels=torch.empty(num_images, max_detections, dtype=torch.int64, device=device),
+        count=torch.empty(num_images, dtype=torch.int64, device=device),
+    )
     keys = torch.empty(at_once * foreground * num_boxes, dtype=torch.int64, device=device)
     kept = torch.empty(at_once * foreground * kept_per_class, dtype=torch.int64, device=device)
     counts = torch.empty(at_once * (num_classes + 1), dtype=torch.int32, device=device)
@@ -80,6 +88,9 @@ def decode_nms_triton(
     classes_padded = triton.next_power_of_2(num_classes)
     rows = max(1, LOGITS_PER_BLOCK // classes_padded)
     best_padded, detections_padded = _padded(best), _padded(max_detections)
+    lists = (
+        [(0, SHORT_LIST), (SHORT_LIST, num_boxes)] if best_padded > SHORT_LIST else [(0, num_boxes)]
+    )
     with torch.cuda.device_of(cls_logits):
         for first in range(0, num_images, at_once):
             images = min(at_once, num_images - first)
@@ -95,40 +106,42 @@ def decode_nms_triton(
                 CLASSES_PADDED=classes_padded,
                 ROWS=rows,
                 SOFTMAX=activation == "softmax",
-                num_warps=4,
+                num_warps=1,
                 enable_fp_fusion=False,  # the reference rounds after each operation
             )
             boxes: tuple[Any, ...] = (offsets, default_boxes_cxcywh, *map(float, box_weights))
-            _suppress[(foreground, images)](
-                keys,
-                candidate_counts,
-                kept,
-                kept_counts,
-                *boxes,
-                num_boxes,
-                lowest_key,
-                iou_threshold,
-                CLASSES=num_classes,
-                BEST=best,
-                BEST_PADDED=best_padded,
-                KEPT=kept_per_class,
-                CHUNK=SELECT_CHUNK,
-                num_warps=max(1, best_padded // KEYS_PER_WARP),
-                enable_fp_fusion=False,
-            )
+            for shorter, longest in lists:
+                padded = min(best_padded, _padded(longest))
+                _suppress[(foreground, images)](
+                    keys,
+                    candidate_counts,
+                    kept,
+                    kept_counts,
+                    *boxes,
+                    num_boxes,
+                    iou_threshold,
+                    CLASSES=num_classes,
+                    SHORTER=shorter,
+                    LONGEST=longest,
+                    BEST=best,
+                    BEST_PADDED=padded,
+                    KEPT=kept_per_class,
+                    CHUNK=SELECT_CHUNK,
+                    num_warps=max(1, padded // KEYS_PER_WARP),
+                    enable_fp_fusion=False,
+                )
             _merge[(images,)](
                 kept,
                 kept_counts,
                 *boxes,
                 *(tensor[first:] for tensor in result),
                 num_boxes,
-                lowest_key,
                 CLASSES=num_classes,
                 KEPT=kept_per_class,
                 DETECTIONS=max_detections,
                 DETECTIONS_PADDED=detections_padded,
                 CHUNK=SELECT_CHUNK,
-                num_warps=4,
+                num_warps=8,
                 enable_fp_fusion=False,
             )
     return result
@@ -174,7 +187,8 @@ def _find_candidates(
     found = tl.sum(candidate, 0)
     if tl.sum(found, 0) > 0:  # rarely: most of a picture is background
         counters = candidate_counts + image * CLASSES + label
-        start = tl.atomic_add(counters, found, mask=found > 0)
+        # Relaxed: nobody reads the lists before the kernel has ended.
+        start = tl.atomic_add(counters, found, mask=found > 0, sem="relaxed")
         slot = start[None, :] + tl.cumsum(candidate, 0) - 1
         lists = (image * (CLASSES - 1) + label - 1)[None, :] * num_boxes
         inverted = (num_boxes - 1 - box).to(tl.int64)
@@ -195,9 +209,10 @@ def _suppress(
     weight_w: tl.tensor,
     weight_h: tl.tensor,
     num_boxes: tl.tensor,
-    lowest_key: tl.tensor,
     iou_threshold: tl.tensor,
     CLASSES: tl.constexpr,
+    SHORTER: tl.constexpr,
+    LONGEST: tl.constexpr,
     BEST: tl.constexpr,
     BEST_PADDED: tl.constexpr,
     KEPT: tl.constexpr,
@@ -205,14 +220,16 @@ def _suppress(
 ) -> None:
     """Greedy NMS of one class of one image; appends what it keeps to the image's list.
 
+    Takes lists of more than SHORTER candidates and up to LONGEST; leaves others to another launch.
     Kept keys name the class too: score bits above the inverted class * A + default box.
     """
     class_index = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     count = tl.load(candidate_counts + image * CLASSES + class_index + 1)
-    if count > 0:
+    if (count > SHORTER) & (count <= LONGEST):
         mine = keys + (image * (CLASSES - 1) + class_index) * num_boxes
-        count = _select_best(mine, count, lowest_key, BEST, BEST_PADDED, CHUNK)
+        if LONGEST > BEST_PADDED:
+            count = _select_best(mine, count, BEST, BEST_PADDED, CHUNK)
         place = tl.arange(0, BEST_PADDED)
         key = tl.sort(tl.load(mine + place, mask=place < count, other=-1), descending=True)
         alive = (key >= 0) & (place < BEST)
@@ -242,14 +259,18 @@ def _suppress(
             bottom = tl.minimum(y2, tl.sum(tl.where(is_first, y2, 0.0), 0))
             intersection = tl.maximum(right - left, 0.0) * tl.maximum(bottom - top, 0.0)
             union = tl.sum(tl.where(is_first, area, 0.0), 0) + area - intersection
-            overlaps = tl.div_rn(intersection, union) > iou_threshold  # 0 / 0 overlaps nothing
+            # Boxes that do not meet, most of them, are not divided: a zero takes the slow way.
+            meets = intersection > 0
+            iou = tl.div_rn(tl.where(meets, intersection, 1.0), tl.where(meets, union, 1.0))
+            apart = tl.where(union > 0, 0.0, float("nan"))  # 0 / 0 overlaps nothing
+            overlaps = tl.where(meets, iou, apart) > iou_threshold
             kept = kept | is_first
             num_kept += 1
             alive = alive & (place > first) & ~overlaps
             first = tl.min(tl.where(alive, place, BEST_PADDED), 0)
 
         if num_kept > 0:
-            start = tl.atomic_add(kept_counts + image, num_kept)
+            start = tl.atomic_add(kept_counts + image, num_kept, sem="relaxed")
             slot = start + tl.cumsum(kept.to(tl.int32), 0) - 1
             inverted = (CLASSES - 1) * num_boxes - 1 - (class_index * num_boxes + box)
             target = kept_keys + image * (CLASSES - 1) * KEPT + slot
@@ -271,19 +292,18 @@ def _merge(
     labels: tl.tensor,
     counts: tl.tensor,
     num_boxes: tl.tensor,
-    lowest_key: tl.tensor,
     CLASSES: tl.constexpr,
     KEPT: tl.constexpr,
     DETECTIONS: tl.constexpr,
     DETECTIONS_PADDED: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """The best DETECTIONS of one image, best first; the outputs are zero behind them already."""
+    """The best DETECTIONS of one image, best first, and zeros behind them."""
     image = tl.program_id(0).to(tl.int64)
     mine = kept_keys + image * (CLASSES - 1) * KEPT
     found = tl.load(kept_counts + image)
     count = tl.minimum(found, DETECTIONS)
-    selected = _select_best(mine, found, lowest_key, DETECTIONS, DETECTIONS_PADDED, CHUNK)
+    selected = _select_best(mine, found, DETECTIONS, DETECTIONS_PADDED, CHUNK)
     place = tl.arange(0, DETECTIONS_PADDED)
     key = tl.sort(tl.load(mine + place, mask=place < selected, other=-1), descending=True)
     inside = place < count
@@ -299,12 +319,14 @@ def _merge(
         weight_h,
     )
     at = image * DETECTIONS + place
-    tl.store(boxes + at * 4, x1, mask=inside)
-    tl.store(boxes + at * 4 + 1, y1, mask=inside)
-    tl.store(boxes + at * 4 + 2, x2, mask=inside)
-    tl.store(boxes + at * 4 + 3, y2, mask=inside)
-    tl.store(scores + at, (key >> 32).to(tl.int32).to(tl.float32, bitcast=True), mask=inside)
-    tl.store(labels + at, index // num_boxes + 1, mask=inside)
+    exists = place < DETECTIONS
+    score = (key >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    tl.store(boxes + at * 4, tl.where(inside, x1, 0.0), mask=exists)
+    tl.store(boxes + at * 4 + 1, tl.where(inside, y1, 0.0), mask=exists)
+    tl.store(boxes + at * 4 + 2, tl.where(inside, x2, 0.0), mask=exists)
+    tl.store(boxes + at * 4 + 3, tl.where(inside, y2, 0.0), mask=exists)
+    tl.store(scores + at, tl.where(inside, score, 0.0), mask=exists)
+    tl.store(labels + at, tl.where(inside, index // num_boxes + 1, 0), mask=exists)
     tl.store(counts + image, count.to(tl.int64))
 
 
@@ -312,26 +334,37 @@ def _merge(
 def _select_best(
     keys: tl.tensor,
     count: tl.tensor,
-    lowest_key: tl.tensor,
     WANTED: tl.constexpr,
     LIMIT: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> tl.tensor:
     """Moves the best of ``count`` keys to the front until at most LIMIT are left; returns how many.
 
-    The WANTED best are always among them. Bisects on the key: keys are unique, so some cut leaves
-    between WANTED and LIMIT, and it is found in at most 62 steps. Every cut that leaves enough
-    shrinks the list, so that later steps read less.
+    The WANTED best are always among them. Bisects between the least and the greatest key: keys are
+    unique, so some cut leaves between WANTED and LIMIT, and it is found in at most 62 steps. Every
+    cut that leaves enough shrinks the list, so that later steps read less.
     """
-    low = lowest_key.to(tl.int64)
-    high = tl.full((), _ABOVE_ALL, tl.int64)
+    low = tl.full((), 0, tl.int64)
+    high = tl.full((), 0, tl.int64)
+    if count > LIMIT:
+        least = tl.full((CHUNK,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+        greatest = tl.full((CHUNK,), 0, tl.int64)
+        for start in range(0, count, CHUNK):
+            place = start + tl.arange(0, CHUNK)
+            there = place < count
+            key = tl.load(keys + place, mask=there, other=0)
+            greatest = tl.maximum(greatest, key)
+            least = tl.minimum(least, tl.where(there, key, 0x7FFFFFFFFFFFFFFF))
+        low = tl.min(least, 0)
+        high = tl.max(greatest, 0) + 1
     while count > LIMIT:
         cut = low + (high - low) // 2
-        above = 0
+        at_least = tl.zeros((CHUNK,), tl.int32)
         for start in range(0, count, CHUNK):
             place = start + tl.arange(0, CHUNK)
             key = tl.load(keys + place, mask=place < count, other=-1)
-            above += tl.sum((key >= cut).to(tl.int32), 0)
+            at_least += (key >= cut).to(tl.int32)
+        above = tl.sum(at_least, 0)
         if above < WANTED:
             high = cut
         else:
@@ -365,10 +398,11 @@ def _decode_box(
 ) -> tuple[tl.tensor, ...]:
     """Corners of default boxes moved by their offsets, clipped; and whether they are numbers."""
     offset = bbox_regression + box * 4
-    dx = tl.div_rn(tl.load(offset, mask=mask, other=0.0).to(tl.float32), weight_x)
-    dy = tl.div_rn(tl.load(offset + 1, mask=mask, other=0.0).to(tl.float32), weight_y)
-    dw = tl.div_rn(tl.load(offset + 2, mask=mask, other=0.0).to(tl.float32), weight_w)
-    dh = tl.div_rn(tl.load(offset + 3, mask=mask, other=0.0).to(tl.float32), weight_h)
+    # Ones, where nothing is loaded: a zero is divided the slow way.
+    dx = tl.div_rn(tl.load(offset, mask=mask, other=1.0).to(tl.float32), weight_x)
+    dy = tl.div_rn(tl.load(offset + 1, mask=mask, other=1.0).to(tl.float32), weight_y)
+    dw = tl.div_rn(tl.load(offset + 2, mask=mask, other=1.0).to(tl.float32), weight_w)
+    dh = tl.div_rn(tl.load(offset + 3, mask=mask, other=1.0).to(tl.float32), weight_h)
     default = default_boxes_cxcywh + box * 4
     width = tl.load(default + 2, mask=mask, other=0.0)
     height = tl.load(default + 3, mask=mask, other=0.0)

@@ -132,6 +132,18 @@ def test_the_network_computes_powers_of_two(network, spec, count, computed):
     assert sizes == {computed}
 
 
+def test_cudnn_computes_the_network_by_the_same_algorithms_each_time(network, spec):
+    seen = []
+
+    def spy(x):
+        flags = torch.backends.cudnn
+        seen.append((flags.enabled, flags.deterministic, flags.benchmark))
+        return network(x)
+
+    runner_of(spy, spec).submit(pictures(1))()
+    assert set(seen) == {(True, True, False)}
+
+
 def test_no_images_give_no_detections(runner):
     assert runner.submit([])() == []
 

@@ -77,7 +77,17 @@ def hidden_out_of_memory():
         return error
 
 
-@pytest.mark.parametrize("error", [None, hidden_out_of_memory], ids=["plain", "hidden"])
+def pinned_memory_short():
+    return torch.AcceleratorError("CUDA error: out of memory")
+
+
+def no_algorithm_fits():
+    return RuntimeError("GET was unable to find an engine to execute this computation")
+
+
+@pytest.mark.parametrize(
+    "error", [None, hidden_out_of_memory, pinned_memory_short, no_algorithm_fits]
+)
 def test_a_batch_too_large_for_the_memory_is_split_once(network, spec, expect, caplog, error):
     small = SmallMemory(network, 2, *[error] if error else [])
     runner = runner_of(small, spec, for_planes=True)

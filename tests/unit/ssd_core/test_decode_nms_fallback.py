@@ -125,6 +125,14 @@ def test_errors_of_the_device_are_the_callers_affair(monkeypatch, on_cuda, error
     assert not op.fallback.reason
 
 
+def test_memory_that_is_short_for_a_kernel_is_not_the_kernels_fault(monkeypatch, on_cuda):
+    error = RuntimeError("Triton Error [CUDA]: out of memory")
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(error))
+    with pytest.raises(torch.OutOfMemoryError):
+        on_cuda(CASE)
+    assert not op.fallback.reason
+
+
 # Without the C++ library
 
 

@@ -98,7 +98,7 @@ def test_every_batch_size_is_a_graph_once_it_ran(precise, images):
     precise.warm_up(2)
     precise.detect(images[:3])
     programs = precise._runner._programs
-    assert set(programs) == {1, 2, 4}
+    assert set(programs) >= {1, 2, 4}
     assert all(program._graph is not None for program in programs.values())
     assert precise.implementation == "eager"  # and not with the reference in the kernels' place
 

@@ -11,7 +11,7 @@ from ssd_core.yuv import yuv_to_rgb_matrix
 from tests.clips import cut, pictures, set_rotation
 from tests.conftest import WALKWAY
 from worker.frames import Frame, StreamDown, StreamUp
-from worker.sources.capabilities import why_no_hardware_decoder
+from worker.sources.capabilities import claim_gpu
 from worker.sources.live import LiveSource
 from worker.sources.picture import PictureConverter
 from worker.sources.planes import PlaneReader
@@ -250,7 +250,7 @@ def test_a_file_played_live_gives_planes_too(clip):
 
 @pytest.mark.cuda
 def test_frames_that_a_gpu_decodes_have_the_planes_that_the_cpu_decodes(clip):
-    reason = why_no_hardware_decoder("cuda", 0)
+    reason = claim_gpu(0)
     if reason:
         pytest.skip(f"no CUDA decoder: {reason}")
     expected = [item for item in items_of(clip, as_planes=True) if isinstance(item, Frame)]
