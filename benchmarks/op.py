@@ -70,7 +70,7 @@ def cases(device: str, quick: bool, batches: list[int] | None) -> list[tuple[str
     """(Kind, batch) pairs; on a CPU fewer, to stay below a minute."""
     if quick:
         return [("sparse", 1), ("sparse", 4), ("dense", 1)]
-    of_kind = {kind: batches or (1, 8, 32, 128) for kind in KINDS}
+    of_kind = dict.fromkeys(KINDS, batches or (1, 8, 32, 128))
     if batches is None and device == "cpu":
         of_kind["dense"] = (1, 8, 32)
     return [(kind, batch) for kind, sizes in of_kind.items() for batch in sizes]

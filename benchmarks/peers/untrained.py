@@ -18,10 +18,11 @@ BACKGROUND = 9.0
 CANDIDATE = 6.5
 DETECTION = 10.0
 WEIGHT_SCALE = 1e-4
-CANDIDATE_MAP = (5, 5)
-"""The feature map that the candidates are on: 25 for each (default box of a cell, class)."""
-DETECTION_MAP = (3, 3)
-"""The feature map that the detections are on: 9 before NMS."""
+CANDIDATE_CELLS = 25
+"""The candidates are on the feature map whose cells are nearest to this number, one each for a
+(default box of a cell, class)."""
+DETECTION_CELLS = 9
+"""The detections are on the map of about so many cells, one each before NMS."""
 
 
 @torch.no_grad()
@@ -43,12 +44,14 @@ def settle_heads(
         logits = convolution.bias.view(-1, num_classes)
         logits.zero_()
         logits[:, 0] = BACKGROUND
-    on_candidates = convolutions[list(feature_maps).index(CANDIDATE_MAP)].bias.view(-1, num_classes)
+    cells = [height * width for height, width in feature_maps]
+    many = min(range(len(cells)), key=lambda index: abs(cells[index] - CANDIDATE_CELLS))
+    few = min(range(len(cells)), key=lambda index: abs(cells[index] - DETECTION_CELLS))
+    on_candidates = convolutions[many].bias.view(-1, num_classes)
     boxes_per_cell = len(on_candidates)
-    for index in range(candidates // (CANDIDATE_MAP[0] * CANDIDATE_MAP[1])):
+    for index in range(candidates // cells[many]):
         on_candidates[index % boxes_per_cell, 1 + index % (num_classes - 1)] = CANDIDATE
-    on_detections = convolutions[list(feature_maps).index(DETECTION_MAP)].bias.view(-1, num_classes)
-    on_detections[0, 1] = DETECTION
+    convolutions[few].bias.view(-1, num_classes)[0, 1] = DETECTION
 
 
 SSDLITE_MAPS = ((20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1))
