@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := ssd_core/ops/decode_nms_native.cpp
 
-.PHONY: install demo test lint format bench bench-gpu test-gpu clean
+.PHONY: install demo test test-faults lint lock format bench bench-gpu test-gpu clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ demo: install
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+# Every fault that is injected into real servers and processes, the long ones too.
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "long or not long" tests/faults tests/fuzz
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,6 +32,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tests.lint_deploy
+	$(BIN)/python -m tests.lint_audit
+
+# The newest versions that fit every Python, with their hashes, for deployment.
+lock: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 \
+	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --quiet \
+	  --custom-compile-command "make lock" --output-file requirements.lock
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -14,15 +14,20 @@ def pictures(source, frames):
             yield picture
 
 
-def cut(source, target, *, frames, codec="libx264", metadata=None, options=None, rate=10):
+def cut(
+    source, target, *, frames, codec="libx264", metadata=None, options=None, rate=10,
+    size=(576, 768), container_options=None,
+):  # fmt: skip
     """Re-encode the first frames of a video, ``rate`` a second."""
-    with av.open(str(target), "w", options={"movflags": "+faststart"}) as container:
+    height, width = size
+    container_options = {"movflags": "+faststart"} | (container_options or {})
+    with av.open(str(target), "w", container_options=container_options) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=rate, options=options or {"preset": "ultrafast"})
-        stream.width, stream.height = 768, 576
+        stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index, picture in enumerate(pictures(source, frames)):
-            image = picture.reformat(768, 576, stream.pix_fmt)
+            image = picture.reformat(width, height, stream.pix_fmt)
             image.pts, image.time_base = index, Fraction(1, rate)
             container.mux(stream.encode(image))
         container.mux(stream.encode(None))

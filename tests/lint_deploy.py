@@ -1,18 +1,23 @@
 """Lint of what cannot be built everywhere: `python -m tests.lint_deploy`.
 
-The compose file and the Procfile are parsed, the Dockerfile is held against the tree, and the
-options that they pass must be options of the worker.
+The compose file and the Procfile are parsed, the Dockerfile is held against the tree, the options
+that they pass must be options of the worker, and requirements.lock must fit pyproject.toml.
 """
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
 
 from worker.settings import COMMANDS, ENV_PREFIX
 
 ROOT = Path(__file__).parent.parent
+LOCKED_PYTHONS = ("3.11.9", "3.12.9", "3.13.9")
+PLATFORM = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
 
 
 def problems():
@@ -38,9 +43,44 @@ def problems():
                 yield f"Dockerfile: copies {source}, which .dockerignore leaves out"
     if not re.search(r"^USER (?!root)", dockerfile, re.MULTILINE):
         yield "Dockerfile: runs as root"
+    if "--require-hashes -r" not in dockerfile or "--no-deps" not in dockerfile:
+        yield "Dockerfile: installs something that requirements.lock does not name"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    yield from lock_problems((ROOT / "requirements.lock").read_text(), project["dependencies"])
     for line in (ROOT / "Procfile").read_text().splitlines():
         if not re.fullmatch(rf"[a-z]+: ssd-worker ({'|'.join(COMMANDS)})\b.*", line):
             yield f"Procfile: {line!r} starts no command of the worker"
+
+
+def lock_problems(lock, dependencies):
+    """Why a lock file cannot be installed as it is, or does not fit the dependencies."""
+    if re.search(r"://|^--(?!hash)|\bindex", lock, re.MULTILINE):
+        yield "requirements.lock: names an address: make lock"
+        return
+    pins = []
+    for entry in re.split(r"(?<!\\)\n", lock):
+        if entry.strip() and not entry.startswith("#"):
+            pinned, *hashes = entry.replace("\\\n", " ").split(" --hash=")
+            pins.append(Requirement(pinned.strip()))
+            if not hashes or not all(
+                re.fullmatch(r"sha256:[0-9a-f]{64}\s*", part) for part in hashes
+            ):
+                yield f"requirements.lock: {pins[-1].name} has no hash: make lock"
+    for python in LOCKED_PYTHONS:
+        environment = default_environment() | PLATFORM
+        environment |= {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+        versions = {
+            pin.name.lower(): next(iter(pin.specifier)).version
+            for pin in pins
+            if pin.marker is None or pin.marker.evaluate(environment)
+        }
+        for dependency in map(Requirement, dependencies):
+            version = versions.get(dependency.name.lower())
+            if version is None or not dependency.specifier.contains(version, prereleases=True):
+                yield (
+                    f"requirements.lock: {dependency.name} {version or 'is not there'} on Python "
+                    f"{python}, pyproject.toml wants {dependency.specifier}: make lock"
+                )
 
 
 if __name__ == "__main__":

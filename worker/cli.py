@@ -4,6 +4,7 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 
 settings, 130 interrupted.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -11,8 +12,12 @@ import signal
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any, NoReturn, cast
+
+from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
+from worker.secrets import hide, redact, redact_tracebacks, shown_argument
 from worker.settings import (
     COMMANDS,
     DoctorSettings,
@@ -41,6 +46,7 @@ variable (--max-batch: SSD_WORKER_MAX_BATCH) and a key of the --config file (max
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _hide_secrets(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else UsageError.exit_code
@@ -50,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except WorkerError as error:
-        print(f"ssd-worker: {error}", file=sys.stderr)
+        print(f"ssd-worker: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -60,8 +66,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        print(f"ssd-worker: {what}{error.strerror or error}", file=sys.stderr)
+        print(redact(f"ssd-worker: {what}{error.strerror or error}"), file=sys.stderr)
         return WorkerError.exit_code
+
+
+def _hide_secrets(arguments: list[str]) -> None:
+    """Before anything is said: other users see command lines, and logs go far."""
+    setproctitle(" ".join(["ssd-worker", *map(shown_argument, arguments)]))
+    for argument in arguments:
+        hide(argument)
+    redact_tracebacks()
 
 
 def _run(command: str, arguments: list[str]) -> int:
@@ -96,16 +110,21 @@ def _run(command: str, arguments: list[str]) -> int:
     raise AssertionError(command)
 
 
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(line)
 
 
@@ -114,8 +133,10 @@ def _set_up_logging(settings: Settings) -> None:
     handler.setFormatter(
         _JsonFormatter()
         if settings.log_json
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        else _TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
+    # Libraries log here, from warnings on: Python's own way would be past the formatter.
+    logging.lastResort = handler
     for package in ("worker", "ssd_core"):
         root = logging.getLogger(package)
         root.handlers[:] = [handler]
@@ -123,5 +144,24 @@ def _set_up_logging(settings: Settings) -> None:
         root.propagate = False
 
 
+def run_and_exit() -> NoReturn:
+    """The whole process: a command, then its exit code.
+
+    Ends at once and not by Python's own way out: threads may be inside FFmpeg or PyTorch still, and
+    to unwind them there aborts the process (seen as "terminate called" and signal 6).
+    """
+    try:
+        code = main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # a bug: the same as without this function
+        sys.excepthook(*cast(Any, sys.exc_info()))
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader may be gone
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

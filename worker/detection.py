@@ -8,8 +8,9 @@ torch 2.15.0).
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -105,11 +106,14 @@ class FrameDetector:
         An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes. Raises
         DetectorError if a GPU has no memory left for one image.
         """
-        try:
+        with _device_errors():
             wait = self._start(images)
-        except SsdError as error:
-            raise DetectorError(str(error)) from error
-        return lambda: [self._rounded(found) for found in wait()]
+
+        def finish() -> list[list[Detection]]:
+            with _device_errors():
+                return [self._rounded(found) for found in wait()]
+
+        return finish
 
     def _rounded(self, found: Detections) -> list[Detection]:
         """The detections to publish, alike in equal runs."""
@@ -141,6 +145,18 @@ class FrameDetector:
             for start in range(0, len(images), size)
         ]
         return lambda: chain.from_iterable(share.result() for share in shares)
+
+
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """What a GPU may do at any time, as DetectorError."""
+    try:
+        yield
+    except SsdError as error:
+        raise DetectorError(str(error)) from error
+    except torch.AcceleratorError as error:  # nothing runs on it any more, in this process
+        reason = str(error).partition("\n")[0]
+        raise DetectorError(f"the GPU failed ({reason}): start the worker again") from error
 
 
 def cpu_threads() -> int:

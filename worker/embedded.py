@@ -121,6 +121,7 @@ def _start(directory: Path, port: int) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={},  # it outlives the worker, whose environment may hold passwords of cameras
         start_new_session=True,  # Ctrl-C in the worker's terminal must not reach it
     )
     _wait_until_ready(directory, port, process)

@@ -4,9 +4,11 @@ WorkerError                 exit code 1: the run failed
 ├── UsageError              exit code 2: what was typed or configured cannot work
 ├── DetectorError           the detector cannot go on, for want of memory for example
 ├── SourceError             a recording or camera cannot be read
+├── SpoolError              events cannot be kept on disk
 └── SinkError               events cannot be written
     ├── SinkUnavailable     for now: the same events may be written again later
-    └── Fenced              never: another worker owns the camera
+    └── CameraRefused       never: those of one camera, others may
+        └── Fenced          another worker owns the camera
 """
 
 
@@ -30,6 +32,10 @@ class SourceError(WorkerError):
     """A source cannot be read."""
 
 
+class SpoolError(WorkerError):
+    """The spool cannot keep events, or give them back, now."""
+
+
 class SinkError(WorkerError):
     """A sink cannot take events."""
 
@@ -38,9 +44,13 @@ class SinkUnavailable(SinkError):
     """A sink cannot take events now; writing the same events again is safe."""
 
 
-class Fenced(SinkError):
-    """A worker with a later epoch, or another replay, owns the camera's stream."""
+class CameraRefused(SinkError):
+    """A sink will not take the events of one camera; those of others it may."""
 
     def __init__(self, camera_id: str, message: str) -> None:
         super().__init__(message)
         self.camera_id = camera_id
+
+
+class Fenced(CameraRefused):
+    """A worker with a later epoch, or another replay, owns the camera's stream."""

@@ -5,6 +5,7 @@ event has to report. Used by one thread.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,6 +53,7 @@ class EventMaker:
         self._recording_digest = recording_digest
         self._publish_all = publish_all or recording_digest is not None
         self._cameras: dict[str, _Camera] = {}
+        self._lost: Counter[str] = Counter()
 
     def make(self, batch: FrameBatch, found: Sequence[Sequence[Detection]]) -> list[Event]:
         """The events of a batch, in order; ``found`` has one entry per frame of the batch."""
@@ -82,10 +84,18 @@ class EventMaker:
         ]
 
     def lost(self, events_lost: dict[str, int]) -> list[Event]:
-        """One ``degraded`` event per camera whose made events were lost before publishing."""
+        """One ``degraded`` event per camera whose made events were lost before publishing.
+
+        A camera that has not come up yet, since the events are those of an earlier process, is told
+        of later.
+        """
+        self._lost.update(events_lost)
         return [
-            self._camera_event(camera_id, "degraded", "events_lost", dropped=count)
-            for camera_id, count in events_lost.items()
+            self._camera_event(
+                camera_id, "degraded", "events_lost", dropped=self._lost.pop(camera_id)
+            )
+            for camera_id in [*self._lost]
+            if camera_id in self._cameras
         ]
 
     def stopped(self) -> list[Event]:

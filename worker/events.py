@@ -15,7 +15,8 @@ CameraState = Literal["up", "down", "degraded", "ended"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # JSON cannot write what is not finite.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Detection(_Model):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
+from worker.credentials import fill_in
 from worker.embedded import data_directory, is_ours, url
 from worker.errors import WorkerError
 from worker.redis_url import REDIS_ERRORS, connect
@@ -127,7 +128,7 @@ def _redis(settings: DoctorSettings) -> str:
             return f"the embedded server is down; it starts on port {port} when it is needed"
         address = url(port)
     else:
-        address = settings.redis_url
+        address = fill_in(settings.redis_url, settings.secrets)
     client = connect(address)
     try:
         info = client.info("server")

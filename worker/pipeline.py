@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from worker.batching import Batcher
-from worker.errors import Fenced, SinkUnavailable
+from worker.errors import SinkError, SinkUnavailable
 from worker.event_maker import EventMaker
 from worker.events import Detection, Event
 from worker.frames import FrameBatch, Picture, Source, StreamDown
@@ -44,7 +44,7 @@ class Summary:
     interrupted: bool = False
     """Whether it was stopped before its sources ended."""
     unpublished: int = 0
-    """Events that no sink took before the worker had to go."""
+    """Events that neither a sink nor the spool took before the worker had to go."""
 
 
 class Pipeline:
@@ -77,12 +77,22 @@ class Pipeline:
         self._started: deque[tuple[FrameBatch, Callable[[], Found]]] = deque()
         self._on_progress = on_progress
         self._stopping = False
+        self._steps = 0
+        self._last_arrival = self._seen_arrival = object()
         self._failures: list[BaseException] = []
         self.summary = Summary()
 
     def stop(self) -> None:
         """Ask for an orderly stop; only sets a flag, so a signal handler may call it."""
         self._stopping = True
+
+    def progress(self) -> int:
+        """For a watchdog: rises with every batch, and with every wait for a sink."""
+        return self._steps
+
+    def has_work(self) -> bool:
+        """For a watchdog: whether frames came that are not through yet."""
+        return bool(self._started) or self._last_arrival is not self._seen_arrival
 
     def run(self) -> Summary:
         """Work until the sources end or ``stop`` is called. Raises what ended it, if anything."""
@@ -124,6 +134,7 @@ class Pipeline:
         """Source to batcher; one thread each."""
         try:
             for item in source:
+                self._last_arrival = object()
                 if not self._batcher.put(item):
                     return
         except Exception as error:
@@ -142,8 +153,11 @@ class Pipeline:
 
     def _finish(self) -> None:
         """Detections to events to the publisher, for the oldest batch at the detector."""
-        batch, wait_for_detections = self._started.popleft()
+        batch, wait_for_detections = self._started[0]
         found = wait_for_detections()
+        self._started.popleft()
+        self._seen_arrival = self._last_arrival
+        self._steps += 1
         self._submit(self._events.make(batch, found))
         self.summary.frames += len(batch.frames)
         self.summary.dropped += sum(frame.dropped for frame in batch.frames)
@@ -153,6 +167,7 @@ class Pipeline:
 
     def _submit(self, events: list[Event]) -> None:
         while events and not self._publisher.submit(events):
+            self._steps += 1
             self._raise_failure()
             if self._stopping:
                 return
@@ -161,12 +176,14 @@ class Pipeline:
     def _look_after_cameras(self) -> None:
         self._submit(self._events.heartbeats())
         self._submit(self._events.lost(self._publisher.take_lost()))
-        fenced = self._publisher.fenced
+        refused = self._publisher.refused
+        if not refused:
+            return
         for source in self._sources:
-            if source.camera_id in fenced:
+            if source.camera_id in refused:
                 source.stop()
-        if fenced and all(source.camera_id in fenced for source in self._sources):
-            raise Fenced("", "every camera belongs to another worker by now: stopping")
+        if all(source.camera_id in refused for source in self._sources):
+            raise SinkError(f"there is no camera left to watch: {next(iter(refused.values()))}")
 
     def _raise_failure(self) -> None:
         for error in (*self._failures, self._publisher.failure):
@@ -189,5 +206,5 @@ class Pipeline:
         if self._publisher.failure is None:
             self._submit(self._events.stopped())
         self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)
-        if self.summary.unpublished and not self._lossless:  # a replay makes them again
-            log.warning("%d events were not published", self.summary.unpublished)
+        if self.summary.unpublished:
+            log.error("%d events could neither be published nor spooled", self.summary.unpublished)

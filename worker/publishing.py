@@ -2,27 +2,25 @@
 
 Delivery: events go to each sink in the order in which they were submitted. A sink that is away is
 tried again with the same events until it takes them; sinks drop what they have already, so nothing
-is written twice. For live runs the queue is bounded and loses its oldest events, counted; a replay
-waits instead. Knows nothing of what a sink is.
+is written twice. Here is what sinks and publishers promise, and the publisher of a replay, which
+waits for as long as a sink is away; that of a live run is in ``live_publishing``. Knows nothing of
+what a sink is.
 """
 
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Protocol
 
-from worker.errors import Fenced, SinkUnavailable
+from worker.errors import SinkUnavailable
 from worker.events import Event
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
-EVENTS_AT_ONCE = 512
-"""Upper limit of one write after an outage, so that a long queue does not stall the server."""
 
 
 class Sink(Protocol):
@@ -33,8 +31,8 @@ class Sink(Protocol):
     def publish(self, events: Sequence[Event]) -> None:
         """Write events, all or none per camera; return once they are written.
 
-        Events that it has already it drops. Raises SinkUnavailable if they may be sent again, and
-        any other SinkError if that is of no use.
+        Events that it has already it drops. Raises SinkUnavailable if they may be sent again,
+        CameraRefused if those of one camera are of no use, and any other SinkError if none are.
         """
         ...
 
@@ -43,23 +41,64 @@ class Sink(Protocol):
         ...
 
 
-class Publisher:
-    """The publishing thread of one run."""
+class Publisher(Protocol):
+    """Takes a pipeline's events to its sinks."""
 
-    def __init__(self, sinks: Sequence[Sink], *, capacity: int, lossless: bool) -> None:
-        """``capacity`` bounds the events that wait; ``lossless`` lets ``submit`` block."""
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the thread, if anything did."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Events that were submitted and are not published yet."""
+        ...
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Cameras whose events no sink may take any more, and why."""
+        ...
+
+    def progress(self) -> int:
+        """Rises with all that the thread does, attempts that fail included."""
+        ...
+
+    def has_work(self) -> bool:
+        """Whether events wait."""
+        ...
+
+    def start(self) -> None:
+        """Begin to publish."""
+        ...
+
+    def submit(self, events: Sequence[Event]) -> bool:
+        """Queue events; False if there is no room: submit them again."""
+        ...
+
+    def take_lost(self) -> dict[str, int]:
+        """Events lost per camera since the last call, once there is room to tell of them."""
+        ...
+
+    def close(self, timeout: float) -> int:
+        """Publish what waits for at most ``timeout`` seconds; return how many events are lost."""
+        ...
+
+
+class LosslessPublisher:
+    """The publisher of a replay: ``submit`` waits where sinks are slow or away."""
+
+    def __init__(self, sinks: Sequence[Sink], *, capacity: int) -> None:
+        """``capacity`` bounds the events that wait."""
         self._sinks = sinks
         self._capacity = capacity
-        self._lossless = lossless
         self._condition = threading.Condition()
         self._queue: deque[Event] = deque()
         self._in_flight = 0
-        self._lost: Counter[str] = Counter()
-        self._fenced: set[str] = set()
         self._give_up_at = float("inf")
         self._closing = False
         self.failure: Exception | None = None
-        """What ended the thread, if anything did."""
+        self.refused: dict[str, str] = {}
+        self._steps = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -67,25 +106,19 @@ class Publisher:
         self._thread.start()
 
     def submit(self, events: Sequence[Event]) -> bool:
-        """Queue events; False if a lossless publisher is full: submit them again."""
+        """Queue events; False if the queue is full: submit them again."""
         with self._condition:
-            if self._lossless and self._queue and len(self._queue) + len(events) > self._capacity:
+            if self._queue and len(self._queue) + len(events) > self._capacity:
                 self._condition.wait(0.1)  # short, so that the caller can look at its signals
                 if len(self._queue) + len(events) > self._capacity:
                     return False
-            self._queue.extend(e for e in events if e.data.camera_id not in self._fenced)
-            while not self._lossless and len(self._queue) > self._capacity:
-                self._lost[self._queue.popleft().data.camera_id] += 1
+            self._queue.extend(events)
             self._condition.notify_all()
             return True
 
     def take_lost(self) -> dict[str, int]:
-        """Events lost per camera since the last call, once there is room to tell of them."""
-        with self._condition:
-            if not self._lost or len(self._queue) > self._capacity // 2:
-                return {}
-            lost, self._lost = dict(self._lost), Counter()
-            return lost
+        """None ever are."""
+        return {}
 
     @property
     def waiting(self) -> int:
@@ -93,19 +126,22 @@ class Publisher:
         with self._condition:
             return len(self._queue) + self._in_flight
 
-    @property
-    def fenced(self) -> set[str]:
-        """Cameras whose streams another worker owns by now."""
-        return set(self._fenced)
+    def progress(self) -> int:
+        """Rises with every attempt."""
+        return self._steps
+
+    def has_work(self) -> bool:
+        """Whether events wait."""
+        return self.waiting > 0
 
     def close(self, timeout: float) -> int:
-        """Publish what waits for at most ``timeout`` seconds; return how many events did not go."""
+        """Publish what waits for at most ``timeout`` seconds; a resumed replay makes the rest."""
         with self._condition:
             self._closing = True
             self._give_up_at = time.monotonic() + timeout
             self._condition.notify_all()
         self._thread.join(timeout + 1)
-        return self.waiting
+        return 0
 
     def _run(self) -> None:
         try:
@@ -121,10 +157,8 @@ class Publisher:
         """Events to publish, oldest first; empty at the end."""
         with self._condition:
             self._condition.wait_for(lambda: self._queue or self._closing)
-            limit = len(self._queue) if self._lossless else EVENTS_AT_ONCE
-            events = list(islice(self._queue, limit))
-            for _ in events:
-                self._queue.popleft()
+            events = list(self._queue)
+            self._queue.clear()
             self._in_flight = len(events)
             self._condition.notify_all()
             return events
@@ -133,7 +167,7 @@ class Publisher:
         delay = FIRST_RETRY_SECONDS
         waiting_since = None
         while True:
-            events = [event for event in events if event.data.camera_id not in self._fenced]
+            self._steps += 1
             try:
                 sink.publish(events)
             except SinkUnavailable as error:
@@ -143,11 +177,6 @@ class Publisher:
                 if not self._sleep(delay):
                     raise
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
-            except Fenced as error:
-                if self._lossless:
-                    raise
-                log.error("%s", error)
-                self._fenced.add(error.camera_id)
             else:
                 if waiting_since is not None:
                     away = time.monotonic() - waiting_since

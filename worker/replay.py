@@ -19,12 +19,13 @@ from worker.errors import UsageError
 from worker.event_maker import EventMaker
 from worker.naming import parse_sources
 from worker.pipeline import Pipeline, Summary
-from worker.publishing import Publisher, Sink
+from worker.publishing import LosslessPublisher, Sink
 from worker.report import print_summary, progress_bar
 from worker.settings import ReplaySettings
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.recording import Recording, RecordingSource, probe_recording, upright_images
+from worker.watchdog import watchdog
 from worker.wiring import (
     DetectorSetup,
     check_model,
@@ -52,7 +53,9 @@ def run_replay(settings: ReplaySettings) -> int:
     paths = parse_sources(settings.paths)
     if any("://" in path for path in paths.values()):  # not shown: it may hold a password
         raise UsageError("a replay takes files: watch a camera with `ssd-worker run URL`")
-    recordings = [probe_recording(Path(path), camera_id) for camera_id, path in paths.items()]
+    recordings = [
+        probe_recording(Path(path), camera_id, settings.limits) for camera_id, path in paths.items()
+    ]
     _check_outputs(settings, recordings)
     check_model(settings)
     setup = load_detector(settings)
@@ -131,22 +134,29 @@ def _replay(
         fps=settings.fps,
         as_planes=detector.takes_planes,
         gpu=setup.gpu,
+        limits=settings.limits,
     )
     frames = recording.frames // settings.stride
     if settings.fps is not None:
         frames = min(frames, round(recording.frames / recording.rate * settings.fps))
     with progress_bar(recording.camera_id, frames, done_before=checkpoint.events) as advance:
+        publisher = LosslessPublisher(sinks.all(), capacity=WAITING_BATCHES * max_batch)
         pipeline = Pipeline(
             [source],
             LosslessBatcher(max_batch),
             detector,
             EventMaker(detector.model, recording_digest=recording.digest),
-            Publisher(sinks.all(), capacity=WAITING_BATCHES * max_batch, lossless=True),
+            publisher,
             lossless=True,
             batches_ahead=1,
             on_progress=lambda summary: advance(summary.frames),
         )
-        with on_stop_signals(pipeline.stop):
+        seconds = settings.watchdog_seconds
+        with (
+            on_stop_signals(pipeline.stop),
+            watchdog(pipeline, seconds),
+            watchdog(publisher, seconds),
+        ):
             return pipeline.run()
 
 
@@ -217,7 +227,7 @@ def _finish_outputs(
     if sinks.journal is None:
         return places
     if settings.annotate is not None:
-        _annotate(recordings[0], sinks.journal, settings.annotate, settings.stride)
+        _annotate(recordings[0], sinks.journal, settings.annotate, settings)
         places.append(str(settings.annotate))
     output = settings.output
     if output is not None and output.suffix == ".parquet":
@@ -234,11 +244,13 @@ def _finish_outputs(
     return places
 
 
-def _annotate(recording: Recording, journal: JsonlSink, target: Path, stride: int) -> None:
+def _annotate(
+    recording: Recording, journal: JsonlSink, target: Path, settings: ReplaySettings
+) -> None:
     from worker.sinks.annotated_video import write_annotated
 
     written = 0
-    frames = recording.frames // stride
+    frames = recording.frames // settings.stride
     with progress_bar(f"drawing {target.name}", frames) as advance:
 
         def on_frame() -> None:
@@ -246,6 +258,5 @@ def _annotate(recording: Recording, journal: JsonlSink, target: Path, stride: in
             written += 1
             advance(written)
 
-        write_annotated(
-            upright_images(recording.path), journal.read(), target, recording.rate, on_frame
-        )
+        images = upright_images(recording.path, settings.limits)
+        write_annotated(images, journal.read(), target, recording.rate, on_frame)

@@ -27,9 +27,14 @@ from pydantic_settings import (
 )
 
 from worker.errors import UsageError
+from worker.sources.limits import Limits
 
 ENV_PREFIX = "SSD_WORKER_"
 LIVE_STREAM_MAXLEN = 100_000
+INT_MAX = 2**31 - 1
+"""The most pixels that FFmpeg itself takes."""
+SPOOL_MAX_BYTES = 1 << 30
+"""About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
 
 
 class Settings(BaseSettings):
@@ -63,11 +68,16 @@ class RedisSettings(Settings):
         "that starts by itself) or 'none'; default: embedded, but none for a replay that has "
         "--output or --annotate",
     )
+    secrets: Path | None = Field(
+        None,
+        description="TOML file, or directory with a file for each, of the names that stand in "
+        "braces in URLs, as in redis://:{PASSWORD}@HOST; default: the environment",
+    )
     key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
     embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
     state_dir: Path = Field(
         user_state_path("ssd-worker", appauthor=False),
-        description="where the embedded server keeps its data",
+        description="where the embedded server and the spool keep their data",
     )
 
 
@@ -104,6 +114,28 @@ class DetectorSettings(RedisSettings):
         description="frames a batch; default: 4 a core on a CPU, 16 on a GPU",
     )
 
+    watchdog_seconds: float = Field(
+        120,
+        ge=0,
+        description="end with code 70 after so long without progress though frames wait; 0: never",
+    )
+    max_pixels: int = Field(
+        Limits.max_pixels, ge=1, le=INT_MAX, description="pixels a frame may have"
+    )
+    max_streams: int = Field(
+        Limits.max_streams, ge=1, le=1000, description="streams a file or camera may have"
+    )
+    max_bytes_without_frame: int = Field(
+        Limits.max_bytes_without_frame,
+        ge=1,
+        description="bytes that may come in a row without a frame",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """What a source may cost."""
+        return Limits(self.max_pixels, self.max_streams, self.max_bytes_without_frame)
+
     @field_validator("labels", mode="before")
     @classmethod
     def _split_labels(cls, value: Any) -> Any:
@@ -126,11 +158,22 @@ class RunSettings(DetectorSettings):
         20, ge=0, le=10_000, description="longest a frame waits for others to fill a batch"
     )
     loop: bool = Field(False, description="play files again and again")
+    allow_playlists: bool = Field(
+        False, description="a camera may be an HLS or DASH playlist, which names hosts to read from"
+    )
     publish: Literal["detections", "all"] = Field(
         "detections", description="publish frames with detections, or all frames"
     )
     stream_maxlen: int = Field(
         LIVE_STREAM_MAXLEN, ge=0, description="entries kept per camera, about; 0: all"
+    )
+
+    spool_dir: Path | None = Field(
+        None,
+        description="where events wait on disk while Redis is away; default: spool in --state-dir",
+    )
+    spool_max_bytes: int = Field(
+        SPOOL_MAX_BYTES, ge=0, description="of the spool; beyond it the oldest events go"
     )
 
     @model_validator(mode="after")
@@ -232,6 +275,13 @@ def load_settings(settings_class: type[_S], command: str, arguments: list[str]) 
 
     Raises UsageError in one line. ``--help`` prints and exits with 0.
     """
+    try:
+        return _load_settings(settings_class, command, arguments)
+    except UsageError as error:  # what it quotes may have line breaks of any kind in it
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def _load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
     from_file = _read_toml(settings_class, _config_path(arguments))
 
     class WithFile(settings_class):  # type: ignore[valid-type, misc]
@@ -257,6 +307,8 @@ def load_settings(settings_class: type[_S], command: str, arguments: list[str]) 
     except SettingsError as error:
         message = str(error.__cause__ or error).removeprefix("error parsing CLI: ")
         raise UsageError(f"{message} (see ssd-worker {command} --help)") from None
+    except UnicodeEncodeError as error:  # from a file name in Latin-1, for example
+        raise UsageError("an argument or variable is not UTF-8: rename the file") from error
     return settings
 
 

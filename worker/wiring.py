@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from worker.credentials import fill_in
 from worker.embedded import ensure_running
 from worker.errors import UsageError
 from worker.settings import DetectorSettings, RedisSettings
@@ -24,7 +25,7 @@ def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
     """The URL to connect to; starts the embedded server if that is what was asked for."""
     if redis_url == "embedded":
         return ensure_running(settings.state_dir, settings.embedded_port)
-    return redis_url
+    return fill_in(redis_url, settings.secrets)
 
 
 def check_model(settings: DetectorSettings) -> None:

@@ -6,12 +6,15 @@
 --       maxlen (0: do not trim), then per event: seq, id, type, JSON, state, reason
 --       (state and reason are '' unless the event tells the camera's state)
 -- Returns how many events were appended; -1 if another producer owns the stream; -2 if the stream of
--- a replay lacks events that it had confirmed (Redis came back with older data).
+-- a replay lacks events that it had confirmed (Redis came back with older data), -3 if it is gone.
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
 local epoch, claim, maxlen = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
 local held = redis.call('HMGET', producer, 'epoch', 'seq', 'claim')
 local held_epoch, last_seq = tonumber(held[1] or -1), tonumber(held[2] or -1)
+if claim ~= '' and not held[1] then
+  return -3
+end
 if epoch < held_epoch or (held[3] or '') ~= claim then
   return -1
 end

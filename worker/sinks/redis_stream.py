@@ -8,14 +8,31 @@ Cost: one round trip per camera and batch.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 
 from worker.checkpoint import Checkpoint, ReplayClaim
-from worker.errors import Fenced, SinkError, UsageError
+from worker.errors import (
+    CameraRefused,
+    Fenced,
+    SinkError,
+    SinkUnavailable,
+    UsageError,
+    WorkerError,
+)
 from worker.events import CameraEvent, Event
 from worker.keys import Keys
-from worker.redis_url import REDIS_ERRORS, RedisClient, connect, explain, server_name
+from worker.redis_url import (
+    REDIS_ERRORS,
+    REPLY_TIMEOUT_SECONDS,
+    RedisClient,
+    connect,
+    destination,
+    explain,
+    shown,
+)
 
 ANNOUNCE_SECONDS = 30.0
 
@@ -25,19 +42,32 @@ class RedisStreamSink:
 
     name = "Redis"
 
-    def __init__(self, url: str, *, prefix: str = "ssd", stream_maxlen: int = 0) -> None:
-        """Connect. ``stream_maxlen`` caps a stream (about, as MAXLEN ~ does); 0 leaves it.
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "ssd",
+        stream_maxlen: int = 0,
+        reply_timeout: float = REPLY_TIMEOUT_SECONDS,
+        before_connecting: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``stream_maxlen`` caps a stream (about, as MAXLEN ~ does); 0 leaves it.
 
-        Raises UsageError, SinkUnavailable or SinkError.
+        ``before_connecting`` may bring the server up, or raise WorkerError.
+
+        Connects with the first call. Each raises SinkUnavailable while the server is away,
+        UsageError for a URL that cannot work, and SinkError if the server turns us away.
         """
-        self._client: RedisClient = connect(url)
-        self._server = server_name(self._client)
+        self._url = url
+        self._reply_timeout = reply_timeout
+        self._before_connecting = before_connecting
+        self._connection: _Connection | None = None
         self._keys = Keys(prefix)
+        self.destination = f"{destination(url)} {prefix}"
+        """Names server, database and prefix; holds no secret."""
         self._stream_maxlen = stream_maxlen
         self._claims: dict[str, str] = {}
         self._announced: dict[str, float] = {}
-        self._publish = self._client.register_script(_script("publish.lua"))
-        self._claim = self._client.register_script(_script("claim.lua"))
 
     def publish(self, events: Sequence[Event]) -> None:
         """Append the events that the streams do not have; all or none of a camera's."""
@@ -50,10 +80,8 @@ class RedisStreamSink:
     def last_epoch(self, camera_id: str) -> int:
         """The latest epoch known of a live camera; 0 if none is."""
         key = self._keys.camera(camera_id, replay=False).producer
-        try:
-            return int(self._client.hget(key, "epoch") or 0)
-        except REDIS_ERRORS as error:
-            raise explain(error, self._server) from error
+        with self._connected(camera_id) as redis:
+            return int(redis.client.hget(key, "epoch") or 0)
 
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
         """Take a camera's replay stream for one recording, model and set of settings.
@@ -63,13 +91,11 @@ class RedisStreamSink:
         """
         keys = self._keys.camera(camera_id, replay=True)
         fields = ("recording", claim.recording, "model", claim.model, "settings", claim.settings)
-        try:
-            reply = self._claim(
+        with self._connected(camera_id) as redis:
+            reply = redis.claim(
                 keys=[keys.stream, keys.producer],
                 args=[claim.digest, "1" if restart else "0", *fields],
             )
-        except REDIS_ERRORS as error:
-            raise explain(error, self._server) from error
         values = [value.decode() if value is not None else "" for value in reply]
         if len(values) == 3:
             raise UsageError(_conflict(camera_id, claim, *values))
@@ -78,7 +104,10 @@ class RedisStreamSink:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if self._connection is not None:
+            self._connection.client.close()
+            self._connection = None
+        self._announced.clear()  # the next server may be an empty one
 
     def _publish_camera(self, camera_id: str, epoch: int, events: Sequence[Event]) -> None:
         replay = camera_id in self._claims
@@ -92,14 +121,12 @@ class RedisStreamSink:
                 else ("", "")
             )
             arguments += [event.data.seq, event.id, event.type, event.to_json(), state, reason]
-        try:
+        with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
                 # Again and again: the set may be lost with the server's data.
-                self._client.sadd(self._keys.cameras, camera_id)
+                redis.client.sadd(self._keys.cameras, camera_id)
                 self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
-            appended = self._publish(keys=[keys.stream, keys.producer, keys.status], args=arguments)
-        except REDIS_ERRORS as error:
-            raise explain(error, self._server) from error
+            appended = redis.publish(keys=[keys.stream, keys.producer, keys.status], args=arguments)
         if appended == -1:
             raise Fenced(
                 camera_id,
@@ -111,8 +138,45 @@ class RedisStreamSink:
                 f"camera {camera_id}: Redis holds fewer events than it confirmed: "
                 "the same command publishes those again"
             )
+        if appended == -3:
+            raise SinkError(
+                f"camera {camera_id}: Redis has lost the replay so far, with its data: "
+                "the same command publishes it again"
+            )
+
+    @contextmanager
+    def _connected(self, camera_id: str) -> Iterator["_Connection"]:
+        """The connection, made anew where it was lost: another server may have taken over."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            yield self._connection
+        except REDIS_ERRORS as error:
+            explained = explain(error, shown(self._url))
+            if "WRONGTYPE" in str(error):  # someone else's key stands where the camera's should
+                raise CameraRefused(camera_id, f"camera {camera_id}: {explained}") from error
+            if isinstance(explained, SinkUnavailable):
+                self.close()
+            raise explained from error
+
+    def _connect(self) -> "_Connection":
+        try:
+            self._before_connecting()
+        except WorkerError as error:
+            raise SinkUnavailable(str(error)) from error
+        return _Connection(connect(self._url, self._reply_timeout))
 
 
+class _Connection:
+    """A client and the scripts that it runs."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self.client = client
+        self.publish = client.register_script(_script("publish.lua"))
+        self.claim = client.register_script(_script("claim.lua"))
+
+
+@cache
 def _script(name: str) -> str:
     return (files("worker.sinks") / name).read_text(encoding="utf-8")
 

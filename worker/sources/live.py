@@ -1,68 +1,52 @@
 """Cameras: frames as they come, reconnecting for as long as the worker runs.
 
-Takes RTSP (over TCP), HTTP, and files played at their own speed like a camera. Latency first:
-nothing is buffered here. A failure becomes a StreamDown with a reason code, never an exception,
-and no URL ever leaves this module.
+Takes RTSP (over TCP, or UDP where a camera knows nothing else), HTTP, and files played at their own
+speed like a camera. Latency first: nothing is buffered here. A failure becomes a StreamDown with a
+reason code, never an exception, and no URL ever leaves this module. Whatever a camera does or
+leaves undone, it is up, or its connection ends within seconds and the next one is tried.
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import av
-from av.error import (
-    ConnectionRefusedError as RefusedError,
-    ExitError,
-    FFmpegError,
-    FileNotFoundError as MissingFileError,
-    HTTPForbiddenError,
-    HTTPNotFoundError,
-    HTTPUnauthorizedError,
-    InvalidDataError,
-    TimeoutError as TimedOutError,
-)
+from av.error import FFmpegError
 
-from worker.frames import Clock, Frame, SourceItem, StreamDown, StreamUp
+from worker.frames import Frame, SourceItem, StreamDown, StreamUp
+from worker.sources.capture_clock import CaptureClock
+from worker.sources.limits import Limits, Meter, OverLimit
+from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
 from worker.sources.picture import (
-    hardware_decoder,
     make_converter,
     seconds_of,
     time_base_of,
     upright_size,
 )
+from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
+from worker.sources.reconnecting import CONNECTS, Backoff
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-STALL_SECONDS = 5.0
-"""Silence after which a connection counts as lost."""
-FIRST_BACKOFF_SECONDS = 0.5
-LAST_BACKOFF_SECONDS = 15.0
-MAX_DOUBLINGS = 10
+DEFAULT_LIMITS = Limits()
+OPEN_SECONDS = 10.0
+"""For each of the two steps of opening, the handshake and finding out what comes: cameras that join
+in mid-stream may keep one waiting for the next key frame."""
+PLAYLIST_SILENCE_SECONDS = 30.0
+"""A playlist (HLS) gives the pictures of whole segments at once, seconds apart."""
+PICTURELESS_SECONDS = 5.0
+"""Packets without a picture for so long, after which a connection counts as lost; OPEN_SECONDS
+before the first picture."""
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
-DAMAGED_IN_A_ROW = 100
-"""Packets without a picture after which a connection counts as lost."""
 LONGEST_PACE_SECONDS = 10.0
 """A longer gap between the pictures of a file is a jump of its clock, not a pause."""
 DEFAULT_RATE = 25
-LOGIN_BACKOFF_SECONDS = 30.0
-"""After a refused login: cameras lock accounts that are tried too often."""
-
-REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (RefusedError, "refused"),
-    (HTTPUnauthorizedError, "unauthorized"),
-    (HTTPForbiddenError, "unauthorized"),
-    (HTTPNotFoundError, "not_found"),
-    (MissingFileError, "not_found"),
-    (TimedOutError, "timeout"),
-    (ExitError, "timeout"),
-    (InvalidDataError, "invalid_data"),
-)
 
 
 class LiveSource:
@@ -79,6 +63,8 @@ class LiveSource:
         loop: bool = False,
         as_planes: bool = False,
         gpu: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        allow_playlists: bool = False,
     ) -> None:
         """``image_size``: (height, width) of the images. ``next_epoch`` names each connection.
 
@@ -92,6 +78,8 @@ class LiveSource:
         self._image_size = image_size
         self._as_planes = as_planes
         self._gpu = gpu
+        self._limits = limits
+        self._allow_playlists = allow_playlists
         self._next_epoch = next_epoch
         self._fps = fps
         self._loop = loop
@@ -105,27 +93,32 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Frames between StreamUp and StreamDown, for every connection, until ``stop``."""
-        failures = 0
+        backoff = Backoff()
         last_reason = None
         while not self._stop.is_set():
+            if not self._is_file:
+                self._stop.wait(CONNECTS.seconds())
             started = time.monotonic()
             connection = _Connection(self)
             yield from connection.frames()
             if self._stop.is_set():
                 return
-            if self._is_file and connection.reason == "end_of_file":
-                if self._loop and connection.was_up:
+            if self._is_file and connection.reason in ("end_of_file", "over_limit"):
+                if self._loop and connection.was_up and connection.reason == "end_of_file":
                     self._stop.wait(max(0.0, started + SHORTEST_LOOP_SECONDS - time.monotonic()))
                     continue
                 yield self._down(connection, "ended")
                 return
-            if connection.was_up:
-                failures = 0
+            ended = time.monotonic()
             if connection.was_up or connection.reason != last_reason:
                 yield self._down(connection, "down")
             last_reason = connection.reason
-            failures += 1
-            self._wait(connection.reason, failures)
+            wait_seconds = backoff.seconds(
+                connection.reason,
+                attempt_seconds=ended - started,
+                up_seconds=0.0 if connection.up_at is None else ended - connection.up_at,
+            )
+            self._stop.wait(wait_seconds)
 
     def _down(self, connection: "_Connection", state: Any) -> StreamDown:
         if self._epoch is None:  # never up so far: the reason needs an epoch all the same
@@ -141,17 +134,6 @@ class LiveSource:
             frames=connection.frame_index,
         )
 
-    def _wait(self, reason: str, failures: int) -> None:
-        """Jittered exponential back-off, so that cameras behind one switch do not come at once."""
-        longest = LOGIN_BACKOFF_SECONDS if reason == "unauthorized" else longest_backoff(failures)
-        self._stop.wait(random.uniform(longest / 2, longest))
-
-
-def longest_backoff(failures: int) -> float:
-    """Seconds to wait at most after so many failures in a row, doubled each time up to a limit."""
-    doublings = min(failures - 1, MAX_DOUBLINGS)  # a camera may be dead for months
-    return min(FIRST_BACKOFF_SECONDS * float(2**doublings), LAST_BACKOFF_SECONDS)
-
 
 class _Connection:
     """One attempt to read a camera, from opening it to losing it."""
@@ -160,33 +142,47 @@ class _Connection:
         self._source = source
         self._sampler = Sampler(fps=source._fps)
         self._converter = make_converter(source._image_size, as_planes=source._as_planes)
+        self._capture_clock = CaptureClock()
+        self._heard_at = self._seen_at = time.monotonic()
+        """When the last packet came, and the last picture."""
+        self._opened = False
         self.epoch: int | None = None
-        self.was_up = False
+        self.up_at: float | None = None
+        """By the monotonic clock; None as long as there was no picture."""
         self.frame_index = 0
         self.reason = "closed"
         self.detail = ""
+        self._meter = Meter(source._limits)
+
+    @property
+    def was_up(self) -> bool:
+        """Whether there was a picture."""
+        return self.up_at is not None
 
     def frames(self) -> Iterator[Frame | StreamUp]:
         """StreamUp at the first frame, then frames; ``reason`` says afterwards why no more come."""
         source = self._source
         try:
             with self._open() as container:
-                if not container.streams.video:
-                    self.reason, self.detail = "no_video", "there is no video stream"
+                self._opened = True
+                self._heard_at = time.monotonic()
+                stream = video_of(container)
+                if stream is None:
+                    self.reason = "no_video"
+                    self.detail = "there is no video stream that can be decoded"
                     return
-                stream = container.streams.video[0]
                 # Frame threads would add a frame of delay each; slices do not.
                 stream.thread_type = "SLICE"
                 stream.thread_count = 1
                 rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
                 pace = _Pace(source._stop, 1 / float(rate)) if source._is_file else None
-                for picture in _decodable(container, stream):
+                for picture in self._decodable(container, stream):
                     if pace is not None:
                         pace.wait_for(picture)
                     if source._stop.is_set():
                         return
                     if not self.was_up:
-                        self.was_up = True
+                        self.up_at = time.monotonic()
                         source._epoch = self.epoch = source._next_epoch()
                         log.info("camera %s: up", source.camera_id)
                         yield StreamUp(source.camera_id, self.epoch)
@@ -194,12 +190,19 @@ class _Connection:
                     self.frame_index += 1
                     if frame is not None:
                         yield frame
-            self.reason = "end_of_file" if source._is_file else "closed"
-        except FFmpegError as error:
-            self.reason = next((code for kind, code in REASONS if isinstance(error, kind)), "error")
-            if self.was_up and self.reason == "timeout":
-                self.reason = "stall"
-            self.detail = error.strerror or ""  # str(error) would hold the URL
+            whole = source._is_file and not self._meter.read_error
+            self.reason = "end_of_file" if whole else "closed"
+        except OverLimit as error:
+            self.reason, self.detail = "over_limit", str(error)
+        except FormatRefused as error:
+            self.reason, self.detail = "invalid_data", str(error)
+        except ConnectionLost as error:
+            self.reason, self.detail = error.reason, error.detail
+        except (FFmpegError, OSError) as error:
+            silent_seconds = 0.0 if source._is_file else time.monotonic() - self._heard_at
+            self.reason, self.detail = reason_of(
+                error, source._url, opened=self._opened, silent_seconds=silent_seconds
+            )
         except Exception:  # a bug must not take the camera out of the run for good
             log.exception("camera %s: its reader failed", source.camera_id)
             self.reason, self.detail = "internal_error", ""
@@ -207,24 +210,76 @@ class _Connection:
     def _open(self) -> Any:
         source = self._source
         if source._is_file:
-            path = f"file:{source._url}"
-            return av.open(path, metadata_errors="ignore", hwaccel=hardware_decoder(source._gpu))
-        timeout = str(round(STALL_SECONDS * 1e6))
+            return open_recording(Path(source._url), source._limits, self._meter, source._gpu)
         # Not "nobuffer": it throws away what was read to find the streams, the first key frame
         # among it, and then nothing can be decoded until the next one.
         # Not measuring the frame rate first saves the 20 frames that FFmpeg reads for it: a 10 fps
         # camera is up after 0.6 s instead of 2.8, and without a backlog of as long.
         options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
-        if source._url.startswith(("rtsp://", "rtsps://")):
-            options |= {"rtsp_transport": "tcp", "timeout": timeout}
+        if is_rtsp(source._url):
+            # UDP only for a camera that refuses TCP (461). Without the sound that some cameras
+            # announce and do not send: FFmpeg would wait 5 s for it.
+            options |= {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"}
+            options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
-            options |= {"rw_timeout": timeout}
-        return av.open(
+            options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
+        # FFmpeg's own timeouts are for each read of the socket. A camera that sends reports and no
+        # pictures, or its answer byte by byte, is only stopped by PyAV's, which see to the whole.
+        return open_camera(
             source._url,
-            options=options,
-            metadata_errors="ignore",
-            hwaccel=hardware_decoder(source._gpu),
+            options,
+            source._limits,
+            timeout_seconds=(OPEN_SECONDS, self._silence_seconds),
+            allow_playlists=source._allow_playlists,
+            gpu=source._gpu,
         )
+
+    @property
+    def _silence_seconds(self) -> float:
+        source = self._source
+        playlist = source._allow_playlists and not is_rtsp(source._url)
+        return PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS
+
+    def _decodable(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+        """The pictures that can be decoded. Raises ConnectionLost if a camera sends none."""
+        for packet in container.demux():  # of every stream: sound alone is no frame either
+            of_video = packet.stream_index == stream.index
+            if not self._source._is_file:  # what is read of a file is counted as it is read
+                self._meter.count(packet.size)
+                self._meter.check()
+                self._check_silence(of_video)
+            if not of_video:
+                continue
+            try:
+                pictures = packet.decode()
+            except FFmpegError:
+                pictures = []
+            if not pictures and not self._source._is_file:
+                self._check_pictures()
+            for picture in pictures:
+                self._meter.frame(picture.width, picture.height)
+                yield picture
+                self._heard_at = self._seen_at = time.monotonic()
+        self._meter.check()
+
+    def _check_silence(self, of_video: bool) -> None:
+        """Raises ConnectionLost if no packet came for too long.
+
+        Once a read has timed out, FFmpeg hands out the frame that it held back, and only reports
+        the error after a second time of waiting: that frame is not one to go on with.
+        """
+        now = time.monotonic()
+        silent_seconds = now - self._heard_at
+        if silent_seconds >= self._silence_seconds:
+            raise ConnectionLost("stall", f"nothing came for {silent_seconds:.0f} s")
+        if of_video:
+            self._heard_at = now
+
+    def _check_pictures(self) -> None:
+        """Raises ConnectionLost if what comes could not be decoded for too long."""
+        seconds = time.monotonic() - self._seen_at
+        if seconds >= (PICTURELESS_SECONDS if self.was_up else OPEN_SECONDS):
+            raise ConnectionLost("invalid_data", f"nothing could be decoded for {seconds:.0f} s")
 
     def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
         """The frame to hand on, or None if it is skipped by choice."""
@@ -235,7 +290,9 @@ class _Connection:
         sampled_at = seconds if self._source._is_file else time.monotonic()
         if not self._sampler.accepts(self.frame_index, sampled_at):
             return None
-        captured_at, clock = _capture_time(container, seconds, arrived_at)
+        captured_at, clock = self._capture_clock.time_of(
+            container.start_time_realtime, seconds, arrived_at
+        )
         height, width = upright_size(picture)
         return Frame(
             camera_id=self._source.camera_id,
@@ -250,22 +307,6 @@ class _Connection:
             image=self._converter.convert(picture),
             skipped=self._sampler.take_skipped(),
         )
-
-
-def _decodable(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """The pictures that can be decoded; raises once ``DAMAGED_IN_A_ROW`` packets gave none."""
-    damaged = 0
-    for packet in container.demux(stream):
-        try:
-            pictures = packet.decode()
-        except FFmpegError:
-            damaged += 1
-            if damaged >= DAMAGED_IN_A_ROW:
-                raise
-            continue
-        for picture in pictures:
-            damaged = 0
-            yield picture
 
 
 class _Pace:
@@ -290,11 +331,6 @@ class _Pace:
         self._stop.wait(max(self._due - now, 0))
 
 
-def _capture_time(
-    container: Any, pts_seconds: float | None, arrived_at: datetime
-) -> tuple[datetime, Clock]:
-    """The sender's wall clock where RTCP gives it (the time of pts 0), else our own."""
-    zero = container.start_time_realtime
-    if zero is None or zero <= 0 or pts_seconds is None:
-        return arrived_at, "arrival"
-    return datetime.fromtimestamp(zero / 1e6, UTC) + timedelta(seconds=pts_seconds), "rtcp"
+def microseconds(seconds: float) -> str:
+    """As FFmpeg's options take times."""
+    return str(round(seconds * 1e6))

@@ -1,12 +1,14 @@
 """Recordings: every frame of a file that FFmpeg reads, in order, pts kept.
 
 Lossless and repeatable: the same file gives the same frames with the same indices each time, so a
-replay can go on where it stopped. Knows nothing of cameras that come and go.
+replay can go on where it stopped. A file that exceeds a limit is refused, or ends there. Knows
+nothing of cameras that come and go.
 """
 
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -20,9 +22,10 @@ from av.error import FFmpegError
 
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
+from worker.sources.limits import Limits, Meter, OverLimit
+from worker.sources.opening import FormatRefused, open_recording, video_of
 from worker.sources.picture import (
     PictureConverter,
-    hardware_decoder,
     make_converter,
     seconds_of,
     time_base_of,
@@ -33,6 +36,7 @@ from worker.sources.sampling import Sampler
 log = logging.getLogger(__name__)
 
 DIGEST_EDGE_BYTES = 1 << 20
+DEFAULT_LIMITS = Limits()
 DEFAULT_RATE = Fraction(25)
 """Frames a second assumed where a file states none (raw H.264)."""
 EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
@@ -58,31 +62,27 @@ class Recording:
     """When it was recorded, if the file says so."""
 
 
-def probe_recording(path: Path, camera_id: str) -> Recording:
+def probe_recording(path: Path, camera_id: str, limits: Limits = DEFAULT_LIMITS) -> Recording:
     """Look into a file. Raises UsageError if there is none, SourceError if it is no video."""
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: name the files in it")
+    if not path.is_file():
+        raise UsageError(f"{path}: is not a regular file")
     try:
         digest = recording_digest(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot read it: {error.strerror}") from error
     if path.stat().st_size == 0:
         raise SourceError(f"{path}: is empty")
-    with _open(path) as container:
-        if not container.streams.video:
-            raise SourceError(f"{path}: has no video stream")
-        stream = container.streams.video[0]
+    pictures = DecodedPictures(path, limits=limits)
+    with pictures.opened() as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
         frames = stream.frames
         if not frames and container.duration:
             frames = round(container.duration / av.time_base * rate)
-        try:
-            next(container.decode(stream))
-        except (FFmpegError, StopIteration) as error:
-            raise SourceError(f"{path}: no frame in it can be decoded") from error
-        return Recording(
+        recording = Recording(
             path,
             camera_id,
             digest,
@@ -91,6 +91,9 @@ def probe_recording(path: Path, camera_id: str) -> Recording:
             _stated_end(container, stream),
             _stated_start(container.metadata),
         )
+        if next(pictures.of(container, stream), None) is None:
+            raise pictures.no_frame()
+    return recording
 
 
 def recording_digest(path: Path) -> str:
@@ -117,6 +120,7 @@ class RecordingSource:
         fps: float | None = None,
         as_planes: bool = False,
         gpu: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """``image_size``: (height, width) of the images. ``first_seq``: analysed frames to pass.
 
@@ -128,6 +132,7 @@ class RecordingSource:
         self._sampler = Sampler(stride=stride, fps=fps)
         self._converter = make_converter(image_size, as_planes=as_planes)
         self._gpu = gpu
+        self._limits = limits
         self._last_seconds: float | None = None
         self._stopped = False
 
@@ -139,7 +144,7 @@ class RecordingSource:
         """StreamUp, the frames, and StreamDown at the end of the file. Raises SourceError."""
         yield StreamUp(self.camera_id, 0, self._first_seq)
         seq = frame_index = 0
-        pictures = DecodedPictures(self._recording.path, self._gpu)
+        pictures = DecodedPictures(self._recording.path, self._gpu, self._limits)
         for frame_index, picture in enumerate(pictures, start=1):
             if self._stopped:
                 return
@@ -157,16 +162,13 @@ class RecordingSource:
         self, frame_index: int, picture: av.VideoFrame, seconds: float | None, skipped: int
     ) -> Frame:
         height, width = upright_size(picture)
-        start = self._recording.start
         return Frame(
             camera_id=self.camera_id,
             epoch=0,
             frame_index=frame_index,
             pts=picture.pts,
             time_base=time_base_of(picture),
-            captured_at=start + timedelta(seconds=seconds)
-            if start and seconds is not None
-            else None,
+            captured_at=_capture_time(self._recording.start, seconds),
             clock="file",
             width=width,
             height=height,
@@ -177,7 +179,10 @@ class RecordingSource:
     def _how_it_ended(self, frames: int, pictures: "DecodedPictures") -> tuple[str, str]:
         path, stated = self._recording.path, self._recording.seconds
         if frames == 0:
-            raise SourceError(f"{path}: no frame in it can be decoded")
+            raise pictures.no_frame()
+        if pictures.over_limit:
+            log.warning("%s: %s", path, pictures.over_limit)
+            return "over_limit", pictures.over_limit
         missing = 0.0
         if stated and self._last_seconds is not None:
             missing = stated - self._last_seconds - float(1 / self._recording.rate)
@@ -195,52 +200,99 @@ class RecordingSource:
 class DecodedPictures:
     """Every picture of a file that can be decoded; damaged packets are counted and passed over."""
 
-    def __init__(self, path: Path, gpu: int | None = None) -> None:
+    def __init__(self, path: Path, gpu: int | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._path = path
+        self._limits = limits
         self._gpu = gpu
+        self._meter = Meter(limits)
         self.damaged = 0
         """Packets that gave no picture, and pictures with errors in them."""
         self.broken_off = False
         """Whether reading stopped at an error before the end of the file."""
+        self._size_refused = False
+        self.over_limit = ""
+        """The limit at which reading stopped, if it did."""
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        """Pictures in presentation order."""
-        with _open(self._path, self._gpu) as container:
-            stream = container.streams.video[0]
-            # Not frame threads: what they make of damaged pictures differs from run to run.
-            stream.thread_type = "SLICE"
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets)
-                except StopIteration:
-                    return
-                except FFmpegError:
-                    self.broken_off = True
-                    return
-                try:
-                    pictures = packet.decode()
-                except FFmpegError:
-                    self.damaged += 1
-                    continue
-                for picture in pictures:
+        """Pictures in presentation order. Raises SourceError if the file cannot be opened."""
+        with self.opened() as (container, stream):
+            yield from self.of(container, stream)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, Any]]:
+        """The file's container and its video stream. Raises SourceError."""
+        with ExitStack() as stack:
+            yield self._open(stack)
+
+    def _open(self, stack: ExitStack) -> tuple[Any, Any]:
+        opening = open_recording(self._path, self._limits, self._meter, self._gpu)
+        try:
+            container = stack.enter_context(opening)
+        except FFmpegError as error:
+            reason = f"not a video that FFmpeg can read ({error.strerror})"
+            raise SourceError(f"{self._path}: {reason}") from error
+        except OSError as error:
+            raise SourceError(f"{self._path}: cannot read it: {error.strerror}") from error
+        except (OverLimit, FormatRefused) as error:
+            raise SourceError(f"{self._path}: {error}") from error
+        stream = video_of(container)
+        if stream is None:
+            raise SourceError(f"{self._path}: has no video stream that can be decoded here")
+        return container, stream
+
+    def of(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+        """The pictures of an opened file."""
+        # Not frame threads: what they make of damaged pictures differs from run to run.
+        stream.thread_type = "SLICE"
+        try:
+            for packet in container.demux(stream):
+                for picture in self._decoded(packet):
+                    self._meter.frame(picture.width, picture.height)
                     self.damaged += picture.is_corrupt
                     yield picture
+            self._meter.check()
+        except OverLimit as error:
+            self.over_limit = str(error)
+        except FFmpegError:
+            self.broken_off = True
+        self.broken_off = self.broken_off or bool(self._meter.read_error)
+        # FFmpeg forgets a size that it refuses, and says no more about it.
+        self._size_refused = stream.codec_context.width == 0
+
+    def no_frame(self) -> SourceError:
+        """The error for a file without a picture."""
+        reason = self.over_limit or "no frame in it can be decoded"
+        if self._size_refused:
+            most = self._limits.max_pixels
+            reason += f": it has no size, or more than {most} pixels (--max-pixels)"
+        return SourceError(f"{self._path}: {reason}")
+
+    def _decoded(self, packet: Any) -> list[av.VideoFrame]:
+        try:
+            pictures: list[av.VideoFrame] = packet.decode()
+        except FFmpegError:
+            self.damaged += 1
+            return []
+        return pictures
 
 
-def upright_images(path: Path) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+def upright_images(
+    path: Path, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """(frame_index, RGB image in full size, upright) of every frame of a recording."""
     converter = PictureConverter(None)
-    for frame_index, picture in enumerate(DecodedPictures(path)):
+    for frame_index, picture in enumerate(DecodedPictures(path, limits=limits)):
         yield frame_index, converter.convert(picture)
 
 
-def _open(path: Path, gpu: int | None = None) -> Any:
+def _capture_time(start: datetime | None, seconds: float | None) -> datetime | None:
+    """When a frame was captured; None where the file does not say, or says what cannot be."""
+    if start is None or seconds is None:
+        return None
     try:
-        # The prefix keeps FFmpeg from reading a name such as "a:b.mp4" as a protocol.
-        return av.open(f"file:{path}", metadata_errors="ignore", hwaccel=hardware_decoder(gpu))
-    except FFmpegError as error:
-        raise SourceError(f"{path}: not a video that FFmpeg can read ({error.strerror})") from error
+        return start + timedelta(seconds=seconds)
+    except OverflowError:  # a damaged pts, of thousands of years
+        return None
 
 
 def _stated_end(container: Any, stream: Any) -> float:

@@ -43,14 +43,37 @@ def test_two_sources_with_one_id_are_refused_with_the_way_out():
         parse_sources(["/a/clip.mp4", "/b/clip.mp4"])
 
 
-@pytest.mark.parametrize(
-    "url", ["rtsp://admin:pa/ss@host/x", "rtsp://admin:se[kret@host/x", "rtsp:///x"]
-)
-def test_a_url_that_cannot_be_read_is_refused_without_being_shown(url):
+@pytest.mark.parametrize("named", ["", "gate="])
+@pytest.mark.parametrize("character", "/#?[")
+def test_a_url_that_cannot_be_read_is_refused_without_being_shown(named, character):
     with pytest.raises(UsageError, match="%40") as caught:
-        parse_sources([url])
-    assert "ss@" not in str(caught.value)
-    assert "kret" not in str(caught.value)
+        parse_sources([f"{named}rtsp://admin:before{character}after@host/x"])
+    assert "before" not in str(caught.value)
+    assert "after" not in str(caught.value)
+    assert named.rstrip("=") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source", ["admin:secret@host/x", "gate=admin:secret@host/x", "rtsp:/admin:secret@host/x?a=b"]
+)
+def test_a_url_without_its_protocol_is_refused_without_being_shown(source):
+    with pytest.raises(UsageError, match="rtsp://") as caught:
+        parse_sources([source])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_with_an_at_sign_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "door@noon.mp4").touch()
+    assert parse_sources(["door@noon.mp4"]) == {"door-noon": "door@noon.mp4"}
+    assert parse_sources(["a=door@noon.mp4"]) == {"a": "door@noon.mp4"}
+
+
+def test_a_login_that_ffmpeg_would_cut_is_refused():
+    longest = f"rtsp://admin:{'%40' * 40}x@host/x"
+    assert parse_sources([longest]) == {"host": longest}
+    with pytest.raises(UsageError, match="camera gate: .* 128 bytes in the URL, and FFmpeg"):
+        parse_sources([f"gate=rtsp://admin:{'%40' * 40}xx@host/x"])
 
 
 def test_a_password_in_the_path_is_no_part_of_the_id():

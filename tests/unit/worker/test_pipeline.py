@@ -7,12 +7,14 @@ import pytest
 from tests.conftest import wait_until
 from tests.events import MODEL, PERSON
 from tests.frames import frame
+from tests.spools import no_spool
 from worker.batching import LatestFrameBatcher, LosslessBatcher
 from worker.errors import SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
 from worker.frames import FrameBatch, StreamDown, StreamUp
+from worker.live_publishing import LivePublisher
 from worker.pipeline import POLL_SECONDS, Pipeline
-from worker.publishing import Publisher
+from worker.publishing import LosslessPublisher
 from worker.sinks.memory import MemorySink
 
 
@@ -98,14 +100,14 @@ def label(text):
 def live_pipeline(*sources, sink, detect=detect, **options):
     return Pipeline(
         sources, LatestFrameBatcher(4, 0.01), detect, EventMaker(MODEL),
-        Publisher([sink], capacity=1000, lossless=False), lossless=False, **options,
+        LivePublisher(sink, no_spool(), capacity=1000), lossless=False, **options,
     )  # fmt: skip
 
 
 def replay_pipeline(source, sink, detect=detect, **options):
     return Pipeline(
         [source], LosslessBatcher(4), detect, EventMaker(MODEL, recording_digest="abc"),
-        Publisher([sink], capacity=16, lossless=True), lossless=True, **options,
+        LosslessPublisher([sink], capacity=16), lossless=True, **options,
     )  # fmt: skip
 
 
@@ -290,8 +292,9 @@ def pipeline_of(batches, sink, detect, *, lossless=True, batches_ahead=1):
     return Pipeline(
         [ListSource("clip", [])], batcher, detect,
         EventMaker(MODEL, recording_digest="abc" if lossless else None),
-        Publisher([sink], capacity=1000, lossless=lossless), lossless=lossless,
-        batches_ahead=batches_ahead,
+        LosslessPublisher([sink], capacity=1000) if lossless
+        else LivePublisher(sink, no_spool(), capacity=1000),
+        lossless=lossless, batches_ahead=batches_ahead,
     )  # fmt: skip
 
 

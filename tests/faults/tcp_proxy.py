@@ -1,0 +1,64 @@
+"""A TCP proxy on loopback that delays replies, or loses them."""
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class TcpProxy:
+    """Passes connections on to a port, for as long as the ``with`` block lasts."""
+
+    def __init__(self, target_port):
+        self.delay_seconds = 0.0
+        """How long each piece of a reply is held back."""
+        self.cut_replies_to = None
+        """Bytes in a request whose reply is lost, once, and the connection with it."""
+        self.cuts = 0
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets = []
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        # shutdown() wakes the thread that waits in accept(); close() alone would not.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._sockets:
+            each.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target_port), 5)
+            except OSError:
+                return
+            server.settimeout(None)
+            self._sockets += [client, server]
+            cut = threading.Event()
+            for source, sink, is_request in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._pass_on, args=(source, sink, is_request, cut), daemon=True
+                ).start()
+
+    def _pass_on(self, source, sink, is_request, cut):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if is_request and self.cut_replies_to and self.cut_replies_to in data:
+                    self.cut_replies_to = None
+                    cut.set()
+                elif not is_request and cut.is_set():
+                    self.cuts += 1  # the server has done it, nobody hears of it
+                    break
+                elif not is_request and self.delay_seconds:
+                    time.sleep(self.delay_seconds)
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,65 @@
+"""What others on the network can reach of a worker: nothing."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WALKWAY, wait_until
+
+LISTEN = "0A"
+
+
+def processes(pid):
+    """A process and all that it started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    return [pid, *(p for child in children for p in processes(int(child)))]
+
+
+def sockets_of(pid):
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            yield target.removeprefix("socket:[").removesuffix("]")
+
+
+def reachable(protocol, pids):
+    """Addresses at which the processes take connections, or datagrams from anybody."""
+    owned = {inode for pid in pids for inode in sockets_of(pid)}
+    for family in ("", "6"):
+        for line in Path(f"/proc/net/{protocol}{family}").read_text().splitlines()[1:]:
+            _, local, remote, state, *rest = line.split()
+            waits = state == LISTEN if protocol == "tcp" else int(remote.split(":")[1], 16) == 0
+            if rest[5] in owned and waits:
+                yield address_of(local)
+
+
+def address_of(text):
+    address, port = text.split(":")
+    words = [bytes.fromhex(address)[i : i + 4][::-1] for i in range(0, len(address) // 2, 4)]
+    return ipaddress.ip_address(b"".join(words)), int(port, 16)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's tables of sockets")
+def test_a_worker_and_its_embedded_server_listen_on_loopback_only(cli, rtsp_server):
+    worker = cli.start("run", f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
+    lines = []
+    wait_until(lambda: lines.append(worker.stderr.readline()) or "gate: up" in lines[-1], 60)
+    server = int((cli.cwd / "state" / f"valkey-{cli.port}" / "valkey.pid").read_text())
+    pids = {*processes(worker.pid), server}
+    found = [*reachable("tcp", pids), *reachable("udp", pids)]
+    assert (ipaddress.ip_address("127.0.0.1"), cli.port) in found
+    assert [f"{address} port {port}" for address, port in found if not address.is_loopback] == []
+
+
+def test_the_embedded_server_does_not_inherit_the_passwords_of_the_environment(cli):
+    cli.env["GATE_PASSWORD"] = "alpha bravo"
+    reader = cli.start("subscribe")
+    pid_file = cli.cwd / "state" / f"valkey-{cli.port}" / "valkey.pid"
+    server = int(wait_until(lambda: pid_file.exists() and pid_file.read_text()))
+    assert b"alpha" not in Path(f"/proc/{server}/environ").read_bytes()
+    assert reader.poll() is None

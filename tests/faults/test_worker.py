@@ -1,0 +1,166 @@
+"""The worker's own faults: stuck, out of disk, told to stop under load."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from tests.conftest import WALKWAY, wait_until
+from tests.faults.streams import assert_whole, events_of, states_of
+
+
+def run_patched(cli, patch, *arguments):
+    """`ssd-worker` as its own process, with something in it broken first."""
+    code = textwrap.dedent(patch) + "\nfrom worker.cli import run_and_exit\nrun_and_exit()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=cli.cwd, env=cli.env,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    cli._processes.append(process)
+    return process
+
+
+HANGING_DETECTOR = """
+    import threading
+    from worker.detection import FrameDetector
+    detect, batches = FrameDetector.__call__, []
+    def hang(self, images):
+        batches.append(images)
+        wait = detect(self, images)
+        return wait if len(batches) < 5 else lambda: threading.Event().wait()
+    FrameDetector.__call__ = hang
+"""
+HANGING_SINK = """
+    import threading
+    from worker.sinks.redis_stream import RedisStreamSink
+    publish, batches = RedisStreamSink.publish, []
+    def hang(self, events):
+        batches.append(events)
+        return publish(self, events) if len(batches) < 5 else threading.Event().wait()
+    RedisStreamSink.publish = hang
+"""
+BROKEN_GPU = """
+    import torch
+    from ssd_core import Detector
+    detect, batches = Detector.detect, []
+    def fail(self, images):
+        batches.append(images)
+        if len(batches) > 20:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access\\nmore lines")
+        return detect(self, images)
+    Detector.detect = fail
+"""
+
+
+@pytest.mark.parametrize("patch", [HANGING_DETECTOR, HANGING_SINK], ids=["detector", "sink"])
+@pytest.mark.parametrize("command", ["run", "replay"])
+def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
+    cli, valkey_server, short_clip, command, patch
+):
+    options = ["--loop", "--publish", "all"] if command == "run" else ["--max-batch", "4"]
+    process = run_patched(
+        cli, patch, command, f"gate={short_clip}", "--redis-url", valkey_server.url,
+        "--watchdog-seconds", "3", *options,
+    )  # fmt: skip
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 70, said
+    assert "no progress for" in said
+    assert "in hang" in said or "<lambda>" in said  # the stack of the thread that hangs
+
+
+def test_a_worker_whose_server_is_away_for_longer_than_the_watchdog_waits_lives_on(
+    cli, valkey_server, short_clip
+):
+    process = cli.start(
+        "run", f"gate={short_clip}", "--loop", "--redis-url", valkey_server.url,
+        "--watchdog-seconds", "1.5",
+    )  # fmt: skip
+    wait_until(lambda: events_of(valkey_server.client, "gate"), 40)
+    valkey_server.stop()
+    time.sleep(5)
+    assert process.poll() is None
+    valkey_server.start()
+    before = len(events_of(valkey_server.client, "gate"))
+    wait_until(lambda: len(events_of(valkey_server.client, "gate")) > before + 40)
+    assert_whole(events_of(valkey_server.client, "gate"))
+
+
+def test_a_gpu_that_fails_ends_the_worker_in_one_line_and_its_cameras_say_so(
+    cli, valkey_server, short_clip
+):
+    process = run_patched(
+        cli, BROKEN_GPU, "run", f"gate={short_clip}", "--loop", "--redis-url", valkey_server.url
+    )
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the GPU failed (CUDA error: an illegal memory access): start the worker again" in said
+    assert "Traceback" not in said
+    assert "more lines" not in said
+    assert states_of(valkey_server.client, "gate")[-1] == ("down", "stopped")
+
+
+def small_disk(size):
+    """Before the process starts: no file of it grows beyond so many bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_replay_whose_disk_is_full_ends_in_one_line_and_leaves_no_output(cli):
+    found = cli("replay", WALKWAY, "--output", "tags.jsonl", preexec_fn=small_disk(50_000))
+    assert found.returncode == 1
+    assert "Traceback" not in found.stderr
+    assert found.stderr.strip().count("\n") == 0
+    assert not (cli.cwd / "tags.jsonl").exists()
+    again = cli("replay", WALKWAY, "--output", "tags.jsonl")
+    assert again.returncode == 0, again.stderr
+    events = [json.loads(line) for line in (cli.cwd / "tags.jsonl").read_text().splitlines()]
+    assert [e["data"]["seq"] for e in events] == list(range(151))
+
+
+def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(cli, valkey_server, short_clip):
+    valkey_server.stop()
+    process = subprocess.Popen(
+        cli._command(["run", f"gate={short_clip}", "--loop", "--publish", "all", "--redis-url",
+                      valkey_server.url]),
+        cwd=cli.cwd, env=cli.env, stderr=subprocess.PIPE, text=True,
+        preexec_fn=small_disk(200_000),
+    )  # fmt: skip
+    cli._processes.append(process)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "events cannot be spooled" in line:
+            break
+    valkey_server.start()
+    wait_until(lambda: len(events_of(valkey_server.client, "gate")) > 20)
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=15)
+    assert process.returncode == 0, rest
+    assert "Traceback" not in "".join(said) + rest
+    assert_whole(events_of(valkey_server.client, "gate"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_under_load_ends_in_time_with_every_event_published(
+    cli, valkey_server, short_clip, number
+):
+    cameras = [f"c{i}={short_clip}" for i in range(12)]
+    process = cli.start(
+        "run", *cameras, "--loop", "--publish", "all", "--redis-url", valkey_server.url
+    )
+    wait_until(lambda: len(events_of(valkey_server.client, "c11")) > 20, 60)
+    started = time.monotonic()
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - started < 6  # 5, and a busy machine
+    assert process.returncode == (0 if number == signal.SIGTERM else 130)
+    assert "Traceback" not in said
+    for i in range(12):
+        events = events_of(valkey_server.client, f"c{i}")
+        assert_whole(events)
+        assert events[-1]["data"]["reason"] == "stopped"

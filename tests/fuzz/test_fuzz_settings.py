@@ -1,0 +1,126 @@
+"""Settings from anything that can be typed, exported or written: settings, or one line."""
+
+import contextlib
+import io
+import os
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+
+from worker import secrets
+from worker.errors import UsageError
+from worker.settings import COMMANDS, ENV_PREFIX, Settings, load_settings
+
+PASSWORD = "s3cr3t-pa55word"
+SECRET_FIELDS = ["redis_url", "sources", "paths"]
+FIELDS = sorted({name for command in COMMANDS.values() for name in command.model_fields})
+FLAGS = ["--from", *(f"--{name.replace('_', '-')}" for name in FIELDS)]
+
+word = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+value = word | st.sampled_from(
+    ["", "0", "-1", "1e999", "nan", "true", "rtsp://h/x", "a=b.mp4", "none", "x.jsonl", "{}", "[1"]
+    + ["caf\udce9.mp4"]  # as Python takes names that are not UTF-8
+)
+flag = st.sampled_from(FLAGS) | st.sampled_from(FLAGS).map(lambda name: f"--no-{name[2:]}")
+with_password = st.sampled_from(
+    [
+        f"redis://:{PASSWORD}@host", f"http://user:{PASSWORD}@host", f"redis://{PASSWORD}@[::1",
+        f"redis://h?password={PASSWORD}", f"redis://:{PASSWORD}@host:port/0",
+    ]
+)  # fmt: skip
+argument = flag | value | st.builds("{}={}".format, flag, value)
+commands = st.sampled_from(sorted(COMMANDS))
+thorough = hypothesis_settings(
+    max_examples=60,  # of 20 ms each: a command's parser is built anew
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def settings_or_one_line(command, arguments, environment=None):
+    """The settings, or the one line that says why not; anything else is raised."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    with mock.patch.dict(os.environ, clean | (environment or {}), clear=True):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # --help prints
+                settings = load_settings(COMMANDS[command], command, arguments)
+        except UsageError as error:
+            said = str(error)
+        except SystemExit as leaving:
+            said = "help" if leaving.code == 0 else ""
+        else:
+            assert isinstance(settings, Settings)
+            return settings
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+@thorough
+@given(commands, st.lists(argument, max_size=6))
+def test_any_arguments_give_settings_or_one_line(command, arguments):
+    settings_or_one_line(command, arguments)
+
+
+@thorough
+@given(commands, st.dictionaries(st.sampled_from(FIELDS), value, max_size=4))
+def test_any_environment_gives_settings_or_one_line(command, values):
+    environment = {f"{ENV_PREFIX}{name.upper()}": content for name, content in values.items()}
+    settings_or_one_line(command, ["x.mp4"], environment)
+
+
+toml_values = st.one_of(
+    st.just("true"), st.integers().map(str), st.just("nan"), st.just("1979-05-27"), st.just("{}"),
+    st.just("[]"), st.just('["a", 1]'), word.map(lambda text: f'"{text}"'), word,
+)  # fmt: skip
+toml_lines = st.builds("{} = {}".format, st.sampled_from(FIELDS) | word, toml_values)
+toml_content = st.lists(toml_lines, max_size=4).map("\n".join).map(str.encode)
+
+
+@thorough
+@given(commands, toml_content | st.binary(max_size=40))
+def test_any_file_gives_settings_or_one_line(tmp_path, command, content):
+    (tmp_path / "worker.toml").write_bytes(content)
+    settings_or_one_line(command, ["x.mp4", "--config", str(tmp_path / "worker.toml")])
+
+
+@thorough
+@given(commands, with_password, st.lists(argument, max_size=2))
+def test_no_message_holds_a_password_of_the_arguments(command, secret, others):
+    for arguments in (["--redis-url", secret], [f"--redis-url={secret}"], [secret]):
+        for ordered in ([*arguments, *others], [*others, *arguments]):
+            assert_hidden(settings_or_one_line(command, ordered), ordered)
+
+
+@thorough
+@given(commands, st.sampled_from(SECRET_FIELDS), with_password | st.just(PASSWORD))
+def test_no_message_holds_a_password_of_the_environment(command, name, secret):
+    said = settings_or_one_line(command, ["x.mp4"], {f"{ENV_PREFIX}{name.upper()}": secret})
+    assert_hidden(said)
+
+
+@thorough
+@given(commands, st.sampled_from(SECRET_FIELDS), with_password | st.just(PASSWORD))
+def test_no_message_holds_a_password_of_the_file(tmp_path, command, name, secret):
+    for written in (f"'{secret}'", f'"{secret}"', secret, f"[['{secret}']]"):
+        (tmp_path / "worker.toml").write_text(f"{name} = {written}\n")
+        arguments = ["x", "--config", str(tmp_path / "worker.toml")]
+        assert_hidden(settings_or_one_line(command, arguments))
+
+
+def assert_hidden(said, arguments=()):
+    """What is said holds no password once it has gone the way of the command line's messages."""
+    with mock.patch.dict(secrets._hidden, clear=True):
+        for word in arguments:
+            secrets.hide(word)
+        if isinstance(said, str):
+            assert PASSWORD not in secrets.redact(said)
+
+
+@pytest.mark.parametrize("message", ["two\nlines", "", PASSWORD])
+def test_a_message_of_two_lines_or_with_a_password_would_be_found(message):
+    with (
+        mock.patch(f"{__name__}.load_settings", side_effect=UsageError(message)),
+        pytest.raises(AssertionError),
+    ):
+        assert_hidden(settings_or_one_line("run", []))

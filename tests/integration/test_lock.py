@@ -1,0 +1,69 @@
+"""The lints of requirements.lock see what is wrong with it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.lint_audit import UNREACHABLE, pins, verdict
+from tests.lint_deploy import lock_problems
+
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def test_what_is_deployed_has_a_version_and_hashes_and_no_address():
+    assert list(lock_problems(LOCK, ["torch>=2.11,<2.16,!=2.13.0", "setproctitle"])) == []
+    assert len(pins(LOCK)) == LOCK.count("==") - LOCK.count("== '") > 50
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda lock: f"--index-url https://host/simple\n{lock}", "names an address"),
+        (lambda lock: lock.replace("redis==", "redis @ https://host/redis-"), "names an address"),
+        (lambda lock: lock.replace("redis==", "valkyrie=="), "redis is not there on Python 3.11"),
+        (lambda lock: lock.replace("redis==8", "redis==9"), "redis 9.* wants <9,>=6.2"),
+        (lambda lock: lock.replace("< '3.14'", "< '3.13'"), "redis is not there on Python 3.13"),
+        (lambda lock: lock + "redis==8.1.0\n", "redis has no hash"),
+        (lambda lock: lock.replace("sha256:", "sha1:"), "has no hash"),
+    ],
+)
+def test_a_lock_file_that_cannot_be_trusted_or_does_not_fit_is_refused(change, problem):
+    changed = change(LOCK)
+    assert changed != LOCK
+    with pytest.raises(AssertionError, match=problem):
+        assert list(lock_problems(changed, ["redis>=6.2,<9"])) == []
+
+
+def answer(*packages):
+    return json.dumps({"dependencies": packages})
+
+
+def test_a_known_vulnerability_fails_the_lint_and_names_the_way_out():
+    found = {"id": "PYSEC-1", "fix_versions": ["3.7"], "aliases": [], "description": "..."}
+    bad = {"name": "idna", "version": "3.6", "vulns": [found]}
+    good = {"name": "rich", "version": "15.0.0", "vulns": []}
+    lines, failed = verdict(answer(bad, good))
+    assert failed
+    assert lines[0] == "requirements.lock: idna 3.6: PYSEC-1: fixed in 3.7: make lock"
+    assert verdict(answer(good, {"name": "x", "skip_reason": "..."})) == (
+        ["pip-audit: 1 packages looked up, 0 vulnerabilities; nothing is known of 1 more"],
+        False,
+    )
+
+
+@pytest.mark.parametrize("text", ["", "Traceback", answer({"name": "x", "skip_reason": "..."})])
+def test_an_advisory_database_that_does_not_answer_fails_nothing(text):
+    assert verdict(text) == ([UNREACHABLE], False)
+
+
+def test_offline_the_audit_says_so_in_one_line():
+    nowhere = {f"{scheme}_proxy": "http://127.0.0.1:1" for scheme in ("http", "https", "all")}
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.lint_audit"], cwd=ROOT, env=os.environ | nowhere,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout, found.stderr) == (0, f"{UNREACHABLE}\n", "")

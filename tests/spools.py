@@ -1,0 +1,17 @@
+"""Spools for tests: the real one on a small disk, and none."""
+
+import tempfile
+from pathlib import Path
+
+from worker.spool import Spool
+
+LARGE = 1 << 30
+
+
+def spool_in(directory, cameras=("gate", "yard"), *, destination="here", max_bytes=LARGE):
+    return Spool(Path(directory), destination, cameras, max_bytes)
+
+
+def no_spool():
+    """For a sink that is never away: a spool that stays empty, in a folder of its own."""
+    return spool_in(tempfile.mkdtemp())

@@ -1,0 +1,215 @@
+"""What FFmpeg may open for a source, with real files and real servers on loopback."""
+
+import itertools
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import av
+import pytest
+
+from tests.clips import cut
+from tests.conftest import WALKWAY
+from worker.errors import SourceError
+from worker.frames import Frame, StreamDown
+from worker.sources.limits import Limits
+from worker.sources.live import LiveSource
+from worker.sources.opening import PROTOCOLS, camera_options
+from worker.sources.recording import RecordingSource, probe_recording
+
+SIZE = (120, 160)
+
+
+class HttpServer:
+    """Serves what it is given by path, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.pages, self.asked = {}, []
+        test = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                test.asked.append(self.path)
+                page = test.pages.get(self.path)
+                self.send_response(200 if page else 404)
+                self.send_header("Content-Length", str(len(page or b"")))
+                self.end_headers()
+                self.wfile.write(page or b"")
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self._server.server_port}{path}"
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@contextmanager
+def http_server():
+    server = HttpServer()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def server():
+    with http_server() as server:
+        yield server
+
+
+@pytest.fixture
+def elsewhere():
+    """A second host, as far as a URL can tell."""
+    with http_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def segment(tmp_path_factory):
+    return cut(WALKWAY, tmp_path_factory.mktemp("opening") / "segment.ts", frames=8)
+
+
+def playlist(*urls):
+    lines = "".join(f"#EXTINF:1.0,\n{url}\n" for url in urls)
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n{lines}#EXT-X-ENDLIST\n"
+
+
+DASH = """<?xml version="1.0"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"
+ profiles="urn:mpeg:dash:profile:isoff-main:2011"><Period><AdaptationSet mimeType="video/mp4">
+<Representation id="1" bandwidth="1000"><BaseURL>{url}</BaseURL><SegmentList duration="1">
+<SegmentURL media="{url}"/></SegmentList></Representation></AdaptationSet></Period></MPD>
+"""
+SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
+
+
+def recordings_that_name_others(directory, secret, url):
+    """Files that pose as recordings; each makes FFmpeg read the secret, or ask the server."""
+    port = url.split(":")[2].split("/")[0]
+    contents = {
+        "hls.mp4": playlist(secret.name),
+        "hls-file.m3u8": playlist(secret.name),
+        "hls-absolute.m3u8": playlist(f"file://{secret}"),
+        "hls-http.m3u8": playlist(url),
+        "hls-concat.m3u8": playlist(f"concat:{secret}|{secret}"),
+        "hls-key.m3u8": playlist(url).replace(
+            "#EXTINF", f'#EXT-X-KEY:METHOD=AES-128,URI="{url}"\n#EXTINF', 1
+        ),
+        "concat.mp4": f"ffconcat version 1.0\nfile '{secret.name}'\n",
+        "concat-http.ffconcat": f"ffconcat version 1.0\nfile '{url}'\n",
+        "dash.mpd": DASH.format(url=url),
+        "dash-file.mpd": DASH.format(url=f"file://{secret}"),
+        "session.sdp": SDP.format(port=port),
+    }
+    for name, content in contents.items():
+        (directory / name).write_text(content)
+    (directory / "image-1.jpg").write_bytes(secret.read_bytes())
+    return [directory / name for name in contents]
+
+
+def frames_of(items):
+    return [item for item in items if isinstance(item, Frame)]
+
+
+def test_what_poses_as_a_recording_reads_no_other_file_and_asks_no_host(tmp_path, server, segment):
+    secret = tmp_path / "secret.ts"
+    secret.write_bytes(segment.read_bytes())
+    server.pages["/segment.ts"] = segment.read_bytes()
+    for path in recordings_that_name_others(tmp_path, secret, server.url("/segment.ts")):
+        with pytest.raises(SourceError, match=r"not in a format|not a video") as caught:
+            probe_recording(path, "clip")
+        assert "\n" not in str(caught.value)
+    assert server.asked == []
+
+
+def test_ffmpeg_left_to_itself_would_read_and_ask(tmp_path, server, segment):
+    """Or else the test above could not fail."""
+    secret = tmp_path / "secret.ts"
+    secret.write_bytes(segment.read_bytes())
+    server.pages["/segment.ts"] = segment.read_bytes()
+    read = []
+    for path in recordings_that_name_others(tmp_path, secret, server.url("/segment.ts")):
+        try:
+            with av.open(str(path), options={"protocol_whitelist": "file,http,tcp"}) as container:
+                if next(container.decode(video=0)).width == 768:
+                    read.append(path.name)
+        except (av.error.FFmpegError, IndexError):
+            continue
+    assert {"hls-file.m3u8", "hls-http.m3u8", "concat.mp4"} <= set(read)
+    assert server.asked
+
+
+def test_a_name_with_a_pattern_or_a_protocol_in_it_is_a_name(tmp_path, segment):
+    (tmp_path / "image-1.jpg").write_bytes(b"not looked at")
+    for name in ("image-%d.ts", "http:x.ts", "concat:a|b.ts", "pipe:0"):
+        path = tmp_path / name
+        path.write_bytes(segment.read_bytes())
+        assert len(frames_of(RecordingSource(probe_recording(path, "clip"), SIZE))) == 8
+
+
+def test_a_file_played_live_opens_nothing_else_either(tmp_path, server, segment):
+    path = tmp_path / "list.m3u8"
+    path.write_text(playlist(server.url("/segment.ts")))
+    source = LiveSource("gate", str(path), SIZE, itertools.count(1).__next__)
+    down = next(iter(source))
+    assert (down.state, down.reason) == ("down", "invalid_data")
+    assert server.asked == []
+
+
+def read_camera(url, **options):
+    """Frames of one connection, and how it was lost."""
+    frames = []
+    source = LiveSource("gate", url, SIZE, itertools.count(1).__next__, **options)
+    for item in source:
+        if isinstance(item, Frame):
+            frames.append(item)
+        if isinstance(item, StreamDown):
+            return frames, item
+    raise AssertionError("it never went down")
+
+
+def test_an_http_camera_is_read(server, segment):
+    server.pages["/camera"] = segment.read_bytes()
+    frames, down = read_camera(server.url("/camera"))
+    assert len(frames) == 8
+    assert down.reason == "closed"
+
+
+def test_a_playlist_is_no_camera_unless_it_is_allowed(server, elsewhere, segment):
+    elsewhere.pages["/segment.ts"] = segment.read_bytes()
+    server.pages["/live.m3u8"] = playlist(elsewhere.url("/segment.ts")).encode()
+    frames, down = read_camera(server.url("/live.m3u8"))
+    assert (frames, down.reason) == ([], "invalid_data")
+    assert elsewhere.asked == []
+    frames, _ = read_camera(server.url("/live.m3u8"), allow_playlists=True)
+    assert len(frames) == 8
+    assert elsewhere.asked == ["/segment.ts"]
+
+
+@pytest.mark.parametrize("allow_playlists", [False, True])
+def test_a_playlist_of_a_camera_reads_no_file_of_ours(server, tmp_path, segment, allow_playlists):
+    secret = tmp_path / "secret.ts"
+    secret.write_bytes(segment.read_bytes())
+    for name in (f"file://{secret}", f"file:{secret}", str(secret), f"concat:{secret}"):
+        server.pages["/live.m3u8"] = playlist(name).encode()
+        frames, _ = read_camera(server.url("/live.m3u8"), allow_playlists=allow_playlists)
+        assert frames == []
+
+
+@pytest.mark.parametrize("scheme", [*PROTOCOLS, "file", "concat", "subfile", "data", "HTTP"])
+@pytest.mark.parametrize("allow_playlists", [False, True])
+def test_no_url_lets_ffmpeg_open_files(scheme, allow_playlists):
+    options = camera_options(f"{scheme}://x", Limits(), allow_playlists=allow_playlists)
+    allowed = set(options["protocol_whitelist"].split(","))
+    assert allowed
+    assert not allowed & {"file", "concat", "concatf", "subfile", "data", "pipe", "fd", "async"}

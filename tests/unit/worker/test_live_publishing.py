@@ -1,0 +1,282 @@
+import threading
+import time
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.events import detections_event
+from tests.sinks import DeduplicatingSink, FlakySink
+from tests.spools import spool_in
+from worker import live_publishing
+from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, SpoolError
+from worker.live_publishing import LivePublisher
+from worker.sinks.memory import MemorySink
+from worker.spool import Spool
+
+
+@pytest.fixture(autouse=True)
+def fast_retries(monkeypatch):
+    monkeypatch.setattr(live_publishing, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(live_publishing, "LAST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(live_publishing, "DISK_RETRY_SECONDS", 0.01)
+
+
+def events(first, last, camera="gate", epoch=1):
+    return [detections_event(camera, epoch=epoch, seq=seq) for seq in range(first, last + 1)]
+
+
+def seqs(sink):
+    return [event.data.seq for event in sink.events]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A publisher over the spool in the test's directory, as a process would start it."""
+    publishers = []
+
+    def start(sink, capacity=100, spool=None):
+        publisher = LivePublisher(
+            sink, spool_in(tmp_path) if spool is None else spool, capacity=capacity
+        )
+        publishers.append(publisher)
+        publisher.start()
+        return publisher
+
+    yield start
+    for publisher in publishers:
+        publisher.close(1)
+
+
+class UnreliableDisk(Spool):
+    """A spool whose disk takes nothing while it is full."""
+
+    full = False
+
+    def append(self, events):
+        if self.full:
+            raise SpoolError("database or disk is full")
+        super().append(events)
+
+    def forget(self, portion):
+        super().forget(portion)
+        if self.full:
+            raise SpoolError("database or disk is full")
+
+
+def disk_in(directory):
+    return UnreliableDisk(directory, "here", ["gate", "yard"], 1 << 30)
+
+
+def test_events_arrive_in_order_and_the_spool_stays_empty(start, tmp_path):
+    sink = MemorySink()
+    publisher = start(sink)
+    for seq in range(50):
+        publisher.submit(events(seq, seq))
+    assert publisher.close(5) == 0
+    assert seqs(sink) == list(range(50))
+    assert len(spool_in(tmp_path)) == 0
+
+
+def test_events_made_while_the_sink_is_away_arrive_afterwards_once_and_in_order(start, tmp_path):
+    sink = FlakySink()
+    publisher = start(sink, capacity=10)
+    for seq in range(200):
+        publisher.submit(events(seq, seq))
+        time.sleep(0.0005)
+    wait_until(lambda: len(spool_in(tmp_path)) > 150, what="events in the spool")
+    sink.back.set()
+    publisher.submit(events(200, 209))
+    wait_until(lambda: publisher.waiting == 0)
+    assert seqs(sink) == list(range(210))
+    assert publisher.take_lost() == {}
+    publisher.submit(events(210, 219))
+    publisher.close(5)
+    assert seqs(sink) == list(range(220))
+
+
+def test_a_write_that_was_done_but_not_confirmed_is_sent_again(start):
+    class CutOff(DeduplicatingSink):
+        """Writes, and loses the reply, the first time."""
+
+        def publish(self, events):
+            super().publish(events)
+            if len(self.events) == 5:
+                self.events_before = len(self.events)
+                if not getattr(self, "cut", False):
+                    self.cut = True
+                    raise SinkUnavailable("no reply")
+
+    sink = CutOff()
+    sink.back.set()
+    publisher = start(sink)
+    publisher.submit(events(0, 4))
+    wait_until(lambda: publisher.waiting == 0)
+    publisher.submit(events(5, 6))
+    publisher.close(5)
+    assert seqs(sink) == list(range(7))
+    assert sink.cut
+
+
+def test_a_process_that_died_leaves_its_events_to_the_next(start, tmp_path):
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 9))
+    wait_until(lambda: len(spool_in(tmp_path)) == 10)
+    sink = MemorySink()
+    after = start(sink)  # beside the first, which can do nothing: as good as killed
+    after.submit(events(0, 3, epoch=2))
+    wait_until(lambda: len(sink.events) == 14)
+    assert [(e.data.epoch, e.data.seq) for e in sink.events] == [
+        *((1, seq) for seq in range(10)),
+        *((2, seq) for seq in range(4)),
+    ]
+
+
+def test_closing_while_the_sink_is_away_is_quick_and_loses_nothing(start, tmp_path):
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 4))
+    wait_until(lambda: len(spool_in(tmp_path)) > 0)
+    publisher.submit(events(5, 9))
+    started = time.monotonic()
+    assert publisher.close(10) == 0
+    assert time.monotonic() - started < 5
+    assert len(spool_in(tmp_path)) == 10
+
+
+def test_closing_while_the_sink_hangs_keeps_what_waits_behind(start, tmp_path):
+    hanging = threading.Event()
+
+    class Hanging(MemorySink):
+        def publish(self, events):
+            hanging.wait(0.5)
+            raise SinkUnavailable("no reply")
+
+    publisher = start(Hanging())
+    publisher.submit(events(0, 4))
+    publisher.submit(events(5, 9))
+    assert publisher.close(5) == 0
+    assert len(spool_in(tmp_path)) == 10
+
+
+def test_nobody_who_submits_waits_for_a_sink_that_hangs(start):
+    release = threading.Event()
+
+    class Hanging(MemorySink):
+        def publish(self, events):
+            release.wait(10)
+            super().publish(events)
+
+    publisher = start(Hanging())
+    started = time.monotonic()
+    for seq in range(1000):
+        publisher.submit(events(seq, seq))
+    assert time.monotonic() - started < 5
+    release.set()
+
+
+def test_what_the_spool_could_not_hold_is_told_once_the_sink_is_back(start, tmp_path):
+    probe = spool_in(tmp_path / "probe")
+    probe.append(events(0, 9))
+    sink = FlakySink()
+    spool = spool_in(tmp_path, max_bytes=probe._bytes)  # room for ten
+    publisher = start(sink, spool=spool)
+    for seq in range(30):
+        publisher.submit(events(seq % 10, seq % 10))
+    wait_until(lambda: publisher.waiting == 10)
+    assert publisher.take_lost() == {}
+    sink.back.set()
+    assert wait_until(publisher.take_lost) == {"gate": 20}
+
+
+def test_a_full_disk_leaves_the_newest_events_in_memory_and_counts_the_others(
+    start, tmp_path, caplog
+):
+    sink, spool = FlakySink(), disk_in(tmp_path)
+    spool.full = True
+    publisher = start(sink, capacity=10, spool=spool)
+    for seq in range(30):
+        publisher.submit(events(seq, seq))
+        time.sleep(0.001)
+    wait_until(lambda: publisher.waiting == 10)
+    sink.back.set()
+    assert wait_until(publisher.take_lost) == {"gate": 20}
+    assert seqs(sink) == list(range(20, 30))
+    assert caplog.text.count("cannot be spooled") == 1
+    publisher.submit(events(30, 30))
+    assert publisher.close(5) == 0
+    assert seqs(sink) == list(range(20, 31))
+
+
+def test_a_disk_that_fills_up_while_events_wait_neither_mixes_nor_repeats_them(start, tmp_path):
+    sink, spool = FlakySink(), disk_in(tmp_path)
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 9))
+    wait_until(lambda: len(spool) == 10)
+    spool.full = True
+    publisher.submit(events(10, 14))
+    sink.back.set()
+    wait_until(lambda: len(sink.events) == 15)
+    publisher.submit(events(15, 16))
+    assert publisher.close(5) == 0
+    assert seqs(sink) == list(range(17))
+
+
+def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
+    sink, spool = FlakySink(), disk_in(tmp_path)
+    spool.full = True
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 4))
+    wait_until(lambda: sink.tries > 2)
+    spool.full = False
+    wait_until(lambda: len(spool) == 5)
+    publisher.submit(events(5, 9))
+    wait_until(lambda: len(spool) == 10)
+    sink.back.set()
+    wait_until(lambda: publisher.waiting == 0)
+    assert seqs(sink) == list(range(10))
+
+
+@pytest.mark.parametrize("error", [Fenced, CameraRefused])
+def test_a_refused_camera_is_left_out_and_the_others_go_on(start, error):
+    class Refusing(FlakySink):
+        def publish(self, events):
+            if self.back.is_set() and any(e.data.camera_id == "yard" for e in events):
+                raise error("yard", "camera yard: taken")
+            super().publish(events)
+
+    sink = Refusing()
+    publisher = start(sink)
+    publisher.submit(events(0, 1, "yard") + events(0, 1))
+    wait_until(lambda: publisher.waiting == 4)
+    sink.back.set()
+    wait_until(lambda: len(sink.events) == 2)
+    assert publisher.refused == {"yard": "camera yard: taken"}
+    publisher.submit(events(2, 2, "yard") + events(2, 2))
+    publisher.close(5)
+    assert [(e.data.camera_id, e.data.seq) for e in sink.events] == [
+        ("gate", 0),
+        ("gate", 1),
+        ("gate", 2),
+    ]
+
+
+def test_an_error_that_no_retry_helps_is_kept_for_the_pipeline_and_events_for_the_next_start(
+    start, tmp_path
+):
+    class Broken(MemorySink):
+        def publish(self, events):
+            raise SinkError("wrong password")
+
+    publisher = start(Broken())
+    publisher.submit(events(0, 3))
+    wait_until(lambda: publisher.failure)
+    assert str(publisher.failure) == "wrong password"
+    wait_until(lambda: len(spool_in(tmp_path)) == 4)
+
+
+def test_the_watchdog_sees_progress_while_the_sink_is_away(start):
+    publisher = start(FlakySink())
+    assert not publisher.has_work()
+    publisher.submit(events(0, 0))
+    before = publisher.progress()
+    wait_until(lambda: publisher.progress() > before + 3)
+    assert publisher.has_work()

@@ -1,0 +1,241 @@
+import sqlite3
+import threading
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from tests.events import camera_event, detections_event
+from tests.spools import spool_in
+from worker.errors import SpoolError
+from worker.spool import FILE_NAME, ROW_BYTES, Spool
+
+
+def events(first, last, camera="gate", epoch=1):
+    return [detections_event(camera, epoch=epoch, seq=seq) for seq in range(first, last + 1)]
+
+
+def seqs(portion):
+    return [event.data.seq for event in portion.events]
+
+
+def everything(spool):
+    return seqs(spool.oldest(10_000))
+
+
+SIZE = len(events(0, 0)[0].to_json()) + ROW_BYTES
+"""Of an event whose seq has one digit."""
+
+
+def test_events_come_out_as_they_went_in_oldest_first(tmp_path):
+    spool = spool_in(tmp_path)
+    kept = [*events(0, 4), camera_event("yard"), *events(0, 3, epoch=2)]
+    spool.append(kept[:3])
+    spool.append(kept[3:])
+    assert len(spool) == len(kept)
+    portion = spool.oldest(100)
+    assert list(portion.events) == kept
+    assert [e.to_json() for e in portion.events] == [e.to_json() for e in kept]
+
+
+def test_what_is_published_does_not_come_again(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 9))
+    spool.forget(spool.oldest(4))
+    assert len(spool) == 6
+    assert everything(spool) == [4, 5, 6, 7, 8, 9]
+    spool.forget(spool.oldest(6))
+    assert len(spool) == 0
+    assert everything(spool) == []
+
+
+def test_events_outlive_the_process_that_kept_them(tmp_path):
+    first = spool_in(tmp_path)
+    first.append(events(0, 9))
+    first.forget(first.oldest(3))
+    second = spool_in(tmp_path)  # the first was not closed: it was killed
+    assert len(second) == 7
+    assert everything(second) == list(range(3, 10))
+
+
+def test_the_oldest_go_where_there_are_too_many_and_are_counted(tmp_path):
+    spool = spool_in(tmp_path, max_bytes=10 * SIZE)
+    spool.append(events(0, 7))
+    assert spool.take_lost() == {}
+    spool.append(events(0, 3, camera="yard") + events(0, 3, epoch=2))
+    assert everything(spool) == [6, 7, 0, 1, 2, 3, 0, 1, 2, 3]
+    assert len(spool) == 10
+    assert spool.take_lost() == {"gate": 6}
+    assert spool.take_lost() == {}
+
+
+def test_the_count_of_what_went_outlives_the_process(tmp_path):
+    spool = spool_in(tmp_path, max_bytes=4 * SIZE)
+    for seq in range(9):
+        spool.append(events(seq, seq))
+    assert spool_in(tmp_path).take_lost() == {"gate": 5}
+
+
+def test_a_spool_of_no_size_keeps_nothing_and_counts(tmp_path):
+    spool = spool_in(tmp_path, max_bytes=0)
+    spool.append(events(0, 2))
+    assert len(spool) == 0
+    assert spool.take_lost() == {"gate": 3}
+
+
+def test_workers_in_one_directory_see_their_own_cameras_and_servers(tmp_path):
+    gate = spool_in(tmp_path, ["gate"])
+    yard = spool_in(tmp_path, ["yard"])
+    elsewhere = spool_in(tmp_path, ["gate"], destination="elsewhere")
+    gate.append(events(0, 1))
+    yard.append(events(5, 6, camera="yard"))
+    elsewhere.append(events(8, 8))
+    assert [everything(s) for s in (gate, yard, elsewhere)] == [[0, 1], [5, 6], [8]]
+    gate.forget(gate.oldest(10))
+    assert [everything(s) for s in (gate, yard, elsewhere)] == [[], [5, 6], [8]]
+    assert yard.last_epoch("yard") == 1
+    assert yard.last_epoch("gate") == 0
+
+
+def test_workers_may_write_at_the_same_time(tmp_path):
+    spools = [spool_in(tmp_path, [f"c{i}"]) for i in range(4)]
+
+    def work(index):
+        for seq in range(50):
+            spools[index].append(events(seq, seq, camera=f"c{index}"))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [everything(spool) for spool in spools] == [list(range(50))] * 4
+
+
+def test_the_latest_epoch_that_waits_is_known(tmp_path):
+    spool = spool_in(tmp_path)
+    assert spool.last_epoch("gate") == 0
+    spool.append([*events(0, 1, epoch=7), *events(0, 1, epoch=9), *events(0, 0, "yard", epoch=12)])
+    assert spool.last_epoch("gate") == 9
+
+
+def test_the_events_of_a_refused_camera_are_dropped_alone(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append([*events(0, 3), *events(0, 1, "yard")])
+    assert spool.forget_camera("gate") == 4
+    assert len(spool) == 2
+    assert everything(spool) == [0, 1]
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(tmp_path, caplog, content):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 2))
+    assert everything(spool) == [0, 1, 2]
+    (aside,) = tmp_path.glob("*.damaged-*")
+    assert aside.read_bytes() == content
+    assert "damaged" in caplog.text
+
+
+def test_damage_that_shows_later_is_one_error_and_the_next_event_is_kept(tmp_path):
+    spool = spool_in(tmp_path)
+    for seq in range(200):
+        spool.append(events(seq, seq))
+    spool.close()
+    path = tmp_path / FILE_NAME
+    content = bytearray(path.read_bytes())
+    content[8192:-4096] = b"\xff" * (len(content) - 12288)
+    path.write_bytes(content)
+    try:
+        spool = spool_in(tmp_path)
+        spool.oldest(1000)
+    except SpoolError:
+        spool = spool_in(tmp_path)
+    spool.append(events(500, 501))
+    assert everything(spool)[-2:] == [500, 501]
+
+
+def test_an_event_of_another_version_does_not_keep_the_others_back(tmp_path, caplog):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 2))
+    with sqlite3.connect(tmp_path / FILE_NAME) as other:
+        other.execute("UPDATE events SET event = ? WHERE id = 2", (b'{"type": "from.the.future"}',))
+    portion = spool.oldest(10)
+    assert seqs(portion) == [0, 2]
+    assert portion.rows == 3
+    spool.forget(portion)
+    assert len(spool) == 0
+    assert "cannot be read" in caplog.text
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="file"):
+        spool_in(tmp_path / "file" / "spool")
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 1))
+    limit = spool._database.execute("PRAGMA page_count").fetchone()[0] + 2
+    spool._database.execute(f"PRAGMA max_page_count = {limit}").fetchone()
+    with pytest.raises(SpoolError, match="full"):
+        spool.append(events(2, 200))
+    assert len(spool) == 2
+    assert everything(spool) == [0, 1]
+    spool.forget(spool.oldest(10))
+    assert len(spool) == 0
+
+
+def test_space_is_given_back_once_all_is_published(tmp_path):
+    spool = spool_in(tmp_path)
+    for start in range(0, 5000, 500):
+        spool.append(events(start, start + 499))
+    held = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert held > 2_000_000
+    while len(spool):
+        spool.forget(spool.oldest(512))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
+
+
+def test_others_cannot_read_the_file(tmp_path):
+    spool_in(tmp_path)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
+
+
+BOUND = 12 * (SIZE + 40)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 8)),
+            st.tuples(st.just("publish"), st.integers(1, 8)),
+            st.tuples(st.just("restart"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_what_comes_out_is_the_tail_of_what_went_in(tmp_path_factory, steps):
+    directory = tmp_path_factory.mktemp("spool")
+    spool, expected, next_seq, lost = spool_in(directory, max_bytes=BOUND), [], 0, 0
+    for step, count in steps:
+        if step == "append":
+            spool.append([detections_event(seq=10**6 + next_seq + i) for i in range(count)])
+            expected += range(next_seq, next_seq + count)
+            next_seq += count
+        elif step == "publish":
+            portion = spool.oldest(count)
+            assert [seq - 10**6 for seq in seqs(portion)] == expected[: portion.rows]
+            spool.forget(portion)
+            expected = expected[portion.rows :]
+        else:
+            spool.close()
+            spool = spool_in(directory, max_bytes=BOUND)
+        if len(spool) < len(expected):
+            lost += len(expected) - len(spool)
+            expected = expected[len(expected) - len(spool) :]
+        assert [seq - 10**6 for seq in everything(spool)] == expected
+    assert spool.take_lost().get("gate", 0) == lost
+    assert isinstance(spool, Spool)

@@ -1,0 +1,252 @@
+"""Publishing live events: to the sink, or into the spool while it is away.
+
+Delivery: events of a camera arrive in order and once. While the sink is away, and until it has what
+waits, every event goes through the spool, so that none overtakes another. What a sink may have
+taken without saying so is sent again: sinks drop what they have. Where the disk takes nothing
+either, a bounded queue in memory is left, whose oldest events go and are counted. A process that is
+killed loses what is in that queue: events of the moment, or, where the sink hangs, of the
+seconds that an attempt takes. Never blocks the one who submits.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from worker.errors import CameraRefused, SinkUnavailable, SpoolError
+from worker.events import Event
+from worker.publishing import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Sink
+from worker.spool import Spool
+
+log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 512
+"""Upper limit of one write, so that a long queue does not stall the server."""
+DISK_RETRY_SECONDS = 1.0
+"""After the spool could not be read."""
+
+
+class LivePublisher:
+    """The publishing thread of a live run."""
+
+    def __init__(self, sink: Sink, spool: Spool, *, capacity: int) -> None:
+        """``capacity`` bounds the events in memory."""
+        self._sink = sink
+        self._spool = spool
+        self._capacity = capacity
+        self._condition = threading.Condition()
+        self._queue: deque[Event] = deque()
+        self._in_flight: list[Event] = []
+        self._lost: Counter[str] = Counter()
+        self._away_since: float | None = None
+        self._delay = FIRST_RETRY_SECONDS
+        self._retry_at = 0.0
+        self._disk_refuses = False
+        self._give_up_at = float("inf")
+        self._closing = False
+        self.failure: Exception | None = None
+        self.refused: dict[str, str] = {}
+        self._steps = 0
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to publish, first what an earlier process left in the spool."""
+        if len(self._spool):
+            log.info(
+                "%d events of an earlier run wait in the spool: they go first", len(self._spool)
+            )
+        self._thread.start()
+
+    def submit(self, events: Sequence[Event]) -> bool:
+        """Queue events; never blocks, always True."""
+        with self._condition:
+            self._queue.extend(e for e in events if e.data.camera_id not in self.refused)
+            self._trim()
+            self._condition.notify_all()
+            return True
+
+    def take_lost(self) -> dict[str, int]:
+        """Events lost per camera since the last call, once there is room to tell of them."""
+        with self._condition:
+            if not self._lost or self._is_behind or len(self._queue) > self._capacity // 2:
+                return {}
+            lost, self._lost = dict(self._lost), Counter()
+            return lost
+
+    @property
+    def waiting(self) -> int:
+        """Events that were submitted and are not published yet."""
+        with self._condition:
+            return len(self._queue) + len(self._in_flight) + len(self._spool)
+
+    def progress(self) -> int:
+        """Rises with every attempt, and with every event that is kept."""
+        return self._steps
+
+    def has_work(self) -> bool:
+        """Whether events wait."""
+        return self.waiting > 0
+
+    def close(self, timeout: float) -> int:
+        """Publish what waits for at most ``timeout`` seconds, and keep the rest in the spool.
+
+        Returns how many events neither took.
+        """
+        with self._condition:
+            self._closing = True
+            self._give_up_at = time.monotonic() + timeout
+            self._condition.notify_all()
+        self._thread.join(timeout + 1)
+        if len(self._spool):
+            log.warning(
+                "%d events wait in the spool: the next start publishes them", len(self._spool)
+            )
+        with self._condition:
+            return len(self._queue) + len(self._in_flight)
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._away_since is not None or len(self._spool) > 0
+
+    def _run(self) -> None:
+        try:
+            while (events := self._next()) is not None:
+                self._steps += 1
+                if self._is_behind:
+                    self._keep(events)
+                    if time.monotonic() >= self._retry_at and not self._closing:
+                        self._catch_up()
+                else:
+                    self._send_or_keep(events)
+                with self._condition:
+                    self._in_flight = []
+            if self._is_behind and self._away_since is None:
+                self._catch_up()
+        except Exception as error:  # handed to the pipeline, which ends the run with it
+            self.failure = error
+            with self._condition:
+                left = [*self._in_flight, *self._queue]
+                self._queue.clear()
+            self._keep(left)
+
+    def _next(self) -> list[Event] | None:
+        """The oldest events; none if it is only time to try again; None at the end."""
+        with self._condition:
+            nobody_takes_them = self._disk_refuses and self._away_since is not None
+            self._condition.wait_for(
+                lambda: self._closing or (self._queue and not nobody_takes_them),
+                self._seconds_left(),
+            )
+            if self._closing and (not self._queue or nobody_takes_them):
+                return None
+            events = [self._queue.popleft() for _ in range(min(len(self._queue), EVENTS_AT_ONCE))]
+            self._in_flight = events
+            return events
+
+    def _seconds_left(self) -> float | None:
+        """Until there is something to do without new events; None: never."""
+        if not self._is_behind:
+            return None
+        return max(self._retry_at - time.monotonic(), 0)
+
+    def _send_or_keep(self, events: list[Event]) -> None:
+        try:
+            self._send(events)
+        except SinkUnavailable as error:
+            self._went_away(error)
+            self._keep(events)
+
+    def _send(self, events: Sequence[Event]) -> None:
+        """To the sink, without cameras that it refuses. Raises SinkUnavailable."""
+        while True:
+            self._steps += 1
+            try:
+                self._sink.publish([e for e in events if e.data.camera_id not in self.refused])
+            except CameraRefused as error:
+                self._set_aside(error)
+            else:
+                return
+
+    def _catch_up(self) -> None:
+        """What waits in the spool to the sink; new events queue up behind it."""
+        while True:
+            try:
+                portion = self._spool.oldest(EVENTS_AT_ONCE)
+            except SpoolError as error:
+                log.error("the spool cannot be read: %s", error)
+                self._retry_at = time.monotonic() + DISK_RETRY_SECONDS
+                return
+            if not portion.rows:
+                break
+            try:
+                self._send(portion.events)
+            except SinkUnavailable as error:
+                self._went_away(error)
+                return
+            try:
+                self._spool.forget(portion)
+            except SpoolError as error:  # it will not give them again; a later process may
+                log.warning("published events stay in the spool for now: %s", error)
+            if self._closing and time.monotonic() > self._give_up_at:
+                return
+            with self._condition:
+                events = list(self._queue)
+                self._queue.clear()
+            self._keep(events)
+        self._came_back()
+
+    def _keep(self, events: Sequence[Event]) -> None:
+        """On disk, or where that is refused in memory again, at the front."""
+        if not events:
+            return
+        try:
+            self._spool.append(events)
+        except SpoolError as error:
+            if not self._disk_refuses:
+                log.error("events cannot be spooled, the newest stay in memory: %s", error)
+            self._disk_refuses = True
+            with self._condition:
+                self._queue.extendleft(reversed(events))
+                self._in_flight = []
+                self._trim()
+        else:
+            if self._disk_refuses:
+                log.info("events can be spooled again")
+            self._disk_refuses = False
+
+    def _trim(self) -> None:
+        while len(self._queue) > self._capacity:
+            self._lost[self._queue.popleft().data.camera_id] += 1
+
+    def _set_aside(self, error: CameraRefused) -> None:
+        log.error("%s", error)
+        self.refused[error.camera_id] = str(error)
+        try:
+            dropped = self._spool.forget_camera(error.camera_id)
+        except SpoolError as spool_error:
+            log.error("%s", spool_error)
+            return
+        if dropped:
+            log.error("camera %s: %d events in the spool are dropped", error.camera_id, dropped)
+
+    def _went_away(self, error: SinkUnavailable) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._delay = FIRST_RETRY_SECONDS
+            log.warning("%s is away, events wait: %s", self._sink.name, error)
+        self._retry_at = time.monotonic() + self._delay
+        self._delay = min(self._delay * 2, LAST_RETRY_SECONDS)
+
+    def _came_back(self) -> None:
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            log.info("%s is back after %.1f s", self._sink.name, away)
+        self._away_since = None
+        try:
+            lost = self._spool.take_lost()
+        except SpoolError as error:
+            log.error("%s", error)
+            return
+        with self._condition:
+            self._lost.update(lost)

@@ -1,0 +1,191 @@
+"""Opens recordings and cameras so that they reach what they need, and nothing else.
+
+Takes a path or a URL and the limits; gives PyAV's container. A container or playlist can name other
+files and hosts (HLS, DASH, concat, SDP, data references): a recording is handed to FFmpeg as bytes
+and can open nothing at all; a camera can open the network protocols of its own URL, never a file.
+Knows nothing of frames.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import av
+from av.error import ArgumentError, MemoryError as NoMemoryError
+
+from worker.errors import SourceError
+from worker.sources.limits import Limits, Meter
+from worker.sources.picture import hardware_decoder
+
+BUFFER_BYTES = 1 << 16
+INVALID_SEEK = -22
+"""EINVAL, as FFmpeg's read callbacks return it."""
+
+RECORDING_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,h261,h263,h264,hevc,vvc,obu,av1,ivf,m4v,vc1,"
+    "dirac,mjpeg,mpjpeg,jpeg_pipe,asf,flv,ogg,mxf,gxf,nut,dv,dhav,nsv,wtv,rm,gif,yuv4mpegpipe"
+)
+"""Containers and raw streams that hold their pictures themselves."""
+CAMERA_FORMATS = f"{RECORDING_FORMATS},rtsp,rtp,live_flv"
+PLAYLIST_FORMATS = f"{CAMERA_FORMATS},hls,dash,aac,ac3,mp3,webvtt"
+
+HTTP = "http,https,httpproxy,tcp,tls"
+PROTOCOLS = {
+    "rtsp": "rtsp,tcp,rtp,udp",
+    "rtsps": "rtsp,rtsps,tcp,tls",
+    "http": HTTP,
+    "https": HTTP,
+    "rtmp": "rtmp,tcp",
+    "rtmps": "rtmps,rtmp,tcp,tls",
+    "srt": "srt,udp",
+    "rtp": "rtp,udp",
+    "udp": "udp",
+    "tcp": "tcp",
+}
+"""What FFmpeg may open for a URL, by its scheme."""
+DECRYPTION = "crypto"
+"""For encrypted HLS."""
+
+
+class FormatRefused(SourceError):
+    """A source is in a format that FFmpeg knows but may not read here."""
+
+
+def camera_options(url: str, limits: Limits, *, allow_playlists: bool = False) -> dict[str, str]:
+    """FFmpeg's options for a camera: what it may open, and how large it may be.
+
+    Playlists name hosts that FFmpeg then reads from, so they are read only if they are allowed.
+    """
+    protocols = PROTOCOLS.get(scheme_of(url), "none")
+    formats = CAMERA_FORMATS
+    if allow_playlists:
+        protocols, formats = f"{protocols},{DECRYPTION}", PLAYLIST_FORMATS
+    return limits.container_options() | {
+        "protocol_whitelist": protocols,
+        "format_whitelist": formats,
+    }
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a URL in lower case."""
+    return url.partition("://")[0].lower()
+
+
+@contextmanager
+def open_camera(
+    url: str,
+    options: dict[str, str],
+    limits: Limits,
+    *,
+    timeout_seconds: tuple[float, float],
+    allow_playlists: bool = False,
+    gpu: int | None = None,
+) -> Iterator[Any]:
+    """A camera's container, under ``options``. Raises FFmpegError, OverLimit, FormatRefused.
+
+    ``timeout_seconds``: for each of the two steps of opening, and for each packet.
+    """
+    safe = camera_options(url, limits, allow_playlists=allow_playlists)
+    with _opened(url, options | safe, limits, gpu, timeout_seconds) as container:
+        yield container
+
+
+@contextmanager
+def open_recording(
+    path: Path, limits: Limits, meter: Meter, gpu: int | None = None
+) -> Iterator[Any]:
+    """A file's container; ``meter`` counts what is read.
+
+    Raises OSError, FFmpegError, OverLimit, FormatRefused.
+    """
+    options = limits.container_options() | {
+        "protocol_whitelist": "none",
+        "format_whitelist": RECORDING_FORMATS,
+    }
+    with path.open("rb", buffering=0) as file, ExitStack() as stack:
+        source = _MeteredFile(path, file, meter)
+        try:
+            container = stack.enter_context(_opened(source, options, limits, gpu))
+        finally:
+            meter.check()  # FFmpeg found the end where the meter put it, and says something else
+        yield container
+
+
+@contextmanager
+def _opened(
+    source: Any,
+    options: dict[str, str],
+    limits: Limits,
+    gpu: int | None,
+    timeout_seconds: tuple[float, float] | None = None,
+) -> Iterator[Any]:
+    try:
+        container = av.open(
+            source,
+            "r",
+            options=options,
+            buffer_size=BUFFER_BYTES,
+            metadata_errors="ignore",
+            hwaccel=hardware_decoder(gpu),
+            timeout=timeout_seconds,
+        )
+    except NoMemoryError as error:  # what MP4 and AVI say of too many streams
+        raise limits.too_many_streams() from error
+    except ArgumentError as error:  # what FFmpeg says of a format that is not on its list
+        if isinstance(source, str) and scheme_of(source) not in ("http", "https"):
+            raise
+        raise FormatRefused(
+            "damaged, or not in a format that may be read here: a playlist names files and hosts "
+            "(a camera's is read with --allow-playlists)"
+        ) from error
+    with container:
+        limits.check_streams(len(container.streams))
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                limits.check_size(stream.codec_context.width, stream.codec_context.height)
+                stream.codec_context.options = limits.decoder_options()
+        yield container
+
+
+def video_of(container: Any) -> Any | None:
+    """The first video stream; None if there is none or no decoder for it."""
+    stream = next(iter(container.streams.video), None)
+    return None if stream is None or stream.codec_context is None else stream
+
+
+class _MeteredFile:
+    """A file's bytes for FFmpeg, until the meter says that they are too many without a frame.
+
+    Nothing is raised from within FFmpeg: past the limit, and where reading fails, the file ends.
+    """
+
+    def __init__(self, path: Path, file: FileIO, meter: Meter) -> None:
+        self.name = str(path)
+        """FFmpeg takes its ending into account when it guesses the format."""
+        self._file = file
+        self._meter = meter
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes."""
+        if self._meter.exceeded:
+            return b""
+        try:
+            content = self._file.read(size)
+        except OSError as error:
+            self._meter.read_error = error.strerror or type(error).__name__
+            return b""
+        self._meter.count(len(content))
+        return content
+
+    def seek(self, offset: int, whence: int) -> int:
+        """The new position, or a negative number where there is none."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return INVALID_SEEK
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()

@@ -1,0 +1,264 @@
+"""The spool: events that Redis does not take for now, on disk, until it does.
+
+Events go in with ``append`` and come out, oldest first, with ``oldest``; ``forget`` lets go of what
+is published. What ``append`` has returned from is there after the death of the process (not after a
+power cut: nothing waits for the disk). Bounded: beyond ``max_bytes`` the oldest events go, and how
+many went per camera is kept until it is asked for. One SQLite database in a directory
+serves any number of workers; each sees the events of its own cameras for its own server. Used by
+one thread at a time. Knows nothing of Redis.
+"""
+
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.errors import SpoolError
+from worker.events import Event, parse_event
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "spool.sqlite3"
+BUSY_SECONDS = 2.0
+"""Longest wait for another worker's write to the same database."""
+ROW_BYTES = 100
+"""What SQLite keeps beside the JSON of an event: row, index and page shares, rounded up."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    destination TEXT NOT NULL,
+    camera_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    event BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_camera ON events (destination, camera_id, id);
+CREATE TABLE IF NOT EXISTS lost (
+    destination TEXT NOT NULL,
+    camera_id TEXT NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY (destination, camera_id)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Events that wait, oldest first."""
+
+    events: tuple[Event, ...]
+    last: int
+    """The place of the last of them."""
+    rows: int
+    """Places they take; more than there are events where some could not be read."""
+    size_bytes: int
+
+
+class Spool:
+    """The events of some cameras on their way to one server."""
+
+    def __init__(
+        self, directory: Path, destination: str, cameras: Collection[str], max_bytes: int
+    ) -> None:
+        """``destination`` names the server and the keys; it must hold no secret.
+
+        Raises SpoolError if the directory cannot be used. A damaged database is moved aside.
+        """
+        self._path = directory / FILE_NAME
+        self._destination = destination
+        self._cameras = tuple(sorted(cameras))
+        self._max_bytes = max_bytes
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpoolError(f"{directory}: {error.strerror}") from error
+        self._published = self._waiting = self._bytes = 0
+        self._database = self._open()
+        with self._errors():
+            self._waiting, self._bytes = self._database.execute(
+                f"SELECT count(*), coalesce(sum(length(event) + ?), 0) FROM events {self._mine}",
+                (ROW_BYTES, *self._names),
+            ).fetchone()
+
+    def __len__(self) -> int:
+        """How many events wait."""
+        return self._waiting
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Keep the events behind those that are there; drop the oldest beyond the limit.
+
+        All of them or, raising SpoolError, none.
+        """
+        rows = [
+            (self._destination, e.data.camera_id, e.data.epoch, e.to_json().encode())
+            for e in events
+        ]
+        size = sum(len(row[-1]) + ROW_BYTES for row in rows)
+        with self._errors(), self._database:
+            self._database.executemany(
+                "INSERT INTO events (destination, camera_id, epoch, event) VALUES (?, ?, ?, ?)",
+                rows,
+            )
+            dropped, freed = self._drop_oldest(self._bytes + size - self._max_bytes)
+        self._waiting += len(rows) - dropped
+        self._bytes += size - freed
+
+    def oldest(self, limit: int) -> Portion:
+        """The first events that wait, at most ``limit``."""
+        with self._errors():
+            rows = self._database.execute(
+                f"SELECT id, event FROM events {self._mine} AND id > ? ORDER BY id LIMIT ?",
+                (*self._names, self._published, limit),
+            ).fetchall()
+        if not rows:  # also where another worker of the same cameras was first
+            self._waiting = self._bytes = 0
+            return Portion((), self._published, 0, 0)
+        size = sum(len(event) + ROW_BYTES for _, event in rows)
+        return Portion(tuple(_parsed(event for _, event in rows)), rows[-1][0], len(rows), size)
+
+    def forget(self, portion: Portion) -> None:
+        """What ``oldest`` gave is published: it does not come again, even where this fails."""
+        self._published = portion.last
+        self._waiting = max(self._waiting - portion.rows, 0)
+        self._bytes = max(self._bytes - portion.size_bytes, 0)
+        with self._errors(), self._database:
+            self._database.execute(
+                f"DELETE FROM events {self._mine} AND id <= ?", (*self._names, portion.last)
+            )
+        if not self._waiting:
+            self._give_back_space()
+
+    def forget_camera(self, camera_id: str) -> int:
+        """Drop the events of a camera whose stream they may not go to; returns how many."""
+        camera = (self._destination, camera_id)
+        which = "WHERE destination = ? AND camera_id = ?"
+        with self._errors(), self._database:
+            count, size = self._database.execute(
+                "SELECT count(*), coalesce(sum(length(event)), 0) FROM events " + which, camera
+            ).fetchone()
+            self._database.execute("DELETE FROM events " + which, camera)
+        self._waiting = max(self._waiting - count, 0)
+        self._bytes = max(self._bytes - size - count * ROW_BYTES, 0)
+        return int(count)
+
+    def take_lost(self) -> dict[str, int]:
+        """Events dropped per camera since the last call, in this or an earlier process."""
+        with self._errors(), self._database:
+            rows = self._database.execute(
+                f"SELECT camera_id, events FROM lost {self._mine}", self._names
+            ).fetchall()
+            if rows:
+                self._database.execute(f"DELETE FROM lost {self._mine}", self._names)
+        return dict(rows)
+
+    def last_epoch(self, camera_id: str) -> int:
+        """The latest epoch among a camera's events that wait; 0 if there is none."""
+        with self._errors():
+            (epoch,) = self._database.execute(
+                "SELECT coalesce(max(epoch), 0) FROM events "
+                "WHERE destination = ? AND camera_id = ?",
+                (self._destination, camera_id),
+            ).fetchone()
+        return int(epoch)
+
+    def close(self) -> None:
+        """Let go of the file; the events stay."""
+        self._database.close()
+
+    @property
+    def _mine(self) -> str:
+        return f"WHERE destination = ? AND camera_id IN ({', '.join('?' * len(self._cameras))})"
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self._destination, *self._cameras
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _connect(self._path)
+        except sqlite3.OperationalError as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+        try:
+            return _connect(self._path)
+        except sqlite3.Error as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+
+    def _set_aside(self, error: Exception) -> None:
+        """Move a file that is damaged, or something else, out of the way."""
+        aside = self._path.with_name(f"{FILE_NAME}.damaged-{time.time_ns()}")
+        log.error("the spool %s is damaged (%s): moved to %s", self._path, error, aside)
+        for ending in ("", "-wal", "-shm"):
+            part = Path(f"{self._path}{ending}")
+            if part.exists():
+                part.rename(f"{aside}{ending}")
+        self._published = self._waiting = self._bytes = 0
+
+    def _drop_oldest(self, excess_bytes: int) -> tuple[int, int]:
+        """Drop events worth so many bytes, counting them as lost; (events, bytes) that went."""
+        gone: Counter[str] = Counter()
+        numbers = []
+        freed = 0
+        if excess_bytes > 0:
+            rows = self._database.execute(
+                f"SELECT id, camera_id, length(event) FROM events {self._mine} ORDER BY id",
+                self._names,
+            )
+            for number, camera_id, size in rows:
+                if freed >= excess_bytes:
+                    break
+                numbers.append((number,))
+                gone[camera_id] += 1
+                freed += size + ROW_BYTES
+            rows.close()
+            self._database.executemany("DELETE FROM events WHERE id = ?", numbers)
+            self._database.executemany(
+                "INSERT INTO lost VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET events = events + excluded.events",
+                [(self._destination, camera_id, count) for camera_id, count in gone.items()],
+            )
+        return len(numbers), freed
+
+    def _give_back_space(self) -> None:
+        """Shrink the files once they are empty: a long outage leaves them large."""
+        with self._errors():
+            # execute() would stop after one page.
+            self._database.executescript("PRAGMA incremental_vacuum")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if type(error) is sqlite3.DatabaseError:  # its own class for a damaged file
+                self._database.close()
+                self._set_aside(error)
+                self._database = self._open()
+            raise SpoolError(f"{self._path}: {error}") from error
+
+
+def _parsed(rows: Iterable[bytes]) -> Iterator[Event]:
+    for row in rows:
+        try:
+            yield parse_event(row)
+        except ValueError:  # of another version, or damaged: it must not keep the others back
+            log.error("an event in the spool cannot be read and is left out")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
+        database.execute("PRAGMA journal_mode=WAL").fetchone()
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    path.chmod(0o600)  # what cameras saw is nobody else's business
+    return database
