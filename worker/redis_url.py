@@ -175,7 +175,8 @@ def explain(error: Exception, server: str) -> SinkError:
             f"no Redis answers at {server}: start one there, or name another with --redis-url"
         )
     # An older server repeats the whole login that it does not understand.
-    return SinkError(f"Redis at {server} said: {redact(str(error))}")
+    answer = str(error).partition(", with args beginning with")[0]
+    return SinkError(f"Redis at {server} said: {redact(answer)}")
 
 
 def _denied(error: Exception) -> str:

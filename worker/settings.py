@@ -282,6 +282,9 @@ def load_settings(settings_class: type[_S], command: str, arguments: list[str]) 
 
 
 def _load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
+    if not all(map(_is_utf_8, arguments)):
+        # Events, keys and outputs are UTF-8: better now than in the middle of a run.
+        raise UsageError("an argument is not UTF-8 text: rename the file that it names")
     from_file = _read_toml(settings_class, _config_path(arguments))
 
     class WithFile(settings_class):  # type: ignore[valid-type, misc]
@@ -338,6 +341,14 @@ class _HelpFormatter(argparse.HelpFormatter):
         return re.sub(r" ?\(default: (None|False|\[\])\)", "", text)
 
 
+def _is_utf_8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _config_path(arguments: list[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
@@ -357,7 +368,7 @@ def _read_toml(settings_class: type[Settings], path: Path | None) -> dict[str, A
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path}: {error}") from error
     every_key = {name for command in COMMANDS.values() for name in command.model_fields}
     unknown = sorted(set(content) - every_key)

@@ -21,6 +21,8 @@ from tests.conftest import free_port, wait_until
 from tests.faults.rtsp_faults import CLOSE, SILENT, Camera, Clip
 from worker import secrets
 from worker.cli import main
+from worker.errors import SinkError
+from worker.redis_url import connect
 from worker.sources.live import LiveSource
 
 USER = "watchman"
@@ -149,6 +151,31 @@ def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
         assert_nothing_shows(name, content)
 
 
+def test_cameras_get_passwords_that_are_not_in_their_urls_whatever_is_in_them(
+    cli, valkey_server, tmp_path
+):
+    file = tmp_path / "secrets.toml"
+    file.write_text(f'ONE_USER = "admin"\nONE_PASSWORD = "{PASSWORD}"\n')
+    file.chmod(0o600)
+    cli.env |= {"TWO_USER": "admin", "TWO_PASSWORD": PASSWORD}
+    cameras = {name: Camera(Clip.h264(), password=PASSWORD) for name in ("ONE", "TWO")}
+    sources = [
+        f"{name}={camera.url.replace('://', f'://{{{name}_USER}}:{{{name}_PASSWORD}}@')}"
+        for name, camera in cameras.items()
+    ]
+    worker = cli.start("run", *sources, "--redis-url", valkey_server.url, "--secrets", file)
+    try:
+        for name in cameras:
+            status = f"ssd:{{{name}}}:status"
+            wait_until(lambda key=status: valkey_server.client.exists(key), 40, f"{name}'s state")
+            assert valkey_server.client.hget(status, "reason") == b"connected"
+    finally:
+        for camera in cameras.values():
+            camera.stop()
+    worker.terminate()
+    assert_nothing_shows("what it said", "".join(worker.communicate(timeout=20)))
+
+
 @pytest.mark.parametrize("character", "/#?")
 def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(cli, character):
     found = cli("run", f"gate=rtsp://{USER}:alpha{character}bravo@127.0.0.1/s", "--log-json")
@@ -200,6 +227,12 @@ def old_redis():
     server.server_close()
 
 
+def test_a_server_that_repeats_the_login_is_not_repeated(old_redis):
+    with pytest.raises(SinkError, match="said: unknown command") as caught:
+        connect(f"redis://{LOGIN}@127.0.0.1:{old_redis}")
+    assert_nothing_shows("the error", str(caught.value))
+
+
 def redis_addresses(valkey, old, silent):
     nobody = free_port()
     yield f"redis://{LOGIN}@127.0.0.1:{valkey}/0", f"127.0.0.1:{valkey} refused the login"
@@ -244,6 +277,7 @@ def test_no_failure_of_redis_shows_the_login_of_its_address(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = valkey_server.port, old_redis, silent.getsockname()[1]
         for address, expected in redis_addresses(*ports):
+            secrets._hidden.clear()
             code, said = command("subscribe", "--redis-url", address, "--log-level", "debug")
             assert code in (1, 2), address
             assert_nothing_shows(address, said)

