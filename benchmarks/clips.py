@@ -12,15 +12,25 @@ from av.video.reformatter import VideoReformatter
 from common import HERE, VIDEO
 
 CACHE = HERE / ".cache"
-HD_WIDTH, HD_HEIGHT, HD_RATE = 1920, 1080, 25
-# As cameras send it: no B-frames, a key frame every two seconds, about 4 Mbit/s.
-HD_OPTIONS = {"preset": "veryfast", "g": "50", "bf": "0"}
-HD_BITS_PER_SECOND = 4_000_000
+HD_RATE = 25
+HD = (1920, 1080, HD_RATE)
+CLIP_RATE = 10
+# As cameras send it: no B-frames, a key frame every 50, in 1080p about 4 Mbit/s.
+CAMERA_OPTIONS = {"preset": "veryfast", "g": "50", "bf": "0"}
+BITS_PER_PIXEL_1000 = 77
+"""Thousandths of a bit."""
 
 
 def hd_clip(frames: int = 795) -> Path:
     """The first ``frames`` of vtest.avi as 1920x1080 H.264 (libx264) at 25 frames/s."""
-    return _made(f"vtest-1080p25-{frames}.mp4", lambda path: _encode_hd(path, frames))
+    return _made(f"vtest-1080p25-{frames}.mp4", lambda path: _encode(path, frames, *HD))
+
+
+def camera_clip(frames: int = 300) -> Path:
+    """The first ``frames`` of vtest.avi as H.264 in their own size and rate, 768x576 at 10."""
+    return _made(
+        f"vtest-camera-{frames}.mp4", lambda path: _encode(path, frames, 768, 576, CLIP_RATE)
+    )
 
 
 def short_clip(frames: int) -> Path:
@@ -39,18 +49,18 @@ def _made(name: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _encode_hd(path: Path, frames: int) -> None:
+def _encode(path: Path, frames: int, width: int, height: int, rate: int) -> None:
     print(f"making {path.parent.name}/{path.name.removeprefix('unfinished-')}", flush=True)
     reformatter = VideoReformatter()
     with av.open(str(VIDEO)) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream("libx264", rate=HD_RATE, options=HD_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = HD_WIDTH, HD_HEIGHT, "yuv420p"
-        stream.bit_rate = HD_BITS_PER_SECOND
+        stream = target.add_stream("libx264", rate=rate, options=CAMERA_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = BITS_PER_PIXEL_1000 * width * height * rate // 1000
         for index, picture in enumerate(source.decode(video=0)):
             if index == frames:
                 break
-            scaled = reformatter.reformat(picture, HD_WIDTH, HD_HEIGHT, "yuv420p")
-            scaled.pts, scaled.time_base = index, Fraction(1, HD_RATE)
+            scaled = reformatter.reformat(picture, width, height, "yuv420p")
+            scaled.pts, scaled.time_base = index, Fraction(1, rate)
             target.mux(stream.encode(scaled))
         target.mux(stream.encode(None))
 

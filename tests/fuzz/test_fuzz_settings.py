@@ -62,12 +62,12 @@ def test_any_arguments_give_settings_or_one_line(command, arguments):
     settings_or_one_line(command, arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["caf\udce9.mp4"], ["x.mp4", "--output", "caf\udce9.jsonl"], ["x", "--state-dir=caf\udce9"]],
-)
-def test_names_that_are_not_utf_8_are_refused_in_one_line(arguments):
-    assert isinstance(settings_or_one_line("replay", arguments), str)
+@pytest.mark.parametrize("flag", ["--output", "--annotate"])
+def test_a_name_that_is_not_utf_8_is_taken_and_refused_like_any_other(flag):
+    good = {"--output": "caf\udce9.jsonl", "--annotate": "caf\udce9.mp4"}[flag]
+    settings = settings_or_one_line("replay", ["caf\udce9.mp4", flag, good])
+    assert settings.paths == ["caf\udce9.mp4"]
+    assert "UTF-8" in settings_or_one_line("replay", ["x.mp4", flag, "caf\udce9.csv"])
 
 
 @thorough

@@ -70,7 +70,7 @@ def reason_of(
         return "closed", "it hung up in the handshake, or does not speak RTSP"
     if isinstance(error, InvalidDataError):
         return "invalid_data", detail
-    if error.errno == errno.EIO and not opened and not _resolves(url):
+    if error.errno == errno.EIO and not opened and "://" in url and not _resolves(url):
         return "unknown_host", "its host name is not known here"
     return "error", detail
 

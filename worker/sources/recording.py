@@ -153,7 +153,14 @@ class RecordingSource:
             if self._sampler.accepts(frame_index - 1, seconds):
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
-                    yield self._frame(frame_index - 1, picture, seconds, skipped)
+                    try:
+                        frame = self._frame(frame_index - 1, picture, seconds, skipped)
+                    except FFmpegError:  # colours that nobody can convert, from a damaged header
+                        # Here a resumed replay ends too; to leave it out would shift its numbers.
+                        pictures.broken_off = True
+                        frame_index -= 1
+                        break
+                    yield frame
                 seq += 1
         reason, detail = self._how_it_ended(frame_index, pictures)
         yield StreamDown(self.camera_id, 0, "ended", reason, detail, frames=frame_index)
