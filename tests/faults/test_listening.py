@@ -1,11 +1,17 @@
 """What others on the network can reach of a worker: nothing."""
 
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import WALKWAY, wait_until
+from tests.conftest import WALKWAY, free_port, wait_until
+from tests.faults.rtsp_faults import Camera, Clip
+from worker.embedded import ensure_running
+from worker.errors import WorkerError
+from worker.frames import Frame
+from worker.sources.live import LiveSource
 
 LISTEN = "0A"
 
@@ -44,7 +50,11 @@ def address_of(text):
     return ipaddress.ip_address(b"".join(words)), int(port, 16)
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's tables of sockets")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/net/tcp").exists(), reason="reads Linux's tables of sockets"
+)
+
+
 def test_a_worker_and_its_embedded_server_listen_on_loopback_only(cli, rtsp_server):
     worker = cli.start("run", f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
     lines = []
@@ -56,10 +66,31 @@ def test_a_worker_and_its_embedded_server_listen_on_loopback_only(cli, rtsp_serv
     assert [f"{address} port {port}" for address, port in found if not address.is_loopback] == []
 
 
-def test_the_embedded_server_does_not_inherit_the_passwords_of_the_environment(cli):
-    cli.env["GATE_PASSWORD"] = "alpha bravo"
-    reader = cli.start("subscribe")
-    pid_file = cli.cwd / "state" / f"valkey-{cli.port}" / "valkey.pid"
-    server = int(wait_until(lambda: pid_file.exists() and pid_file.read_text()))
-    assert b"alpha" not in Path(f"/proc/{server}/environ").read_bytes()
-    assert reader.poll() is None
+def test_what_a_camera_sends_over_udp_is_taken_from_that_camera_only():
+    camera = Camera(Clip.h264(), transports=("udp",))
+    source = LiveSource("gate", camera.url, (300, 300), lambda: 1)
+    try:
+        for item in source:
+            if isinstance(item, Frame):
+                found = list(reachable("udp", [os.getpid()]))
+                source.stop()
+    finally:
+        camera.stop()
+    # The camera's own socket is one of this process too.
+    assert {str(address) for address, _ in found} == {"127.0.0.1"}
+    assert len(found) == 1
+
+
+def test_the_embedded_server_does_not_inherit_the_passwords_of_the_environment(
+    tmp_path, monkeypatch
+):
+    program = tmp_path / "server"
+    program.write_text(f"#!/bin/sh\necho started > {tmp_path}/seen\nexport >> {tmp_path}/seen\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("worker.embedded.get_binary_path", lambda: program)
+    monkeypatch.setenv("GATE_PASSWORD", "alpha bravo")
+    with pytest.raises(WorkerError, match="did not start"):
+        ensure_running(tmp_path, free_port())
+    seen = (tmp_path / "seen").read_text()
+    assert "started" in seen
+    assert "alpha" not in seen

@@ -19,6 +19,12 @@ class Watch:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     def _read(self):
         for item in self.source:
             self.items.append((time.monotonic(), item))

@@ -62,12 +62,22 @@ def test_any_arguments_give_settings_or_one_line(command, arguments):
     settings_or_one_line(command, arguments)
 
 
-@pytest.mark.parametrize("flag", ["--output", "--annotate"])
-def test_a_name_that_is_not_utf_8_is_taken_and_refused_like_any_other(flag):
-    good = {"--output": "caf\udce9.jsonl", "--annotate": "caf\udce9.mp4"}[flag]
-    settings = settings_or_one_line("replay", ["caf\udce9.mp4", flag, good])
-    assert settings.paths == ["caf\udce9.mp4"]
-    assert "UTF-8" in settings_or_one_line("replay", ["x.mp4", flag, "caf\udce9.csv"])
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\x85", "\u2028"])
+def test_a_message_that_quotes_line_breaks_is_one_line(line_break):
+    said = settings_or_one_line("replay", ["x.mp4", f"--output=a{line_break}b.csv"])
+    assert "a b.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["caf\udce9.mp4"], {}),
+        (["x.mp4", "--output=caf\udce9.jsonl"], {}),
+        (["x.mp4"], {f"{ENV_PREFIX}OUTPUT": "caf\udce9.csv"}),
+    ],
+)
+def test_what_is_not_utf_8_is_refused_in_one_line(arguments, environment):
+    assert "UTF-8" in settings_or_one_line("replay", arguments, environment)
 
 
 @thorough

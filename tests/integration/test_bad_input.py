@@ -63,6 +63,19 @@ def test_run_refuses_what_is_no_video(cli, unreadable, name, code, words):
     assert not (unreadable / "state").exists()
 
 
+@pytest.mark.parametrize("command", ["replay", "run"])
+def test_a_file_over_a_limit_is_refused_with_the_flag_of_the_limit(cli, tmp_path, command):
+    result = cli(command, WALKWAY, "--max-pixels", "1000")
+    assert_refused(result, FAILED, "768x576", "1000 pixels", "--max-pixels")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_url_that_is_no_camera_s_is_refused_without_being_shown(cli):
+    result = cli("run", "gate=file:///etc/s3kret")
+    assert_refused(result, USAGE, "gate", "rtsp://")
+    assert "s3kret" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

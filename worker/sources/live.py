@@ -20,6 +20,7 @@ from av.error import FFmpegError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.limits import Limits, Meter, OverLimit
+from worker.sources.liveness import OPEN_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
 from worker.sources.picture import (
     make_converter,
@@ -34,14 +35,8 @@ from worker.sources.sampling import Sampler
 log = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
-OPEN_SECONDS = 10.0
-"""For each of the two steps of opening, the handshake and finding out what comes: cameras that join
-in mid-stream may keep one waiting for the next key frame."""
 PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) gives the pictures of whole segments at once, seconds apart."""
-PICTURELESS_SECONDS = 5.0
-"""Packets without a picture for so long, after which a connection counts as lost; OPEN_SECONDS
-before the first picture."""
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
 LONGEST_PACE_SECONDS = 10.0
@@ -143,8 +138,9 @@ class _Connection:
         self._sampler = Sampler(fps=source._fps)
         self._converter = make_converter(source._image_size, as_planes=source._as_planes)
         self._capture_clock = CaptureClock()
-        self._heard_at = self._seen_at = time.monotonic()
-        """When the last packet came, and the last picture."""
+        self._playlist = source._allow_playlists and not is_rtsp(source._url)
+        self._silence_seconds = PLAYLIST_SILENCE_SECONDS if self._playlist else SILENCE_SECONDS
+        self._liveness = Liveness(self._silence_seconds)
         self._opened = False
         self.epoch: int | None = None
         self.up_at: float | None = None
@@ -165,12 +161,13 @@ class _Connection:
         try:
             with self._open() as container:
                 self._opened = True
-                self._heard_at = time.monotonic()
                 stream = video_of(container)
                 if stream is None:
                     self.reason = "no_video"
                     self.detail = "there is no video stream that can be decoded"
                     return
+                if not source._is_file:
+                    self._liveness.opened(looked_into=stream.codec_context.width > 0)
                 # Frame threads would add a frame of delay each; slices do not.
                 stream.thread_type = "SLICE"
                 stream.thread_count = 1
@@ -199,7 +196,7 @@ class _Connection:
         except ConnectionLost as error:
             self.reason, self.detail = error.reason, error.detail
         except (FFmpegError, OSError) as error:
-            silent_seconds = 0.0 if source._is_file else time.monotonic() - self._heard_at
+            silent_seconds = 0.0 if source._is_file else self._liveness.silent_seconds
             self.reason, self.detail = reason_of(
                 error, source._url, opened=self._opened, silent_seconds=silent_seconds
             )
@@ -217,9 +214,9 @@ class _Connection:
         # camera is up after 0.6 s instead of 2.8, and without a backlog of as long.
         options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
         if is_rtsp(source._url):
-            # UDP only for a camera that refuses TCP (461). Without the sound that some cameras
-            # announce and do not send: FFmpeg would wait 5 s for it.
-            options |= {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"}
+            # UDP only for a camera that refuses TCP (461), and only from that camera. Without the
+            # sound that some cameras announce and do not send: FFmpeg would wait 5 s for it.
+            options |= {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp+filter_src"}
             options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
             options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
@@ -234,52 +231,29 @@ class _Connection:
             gpu=source._gpu,
         )
 
-    @property
-    def _silence_seconds(self) -> float:
-        source = self._source
-        playlist = source._allow_playlists and not is_rtsp(source._url)
-        return PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS
-
     def _decodable(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
         """The pictures that can be decoded. Raises ConnectionLost if a camera sends none."""
+        live = not self._source._is_file
         for packet in container.demux():  # of every stream: sound alone is no frame either
             of_video = packet.stream_index == stream.index
-            if not self._source._is_file:  # what is read of a file is counted as it is read
+            if live:  # what is read of a file is counted as it is read
                 self._meter.count(packet.size)
                 self._meter.check()
-                self._check_silence(of_video)
+                self._liveness.packet(of_video=of_video)
             if not of_video:
                 continue
             try:
                 pictures = packet.decode()
             except FFmpegError:
                 pictures = []
-            if not pictures and not self._source._is_file:
-                self._check_pictures()
+            if live:
+                self._liveness.decoded(len(pictures))
             for picture in pictures:
                 self._meter.frame(picture.width, picture.height)
+                handed_on_at = time.monotonic()
                 yield picture
-                self._heard_at = self._seen_at = time.monotonic()
+                self._liveness.handed_on(time.monotonic() - handed_on_at)
         self._meter.check()
-
-    def _check_silence(self, of_video: bool) -> None:
-        """Raises ConnectionLost if no packet came for too long.
-
-        Once a read has timed out, FFmpeg hands out the frame that it held back, and only reports
-        the error after a second time of waiting: that frame is not one to go on with.
-        """
-        now = time.monotonic()
-        silent_seconds = now - self._heard_at
-        if silent_seconds >= self._silence_seconds:
-            raise ConnectionLost("stall", f"nothing came for {silent_seconds:.0f} s")
-        if of_video:
-            self._heard_at = now
-
-    def _check_pictures(self) -> None:
-        """Raises ConnectionLost if what comes could not be decoded for too long."""
-        seconds = time.monotonic() - self._seen_at
-        if seconds >= (PICTURELESS_SECONDS if self.was_up else OPEN_SECONDS):
-            raise ConnectionLost("invalid_data", f"nothing could be decoded for {seconds:.0f} s")
 
     def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
         """The frame to hand on, or None if it is skipped by choice."""

@@ -44,10 +44,11 @@ def test_two_sources_with_one_id_are_refused_with_the_way_out():
 
 
 @pytest.mark.parametrize("named", ["", "gate="])
+@pytest.mark.parametrize("start", ["", "1@", "12@ab:"])  # what is behind an @ looks like a host
 @pytest.mark.parametrize("character", "/#?[")
-def test_a_url_that_cannot_be_read_is_refused_without_being_shown(named, character):
+def test_a_url_that_cannot_be_read_is_refused_without_being_shown(named, start, character):
     with pytest.raises(UsageError, match="%40") as caught:
-        parse_sources([f"{named}rtsp://admin:before{character}after@host/x"])
+        parse_sources([f"{named}rtsp://admin:{start}before{character}after@host/x"])
     assert "before" not in str(caught.value)
     assert "after" not in str(caught.value)
     assert named.rstrip("=") in str(caught.value)

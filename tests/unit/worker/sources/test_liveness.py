@@ -1,0 +1,106 @@
+import pytest
+
+from worker.sources import liveness
+from worker.sources.liveness import OPEN_SECONDS, PICTURELESS_SECONDS, Liveness
+from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(liveness, "time", clock)
+    return clock
+
+
+def read(connection, clock, pictures, seconds, rate=10):
+    """Packets for so long; every so many gives a picture (0: none)."""
+    for index in range(round(seconds * rate)):
+        clock.now += 1 / rate
+        connection.packet(of_video=True)
+        connection.decoded(1 if pictures and index % pictures == 0 else 0)
+
+
+def test_pictures_keep_a_connection_alive_also_two_fields_to_each(clock):
+    for pictures in (1, 2):
+        read(Liveness(), clock, pictures, seconds=60)
+
+
+def test_a_slow_camera_is_no_dead_one(clock):
+    read(Liveness(), clock, 1, seconds=60, rate=0.4)
+
+
+def test_silence_is_a_stall_also_if_a_packet_comes_late(clock):
+    connection = Liveness()
+    read(connection, clock, 1, seconds=10)
+    clock.now += SILENCE_SECONDS
+    with pytest.raises(ConnectionLost) as lost:
+        connection.packet(of_video=True)
+    assert lost.value.reason == "stall"
+
+
+def test_sound_alone_is_a_stall(clock):
+    connection = Liveness()
+    read(connection, clock, 1, seconds=1)
+    for _ in range(10):
+        clock.now += 0.1
+        connection.packet(of_video=False)
+    clock.now += SILENCE_SECONDS - 1
+    with pytest.raises(ConnectionLost, match="nothing came"):
+        connection.packet(of_video=False)
+
+
+@pytest.mark.parametrize("every", [0, 7])
+def test_packets_without_pictures_are_invalid_data(clock, every):
+    connection = Liveness()
+    read(connection, clock, 1, seconds=PICTURELESS_SECONDS * 2)
+    began = clock.now
+    with pytest.raises(ConnectionLost) as lost:
+        read(connection, clock, every, seconds=60)
+    assert lost.value.reason == "invalid_data"
+    assert clock.now - began <= 2 * PICTURELESS_SECONDS + 0.2
+
+
+def test_the_first_picture_may_take_until_the_next_key_frame(clock):
+    connection = Liveness()
+    read(connection, clock, 0, seconds=OPEN_SECONDS - 1)
+    read(connection, clock, 1, seconds=30)
+    with pytest.raises(ConnectionLost):
+        read(Liveness(), clock, 0, seconds=OPEN_SECONDS + 1)
+
+
+def test_time_spent_on_the_pictures_is_not_the_cameras(clock):
+    connection = Liveness()
+    for _ in range(10):
+        read(connection, clock, 1, seconds=1)
+        clock.now += 60
+        connection.handed_on(60)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "looked_into", "lost"),
+    [
+        (1, False, False),  # there is time left
+        (SILENCE_SECONDS + 0.1, False, True),
+        (SILENCE_SECONDS + 0.1, True, False),  # a slow handshake
+        (OPEN_SECONDS, False, False),  # it was looking at something all the time
+    ],
+)
+def test_a_camera_that_sent_nothing_while_it_was_looked_into_is_lost(
+    clock, seconds, looked_into, lost
+):
+    connection = Liveness()
+    clock.now += seconds
+    if not lost:
+        connection.opened(looked_into=looked_into)
+        assert connection.silent_seconds == 0
+        return
+    with pytest.raises(ConnectionLost, match="nothing came for 4 s"):
+        connection.opened(looked_into=looked_into)

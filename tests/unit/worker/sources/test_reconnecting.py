@@ -1,0 +1,66 @@
+import time
+
+import pytest
+
+from worker.sources.reasons import SILENCE_SECONDS
+from worker.sources.reconnecting import (
+    FIRST_BACKOFF_SECONDS,
+    LAST_BACKOFF_SECONDS,
+    STEADY_SECONDS,
+    Backoff,
+    Turnstile,
+    longest_backoff,
+)
+
+PROMISED_SECONDS = 5.0
+FIRST_FRAME_SECONDS = 0.6
+"""From the connect, measured with a 10 fps camera."""
+
+
+def waits(backoff, count, reason="refused", attempt_seconds=0.0, up_seconds=0.0):
+    return [
+        backoff.seconds(reason, attempt_seconds=attempt_seconds, up_seconds=up_seconds)
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1), (3, 2), (4, 3), (10**6, 3)])
+def test_the_wait_for_a_dead_camera_grows_to_a_limit_and_stays_there(failures, seconds):
+    assert longest_backoff(failures) == seconds
+
+
+def test_a_camera_is_back_in_time_whenever_its_fault_ends():
+    refused = max(waits(Backoff(), 1000))
+    assert refused + FIRST_FRAME_SECONDS < PROMISED_SECONDS
+    silent = max(waits(Backoff(), 1000, "timeout", attempt_seconds=SILENCE_SECONDS))
+    assert SILENCE_SECONDS + silent + FIRST_FRAME_SECONDS < PROMISED_SECONDS
+
+
+def test_no_wait_is_as_long_as_another_or_shorter_than_half():
+    last = waits(Backoff(), 100)[10:]
+    assert len({round(seconds, 3) for seconds in last}) > 50
+    assert min(last) >= LAST_BACKOFF_SECONDS / 2
+
+
+def test_a_connection_that_held_is_followed_at_once_and_one_that_broke_is_not():
+    backoff = Backoff()
+    waits(backoff, 10)
+    broke = waits(backoff, 1, "closed", attempt_seconds=0.5, up_seconds=0.1)[0]
+    assert broke >= LAST_BACKOFF_SECONDS / 2 - 0.5
+    held = waits(backoff, 1, "closed", attempt_seconds=60, up_seconds=STEADY_SECONDS)[0]
+    assert held <= FIRST_BACKOFF_SECONDS
+
+
+def test_a_refused_login_is_tried_again_slowly_from_the_first():
+    assert min(waits(Backoff(), 100, "unauthorized", attempt_seconds=5)) >= 15
+
+
+def test_a_turnstile_lets_one_through_after_another_and_none_wait_for_nobody():
+    turnstile = Turnstile(10.0)
+    assert turnstile.seconds() == 0
+    assert turnstile.seconds() == pytest.approx(10, abs=1)
+    assert turnstile.seconds() == pytest.approx(20, abs=1)
+    idle = Turnstile(0.001)
+    idle.seconds()
+    time.sleep(0.002)
+    assert idle.seconds() == 0
