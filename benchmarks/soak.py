@@ -10,9 +10,9 @@ and started again with its data, or full.
 
 Every event is read back from its stream and held against the one before: `seq` must rise by one
 within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
-duplicate, one below the last is out of order. Latency is from capture by the camera's clock to the
-entry in Redis, of healthy cameras; percentiles are over all events, those that waited for Redis
-among them. Memory, file descriptors and threads are the worker's, every `SAMPLE_SECONDS`; growth
+duplicate, one below the last is out of order. Latency is from the event's time, which for RTSP is
+one frame (100 ms) early, to the entry in Redis, of healthy cameras; percentiles are over all
+events, those that waited for Redis among them. Memory, file descriptors and threads are the worker's, every `SAMPLE_SECONDS`; growth
 compares the medians of the first and the last fifth after a warm-up.
 """
 
@@ -35,7 +35,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import redis
-from clips import CLIP_RATE, camera_clip
+from clips import camera_clip
 from common import HERE, RESULTS, finish, hardware, introduce, keep, parser
 from live import stop, wait_for_port
 from processes import WORKER, free_port, resident_bytes
@@ -155,8 +155,6 @@ class Reader:
         published = int(entry_id.partition("-")[0]) / 1000
         self.last_frame_at = published
         captured = datetime.fromisoformat(event["time"]).timestamp()
-        if data["clock"] == "rtcp":
-            captured += data["frame_index"] / CLIP_RATE - data["pts_seconds"]
         self.latency_ms.append((published - captured) * 1000)
         self.latency_at.append(published)
 

@@ -1,6 +1,6 @@
 """An RTSP camera by GStreamer; the system's Python runs it, with Debian's packages.
 
-    /usr/bin/python3 gst_server.py PORT tcp|udp    # rtsp://127.0.0.1:PORT/stream, H.264, 10 a second
+    /usr/bin/python3 gst_server.py PORT tcp|udp    # rtsp://127.0.0.1:PORT/stream, H.264, 10 fps
 
 It sends RTCP reports, as cameras do.
 """
@@ -16,7 +16,8 @@ from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 PIPELINE = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=10/1 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=20 ! rtph264pay name=pay0 pt=96 )"
+    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=20 "
+    "! rtph264pay name=pay0 pt=96 )"
 )
 
 

@@ -60,6 +60,7 @@ def server(request):
     server.stop()
 
 
+@pytest.mark.long
 def test_a_server_that_restarts_is_read_again_over_tcp_and_udp(server, record_property):
     watch = Watch(server.url)
     frames = watch.wait_for_frames(60)

@@ -6,6 +6,7 @@
 import contextlib
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -149,11 +150,11 @@ def test_cameras_connect_one_after_another(clip):
 
 def in_use():
     """File descriptors, threads, and MiB of memory of this process."""
-    with open("/proc/self/statm") as statm:
+    with Path("/proc/self/statm").open() as statm:
         pages = int(statm.read().split()[1])
     return (
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(list(Path("/proc/self/task").iterdir())),
         pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
     )
 

@@ -123,6 +123,7 @@ def test_one_living_camera_among_fifty_keeps_its_rate_and_latency(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_a_worker_stops_in_time_while_all_its_cameras_hang(clip, valkey_server, run):
     with dead_cameras(clip) as urls:
         worker = run(*(f"dead{i}={url}" for i, url in enumerate(urls)))

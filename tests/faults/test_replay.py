@@ -151,5 +151,6 @@ def test_a_replay_killed_at_random_moments_ends_with_the_stream_of_an_undisturbe
         assert stream_events(valkey_server.client, STREAM) == wanted
         if done >= kills:
             break
-        process = replay(valkey_server.url, VTEST, "--restart")
+        valkey_server.client.delete(STREAM, "ssd:{clip}:replay:producer")
+        process = replay(valkey_server.url, VTEST)
     assert rounds >= 1

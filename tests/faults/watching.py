@@ -9,6 +9,8 @@ from worker.frames import Frame, StreamDown, StreamUp
 from worker.sources.live import LiveSource
 
 SIZE = (120, 160)
+BUSY_SECONDS = 1.0
+"""For a machine that does other things as well."""
 
 
 class Watch:
@@ -65,3 +67,14 @@ class Watch:
             if last - first < 1.25:
                 return first
         return None
+
+
+def wait_for_reason(watch, reason, since=0.0):
+    return wait_until(
+        lambda: next((d for d in watch.downs(since) if d.reason == reason), None), 20, reason
+    )
+
+
+def wait_for_visit(camera):
+    seen = len(camera.visits)
+    wait_until(lambda: len(camera.visits) > seen, 10, "the next attempt")

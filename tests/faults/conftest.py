@@ -1,0 +1,45 @@
+"""A camera that fails on command, and someone who watches it."""
+
+import pytest
+
+from tests.faults.rtsp_faults import Camera, Clip
+from tests.faults.watching import BUSY_SECONDS, Watch
+
+BACK_SECONDS = 5.0
+"""After the end of a fault a camera is back at its full rate."""
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Clip.h264()
+
+
+@pytest.fixture
+def camera(clip):
+    camera = Camera(clip)
+    yield camera
+    camera.stop()
+
+
+@pytest.fixture
+def watch(request):
+    """Starts to watch a URL."""
+
+    def start(url, **options):
+        watch = Watch(url, **options)
+        request.addfinalizer(watch.stop)
+        return watch
+
+    return start
+
+
+@pytest.fixture
+def assert_back(record_property):
+    """Asserts that a camera was back in time, and notes how long it took."""
+
+    def assert_back(watch, mended_at, within=BACK_SECONDS):
+        seconds = watch.seconds_to_full_rate(mended_at)
+        record_property("seconds_to_full_rate", round(seconds, 2))
+        assert seconds < within + BUSY_SECONDS
+
+    return assert_back
