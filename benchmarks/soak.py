@@ -12,8 +12,9 @@ Every event is read back from its stream and held against the one before: `seq` 
 within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
 duplicate, one below the last is out of order. Latency is from the event's time, which for RTSP is
 one frame (100 ms) early, to the entry in Redis, of healthy cameras; percentiles are over all
-events, those that waited for Redis among them. Memory, file descriptors and threads are the worker's, every `SAMPLE_SECONDS`; growth
-compares the medians of the first and the last fifth after a warm-up.
+events, those that waited for Redis among them. Memory, file descriptors and threads are the
+worker's, every `SAMPLE_SECONDS`; growth compares the medians of the first and the last fifth after
+a warm-up.
 """
 
 import json
