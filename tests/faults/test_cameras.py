@@ -18,6 +18,7 @@ from worker.sources.reasons import SILENCE_SECONDS
 # Before the first frame, or when it comes back: what the handshake can do.
 
 
+@pytest.mark.long
 def test_a_camera_that_says_nothing_is_a_timeout_and_back_soon_at_the_worst_moment(
     camera, watch, assert_back
 ):
@@ -41,6 +42,7 @@ def test_a_camera_that_answers_no_tells_why(camera, watch, status, reason):
     assert wait_for_reason(watch(camera.url), reason).state == "down"
 
 
+@pytest.mark.long
 def test_a_host_that_swallows_packets_is_a_timeout(clip, watch, assert_back):
     swallower = Swallower()
     watched = watch(swallower.url)
@@ -71,6 +73,7 @@ def test_a_camera_with_sound_alone_has_no_video_and_one_with_both_is_up_at_once(
 # In mid-stream.
 
 
+@pytest.mark.long
 def test_a_server_without_a_publisher_stalls_and_is_back_with_it(camera, watch, assert_back):
     camera.script = lambda session: session.hold()
     watched = watch(camera.url)
@@ -133,6 +136,7 @@ def test_a_camera_that_only_sends_by_udp_is_read_that_way(camera, watch):
 # Again and again.
 
 
+@pytest.mark.long
 def test_a_camera_that_gives_one_frame_and_dies_is_not_hammered(camera, watch):
     camera.script = lambda session: session.send(3)
     watched = watch(camera.url)

@@ -30,6 +30,7 @@ def seconds_to_recover(watch, record_property, since):
     return seconds
 
 
+@pytest.mark.long
 def test_a_camera_that_refuses_is_tried_until_it_listens(clip, record_property):
     with Camera(clip) as camera:
         camera.stop()
@@ -79,6 +80,7 @@ def test_a_camera_that_hangs_up_at_any_step_of_the_handshake_is_closed(clip, rec
             assert seconds_to_recover(watch, record_property, ended) < WITHIN_SECONDS, step
 
 
+@pytest.mark.long
 def test_a_path_that_is_not_there_is_not_found_until_it_is(clip, record_property):
     with Camera(clip, answers={"DESCRIBE": 404}) as camera, Watch(camera.url) as watch:
         assert watch.wait_for_down().reason == "not_found"
@@ -124,6 +126,7 @@ def test_a_camera_whose_password_was_put_right_is_back_after_the_slow_wait(clip,
         assert seconds_to_recover(watch, record_property, since) < 33
 
 
+@pytest.mark.long
 def test_the_waits_for_a_dead_camera_grow_to_the_limit_and_differ(clip):
     with Camera(clip, answers={"accept": CLOSE}) as camera, Watch(camera.url):
         wait_until(lambda: len(camera.visits) >= 6, 20, "6 connects")

@@ -166,6 +166,7 @@ def test_packets_lost_on_the_way_cost_their_pictures_and_no_connection(camera, w
     assert seconds < 50 / RATE * 2
 
 
+@pytest.mark.long
 def test_a_udp_camera_that_vanishes_stalls(camera, watch, assert_back):
     camera.transports = ("udp",)
     watched = watch(camera.url)

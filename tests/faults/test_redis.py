@@ -104,7 +104,8 @@ def test_a_server_that_lost_its_data_gets_all_events_from_then_on(watch, tmp_pat
     assert valkey_server.client.smembers("ssd:cameras") == {b"gate"}
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [5, 30])
 def test_a_server_that_is_frozen_has_every_event_when_it_goes_on(watch, valkey_server, seconds):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)
@@ -205,6 +206,7 @@ def test_a_reply_that_is_lost_after_the_server_did_it_adds_nothing_twice(watch, 
     assert_whole(events_of(redis_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_a_slow_server_loses_no_frame(watch, valkey_server):
     with TcpProxy(valkey_server.port) as proxy:
         proxy.delay_seconds = 0.1
@@ -217,6 +219,7 @@ def test_a_slow_server_loses_no_frame(watch, valkey_server):
     assert sum(e["data"].get("dropped", 0) for e in events) <= 2
 
 
+@pytest.mark.long
 def test_a_full_server_gets_every_event_once_it_has_room(watch, valkey_server):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)
@@ -230,6 +233,7 @@ def test_a_full_server_gets_every_event_once_it_has_room(watch, valkey_server):
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_a_server_that_became_a_read_only_replica_gets_every_event_as_master_again(
     watch, valkey_server
 ):

@@ -11,6 +11,7 @@ from tests.conftest import ROOT, WALKWAY, stream_events, wait_until
 from tests.faults.tcp_proxy import TcpProxy
 
 STREAM = "ssd:{clip}:replay"
+KILLS = 50
 VTEST = ROOT / "benchmarks" / "data" / "vtest.avi"
 
 
@@ -51,6 +52,7 @@ def finish(process):
     return said
 
 
+@pytest.mark.long
 def test_a_replay_goes_on_after_a_server_that_was_frozen(undisturbed, cli, valkey_server, replay):
     wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
@@ -75,6 +77,7 @@ def test_a_replay_waits_for_a_server_that_was_killed(undisturbed, cli, redis_ser
     assert stream_events(redis_server.client, STREAM) == wanted
 
 
+@pytest.mark.long
 def test_a_replay_waits_for_a_server_that_is_full(undisturbed, cli, valkey_server, replay):
     wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
@@ -116,14 +119,13 @@ def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_begins_a
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(1500)])]
-)
+@pytest.mark.long  # tests/integration/test_replay.py has three kills
+@pytest.mark.timeout(1500)
 def test_a_replay_killed_at_random_moments_ends_with_the_stream_of_an_undisturbed_one(
-    undisturbed, cli, valkey_server, replay, kills
+    undisturbed, cli, valkey_server, replay
 ):
     wanted = expected(undisturbed, cli, valkey_server, VTEST)
-    chance = random.Random(kills)
+    chance = random.Random(0)
     done = rounds = 0
     process = replay(valkey_server.url, VTEST)
     while True:
@@ -138,9 +140,9 @@ def test_a_replay_killed_at_random_moments_ends_with_the_stream_of_an_undisturbe
                 )
                 process.wait(chance.uniform(0, 0.6))
             else:
-                process.wait(chance.uniform(0, 4) if done < kills else None)
+                process.wait(chance.uniform(0, 4) if done < KILLS else None)
         except subprocess.TimeoutExpired:
-            if done < kills:
+            if done < KILLS:
                 done += 1
                 process.kill()
                 process.communicate()
@@ -149,7 +151,7 @@ def test_a_replay_killed_at_random_moments_ends_with_the_stream_of_an_undisturbe
         finish(process)
         rounds += 1
         assert stream_events(valkey_server.client, STREAM) == wanted
-        if done >= kills:
+        if done >= KILLS:
             break
         valkey_server.client.delete(STREAM, "ssd:{clip}:replay:producer")
         process = replay(valkey_server.url, VTEST)

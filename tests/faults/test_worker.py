@@ -59,7 +59,7 @@ BROKEN_GPU = """
 
 
 @pytest.mark.parametrize("patch", [HANGING_DETECTOR, HANGING_SINK], ids=["detector", "sink"])
-@pytest.mark.parametrize("command", ["run", "replay"])
+@pytest.mark.parametrize("command", ["run", pytest.param("replay", marks=pytest.mark.long)])
 def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
     cli, valkey_server, short_clip, command, patch
 ):
@@ -74,6 +74,7 @@ def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
     assert "in hang" in said or "<lambda>" in said  # the stack of the thread that hangs
 
 
+@pytest.mark.long
 def test_a_worker_whose_server_is_away_for_longer_than_the_watchdog_waits_lives_on(
     cli, valkey_server, short_clip
 ):
@@ -145,7 +146,9 @@ def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(cli, valkey_
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_worker_under_load_ends_in_time_with_every_event_published(
     cli, valkey_server, short_clip, number
 ):
