@@ -116,8 +116,8 @@ def test_timestamps_that_jump_stop_nothing_and_are_no_capture_times(camera, watc
     assert all(abs((now - frame.captured_at).total_seconds()) < 30 for frame in frames)
     if abs(jump) > 90_000 * 5:
         assert frames[-1].clock == "arrival"
-    if fps is not None:
-        assert frames[-1].skipped == 1
+    if fps is not None:  # about every second one, also on the far side of the jump
+        assert 5 <= sum(frame.skipped for frame in frames[-10:]) <= 20
 
 
 def test_a_camera_comes_back_with_another_size_and_codec(camera, watch, clip):
