@@ -4,13 +4,23 @@ Takes three settings and the numbers of what was read; gives options for FFmpeg,
 in one line that names the limit and its flag. Knows no container, no URL and no reason code.
 """
 
+import ctypes
+import functools
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import av.packet
+
 from worker.errors import SourceError
+
+log = logging.getLogger(__name__)
 
 PADDING_SHARE, PADDING_PX = 4, 1 << 16
 """FFmpeg counts pixels with the padding to whole blocks: it gets a quarter and 65,536 more, and
 the exact limit is checked on the picture."""
+BYTES_A_PIXEL = 8
+"""At most, in one plane: FFmpeg's rgba64."""
 
 
 class OverLimit(SourceError):
@@ -38,8 +48,19 @@ class Limits:
 
     def decoder_options(self) -> dict[str, str]:
         """FFmpeg's options for a decoder: it refuses larger pictures before it allocates them."""
-        padded = self.max_pixels + self.max_pixels // PADDING_SHARE + PADDING_PX
-        return {"max_pixels": str(padded)}
+        return {"max_pixels": str(self._padded_pixels)}
+
+    def limit_blocks(self) -> None:
+        """Let FFmpeg take no larger piece of memory than these limits need, in this process.
+
+        Its parsers and demuxers collect whatever has no end: 2 to 4 GB of a camera that sent junk
+        on a fast line, until the silence was noticed.
+        """
+        _set_largest_block()(max(self.max_bytes_without_frame, self._padded_pixels * BYTES_A_PIXEL))
+
+    @property
+    def _padded_pixels(self) -> int:
+        return self.max_pixels + self.max_pixels // PADDING_SHARE + PADDING_PX
 
     def check_streams(self, streams: int) -> None:
         """Raises OverLimit for too many streams in a container."""
@@ -59,6 +80,18 @@ class Limits:
         return OverLimit(
             f"more than {self.max_streams} streams (--max-streams), or memory is short"
         )
+
+
+@functools.cache
+def _set_largest_block() -> Callable[[int], object]:
+    """FFmpeg's ``av_max_alloc`` (libavutil/mem.h), which PyAV does not offer itself."""
+    try:
+        function = ctypes.CDLL(av.packet.__file__).av_max_alloc
+    except (OSError, AttributeError) as error:
+        log.warning("FFmpeg's memory cannot be limited here: %s", error)
+        return lambda largest_bytes: None
+    function.argtypes, function.restype = [ctypes.c_size_t], None
+    return function
 
 
 class Meter:

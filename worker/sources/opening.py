@@ -121,6 +121,7 @@ def _opened(
     gpu: int | None,
     timeout_seconds: tuple[float, float] | None = None,
 ) -> Iterator[Any]:
+    limits.limit_blocks()
     try:
         container = av.open(
             source,

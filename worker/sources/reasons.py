@@ -59,8 +59,10 @@ def reason_of(
     for kind, reason in CERTAIN:
         if isinstance(error, kind):
             return reason, detail
-    if isinstance(error, TIMEOUTS) or silent_seconds >= SILENCE_SECONDS:
+    if silent_seconds >= SILENCE_SECONDS:
         return "stall" if opened else "timeout", f"nothing came for {silent_seconds:.0f} s"
+    if isinstance(error, TIMEOUTS):
+        return "stall" if opened else "timeout", "no whole packet came in time"
     if error.errno in NO_ROUTE:
         return "timeout", detail
     if isinstance(error, HUNG_UP):
