@@ -30,7 +30,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from worker.errors import SinkError, SinkUnavailable, UsageError
-from worker.secrets import HOW_TO_WRITE, hide, redact, split_url
+from worker.secrets import HOW_TO_WRITE, hide, redact, shown, split_url
 
 RedisClient: TypeAlias = Any
 """redis.Redis or RedisCluster: their type stubs differ from each other and from both."""
@@ -84,7 +84,7 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise UsageError(
-            f"--redis-url: {shown(url)}: expected redis://, rediss://, unix:// or "
+            f"--redis-url: {server_of(url)}: expected redis://, rediss://, unix:// or "
             "redis+cluster://, or one of the words embedded and none"
         )
     _check(url)
@@ -105,16 +105,16 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     except REDIS_ERRORS as error:
         cut = isinstance(error.__context__, (ConnectionResetError, BrokenPipeError))
         if cut and scheme.startswith("rediss"):  # the alert that says why may be overtaken
-            raise SinkUnavailable(f"Redis at {shown(url)} {BROKEN_OFF}") from error
-        raise explain(error, shown(url)) from error
+            raise SinkUnavailable(f"Redis at {server_of(url)} {BROKEN_OFF}") from error
+        raise explain(error, server_of(url)) from error
     except ValueError as error:
-        raise UsageError(f"--redis-url: {shown(url)}: not a Redis URL") from error
+        raise UsageError(f"--redis-url: {server_of(url)}: not a Redis URL") from error
     except TypeError as error:  # redis-py hands the URL's options on as they are
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise
         raise UsageError(
-            f"--redis-url: {shown(url)}: unknown option {unknown[1]} behind the ?"
+            f"--redis-url: {server_of(url)}: unknown option {unknown[1]} behind the ?"
         ) from error
     return client
 
@@ -197,7 +197,7 @@ def destination(url: str) -> str:
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     database = query.get("db", [parts.path.strip("/") if parts.scheme != "unix" else ""])[0]
-    return f"{shown(url)}/{database or 0}"
+    return f"{server_of(url)}/{database or 0}"
 
 
 def server_name(client: RedisClient) -> str:
@@ -209,13 +209,7 @@ def server_name(client: RedisClient) -> str:
     return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
 
-def shown(url: str) -> str:
-    """The URL without user, password and options."""
-    try:
-        parts = split_url(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the address"
-    if parts.scheme == "unix":
-        return parts.path
-    return f"{parts.hostname}{port}" if parts.hostname else "the address"
+def server_of(url: str) -> str:
+    """Host and port (or socket) of a URL, for messages."""
+    server = shown(url).partition("://")[2]
+    return "the address" if server.startswith("...") else server

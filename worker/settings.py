@@ -282,9 +282,10 @@ def load_settings(settings_class: type[_S], command: str, arguments: list[str]) 
 
 
 def _load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
-    if not all(map(_is_utf_8, arguments)):
+    variables = [value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)]
+    if not all(map(_is_utf_8, arguments + variables)):
         # Events, keys and outputs are UTF-8: better now than in the middle of a run.
-        raise UsageError("an argument is not UTF-8 text: rename the file that it names")
+        raise UsageError("an argument or variable is not UTF-8 text: rename the file that it names")
     from_file = _read_toml(settings_class, _config_path(arguments))
 
     class WithFile(settings_class):  # type: ignore[valid-type, misc]
@@ -310,8 +311,6 @@ def _load_settings(settings_class: type[_S], command: str, arguments: list[str])
     except SettingsError as error:
         message = str(error.__cause__ or error).removeprefix("error parsing CLI: ")
         raise UsageError(f"{message} (see ssd-worker {command} --help)") from None
-    except UnicodeEncodeError as error:  # from a file name in Latin-1, for example
-        raise UsageError("an argument or variable is not UTF-8: rename the file") from error
     return settings
 
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 
@@ -79,8 +80,7 @@ class Flood:
 
 
 def resident_bytes():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_cameras_that_flood_take_no_more_memory_than_the_limits_allow():

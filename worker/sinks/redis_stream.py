@@ -31,7 +31,7 @@ from worker.redis_url import (
     connect,
     destination,
     explain,
-    shown,
+    server_of,
 )
 
 ANNOUNCE_SECONDS = 30.0
@@ -152,7 +152,7 @@ class RedisStreamSink:
                 self._connection = self._connect()
             yield self._connection
         except REDIS_ERRORS as error:
-            explained = explain(error, shown(self._url))
+            explained = explain(error, server_of(self._url))
             if "WRONGTYPE" in str(error):  # someone else's key stands where the camera's should
                 raise CameraRefused(camera_id, f"camera {camera_id}: {explained}") from error
             if isinstance(explained, SinkUnavailable):
