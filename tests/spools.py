@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from worker.spool import Spool
+from worker.publishing.spool import Spool
 
 LARGE = 1 << 30
 

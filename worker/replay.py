@@ -19,7 +19,8 @@ from worker.errors import UsageError
 from worker.event_maker import EventMaker
 from worker.naming import parse_sources
 from worker.pipeline import Pipeline, Summary
-from worker.publishing import LosslessPublisher, Sink
+from worker.publishing import Sink
+from worker.publishing.lossless import LosslessPublisher
 from worker.report import print_summary, progress_bar
 from worker.settings import ReplaySettings
 from worker.sinks.jsonl import JsonlSink

@@ -10,9 +10,10 @@ from worker.batching import LatestFrameBatcher
 from worker.credentials import fill_in
 from worker.errors import SinkUnavailable, SpoolError, UsageError
 from worker.event_maker import EventMaker
-from worker.live_publishing import LivePublisher
 from worker.naming import parse_sources
 from worker.pipeline import Pipeline
+from worker.publishing.live import LivePublisher
+from worker.publishing.spool import Spool
 from worker.redis_url import LIVE_REPLY_TIMEOUT_SECONDS
 from worker.report import print_summary
 from worker.settings import RunSettings
@@ -21,7 +22,6 @@ from worker.sources.limits import Limits
 from worker.sources.live import LiveSource
 from worker.sources.opening import PROTOCOLS, scheme_of
 from worker.sources.recording import probe_recording
-from worker.spool import Spool
 from worker.watchdog import watchdog
 from worker.wiring import (
     check_model,

@@ -11,7 +11,7 @@ import redis
 from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.faults.streams import assert_whole, events_of, states_of
 from tests.faults.tcp_proxy import TcpProxy
-from worker.spool import FILE_NAME
+from worker.publishing.spool import FILE_NAME
 
 
 class Worker:

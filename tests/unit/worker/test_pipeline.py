@@ -12,9 +12,9 @@ from worker.batching import LatestFrameBatcher, LosslessBatcher
 from worker.errors import SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
 from worker.frames import FrameBatch, StreamDown, StreamUp
-from worker.live_publishing import LivePublisher
 from worker.pipeline import POLL_SECONDS, Pipeline
-from worker.publishing import LosslessPublisher
+from worker.publishing.live import LivePublisher
+from worker.publishing.lossless import LosslessPublisher
 from worker.sinks.memory import MemorySink
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from worker.errors import CameraRefused, SinkUnavailable, SpoolError
 from worker.events import Event
 from worker.publishing import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Sink
-from worker.spool import Spool
+from worker.publishing.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class LivePublisher:
             if self._closing and time.monotonic() > self._give_up_at:
                 return
             with self._condition:
-                events = list(self._queue)
+                events = self._in_flight = list(self._queue)
                 self._queue.clear()
             self._keep(events)
         self._came_back()
@@ -214,6 +214,8 @@ class LivePublisher:
             if self._disk_refuses:
                 log.info("events can be spooled again")
             self._disk_refuses = False
+            with self._condition:
+                self._in_flight = []
 
     def _trim(self) -> None:
         while len(self._queue) > self._capacity:

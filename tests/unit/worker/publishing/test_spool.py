@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from tests.events import camera_event, detections_event
 from tests.spools import spool_in
 from worker.errors import SpoolError
-from worker.spool import FILE_NAME, ROW_BYTES, Spool
+from worker.publishing.spool import FILE_NAME, ROW_BYTES, Spool
 
 
 def events(first, last, camera="gate", epoch=1):

@@ -7,18 +7,18 @@ from tests.conftest import wait_until
 from tests.events import detections_event
 from tests.sinks import DeduplicatingSink, FlakySink
 from tests.spools import spool_in
-from worker import live_publishing
 from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, SpoolError
-from worker.live_publishing import LivePublisher
+from worker.publishing import live
+from worker.publishing.live import LivePublisher
+from worker.publishing.spool import Spool
 from worker.sinks.memory import MemorySink
-from worker.spool import Spool
 
 
 @pytest.fixture(autouse=True)
 def fast_retries(monkeypatch):
-    monkeypatch.setattr(live_publishing, "FIRST_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(live_publishing, "LAST_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(live_publishing, "DISK_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(live, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(live, "LAST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(live, "DISK_RETRY_SECONDS", 0.01)
 
 
 def events(first, last, camera="gate", epoch=1):
