@@ -258,7 +258,17 @@ def trained_mobilenet():
     return model
 
 
-def test_folding_batch_norm_leaves_the_outputs_as_they_are(trained_mobilenet):
+@pytest.fixture
+def one_thread():
+    """For fp64 PyTorch multiplies group by group: on a busy machine the threads' meeting points
+    make 20,000 of them take minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_folding_batch_norm_leaves_the_outputs_as_they_are(trained_mobilenet, one_thread):
     model = trained_mobilenet.double()
     x = torch.rand(2, 3, 96, 128, dtype=torch.float64) * 2 - 1
     with torch.no_grad():

@@ -80,10 +80,9 @@ def test_events_arrive_in_order_and_the_spool_stays_empty(start, tmp_path):
 def test_events_made_while_the_sink_is_away_arrive_afterwards_once_and_in_order(start, tmp_path):
     sink = FlakySink()
     publisher = start(sink, capacity=10)
-    for seq in range(200):
-        publisher.submit(events(seq, seq))
-        time.sleep(0.0005)
-    wait_until(lambda: len(spool_in(tmp_path)) > 150, what="events in the spool")
+    for seq in range(0, 200, 10):  # far more than memory may hold
+        publisher.submit(events(seq, seq + 9))
+        wait_until(lambda until=seq + 10: len(spool_in(tmp_path)) == until, what="the spool")
     sink.back.set()
     publisher.submit(events(200, 209))
     wait_until(lambda: publisher.waiting == 0)
