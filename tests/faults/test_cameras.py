@@ -96,23 +96,6 @@ def test_a_few_lost_pictures_do_not_end_a_connection(camera, clip, watch):
     assert watched.downs() == []
 
 
-@pytest.mark.parametrize("jump", [90_000 * 3600, -90_000 * 7200])
-def test_timestamps_that_jump_do_not_stop_the_choice_of_frames(camera, watch, jump):
-    def script(session):
-        session.report()
-        session.send(20)
-        session.timestamp += jump
-        session.send()
-
-    camera.script = script
-    watched = watch(camera.url, fps=10)
-    frames = watched.wait_for_frames(30)
-    assert watched.downs() == []
-    assert frames[3].clock == "rtcp"
-    assert frames[-1].clock == "arrival"
-    assert frames[-1].skipped == 1
-
-
 def test_a_camera_whose_clock_was_never_set_gets_our_time(camera, watch):
     def script(session):
         session.ntp_offset_seconds = -1.7e9

@@ -90,13 +90,6 @@ def test_a_path_that_is_not_there_is_not_found_until_it_is(clip, record_property
         assert len(watch.downs()) == 1
 
 
-def test_a_camera_without_video_says_so(clip):
-    with Camera(clip, video=False, audio=True) as camera, Watch(camera.url) as watch:
-        assert watch.wait_for_down().reason in ("no_video", "invalid_data", "closed")
-        camera.video = True
-        watch.wait_for_frames()
-
-
 def with_password(camera, password):
     return camera.url.replace("://", f"://admin:{password}@")
 
