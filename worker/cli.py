@@ -80,7 +80,9 @@ def _hide_secrets(arguments: list[str]) -> None:
 
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
-        raise UsageError(f"unknown command {command!r}: expected {', '.join(COMMANDS)}")
+        raise UsageError(
+            f"unknown command {shown_argument(command)!r}: expected {', '.join(COMMANDS)}"
+        )
     settings = load_settings(COMMANDS[command], command, arguments)
     # What runs outside a pipeline (loading, drawing) ends at SIGTERM as it does at Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))

@@ -76,6 +76,11 @@ def is_ours(directory: Path, port: int) -> bool:
     except BusyLoadingError:
         _wait_until_ready(directory, port, process=None)
         return is_ours(directory, port)
+    except valkey.exceptions.TimeoutError:
+        raise WorkerError(
+            f"port {port} is taken by what does not answer, the embedded server itself or another "
+            "program: choose another with --embedded-port, or name a server with --redis-url"
+        ) from None
     except (ValkeyError, KeyError, OSError):
         pass
     finally:

@@ -54,3 +54,8 @@ class CameraRefused(SinkError):
 
 class Fenced(CameraRefused):
     """A worker with a later epoch, or another replay, owns the camera's stream."""
+
+    def __init__(self, camera_id: str, epoch: int, message: str) -> None:
+        """``epoch``: the latest of the events that were refused."""
+        super().__init__(camera_id, message)
+        self.epoch = epoch

@@ -78,7 +78,9 @@ class Pipeline:
         self._on_progress = on_progress
         self._stopping = False
         self._steps = 0
+        self._starting = False
         self._last_arrival = self._seen_arrival = object()
+        self._aside: set[str] = set()
         self._failures: list[BaseException] = []
         self.summary = Summary()
 
@@ -91,8 +93,13 @@ class Pipeline:
         return self._steps
 
     def has_work(self) -> bool:
-        """For a watchdog: whether frames came that are not through yet."""
-        return bool(self._started) or self._last_arrival is not self._seen_arrival
+        """For a watchdog: whether a batch, or a camera's frame, came that is not through yet.
+
+        Of a recording only batches count: to fill one may take long where frames are passed over,
+        up to the place at which a replay goes on for example.
+        """
+        waits = not self._lossless and self._last_arrival is not self._seen_arrival
+        return self._starting or bool(self._started) or waits
 
     def run(self) -> Summary:
         """Work until the sources end or ``stop`` is called. Raises what ended it, if anything."""
@@ -146,8 +153,10 @@ class Pipeline:
 
     def _start(self, batch: FrameBatch) -> None:
         """Batch to the detector; and the oldest batch there to its end, if that is one too many."""
+        self._starting = True
         images = [frame.image for frame in batch.frames]
         self._started.append((batch, self._detect(images) if images else lambda: []))
+        self._starting = False
         if len(self._started) > self._batches_ahead:
             self._finish()
 
@@ -177,12 +186,15 @@ class Pipeline:
         self._submit(self._events.heartbeats())
         self._submit(self._events.lost(self._publisher.take_lost()))
         refused = self._publisher.refused
-        if not refused:
+        if len(refused) == len(self._aside):
             return
         for source in self._sources:
-            if source.camera_id in refused:
+            if source.camera_id in refused and source.camera_id not in self._aside:
+                self._aside.add(source.camera_id)
                 source.stop()
-        if all(source.camera_id in refused for source in self._sources):
+                # So that no batch waits for a frame of it. Nobody is told: nobody takes its events.
+                self._batcher.put(StreamDown(source.camera_id, None, "ended", "refused"))
+        if all(source.camera_id in self._aside for source in self._sources):
             raise SinkError(f"there is no camera left to watch: {next(iter(refused.values()))}")
 
     def _raise_failure(self) -> None:
@@ -198,13 +210,17 @@ class Pipeline:
         deadline = time.monotonic() + SOURCE_STOP_SECONDS
         for reader in readers:
             reader.join(max(deadline - time.monotonic(), 0))
-        if detect_what_waits and not self._lossless:
-            while (batch := self._batcher.next(0)) is not None:
-                self._start(batch)
-            while self._started:
-                self._finish()
-        if self._publisher.failure is None:
-            self._submit(self._events.stopped())
-        self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)
-        if self.summary.unpublished:
-            log.error("%d events could neither be published nor spooled", self.summary.unpublished)
+        try:
+            if detect_what_waits and not self._lossless:
+                while (batch := self._batcher.next(0)) is not None:
+                    self._start(batch)
+                while self._started:
+                    self._finish()
+        finally:
+            if self._publisher.failure is None:
+                self._submit(self._events.stopped())
+            self.summary.unpublished = self._publisher.close(PUBLISH_STOP_SECONDS)
+            if self.summary.unpublished:
+                log.error(
+                    "%d events could neither be published nor spooled", self.summary.unpublished
+                )

@@ -97,7 +97,12 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     try:
         client: RedisClient
         if scheme in CLUSTER_SCHEMES:
-            client = RedisCluster.from_url(CLUSTER_SCHEMES[scheme] + url[len(scheme) :], **options)
+            # Once more after it has asked who has the slot now; its own 10 times hold up too long.
+            client = RedisCluster.from_url(
+                CLUSTER_SCHEMES[scheme] + url[len(scheme) :],
+                retry=Retry(NoBackoff(), 1),
+                **options,
+            )
         else:
             # The publisher and the consumer do their own waiting, where they can be stopped.
             client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)

@@ -1,5 +1,6 @@
 """`ssd-worker run`: cameras to Redis until stopped."""
 
+import contextlib
 import logging
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from worker.batching import LatestFrameBatcher
 from worker.credentials import fill_in
-from worker.errors import SinkUnavailable, SpoolError, UsageError
+from worker.errors import CameraRefused, SinkUnavailable, SpoolError, UsageError
 from worker.event_maker import EventMaker
 from worker.naming import parse_sources
 from worker.pipeline import Pipeline
@@ -98,7 +99,11 @@ def _sink(settings: RunSettings) -> RedisStreamSink:
         stream_maxlen=settings.stream_maxlen,
         reply_timeout=LIVE_REPLY_TIMEOUT_SECONDS,
         # An embedded server that died is started again.
-        before_connecting=lambda: resolve_redis_url(settings, redis_url),
+        before_connecting=(
+            (lambda: resolve_redis_url(settings, redis_url))
+            if redis_url == "embedded"
+            else lambda: None
+        ),
     )
 
 
@@ -115,7 +120,8 @@ def _last_epochs(cameras: Iterable[str], sink: RedisStreamSink, spool: Spool) ->
     last = {camera_id: spool.last_epoch(camera_id) for camera_id in cameras}
     try:
         for camera_id in last:
-            last[camera_id] = max(last[camera_id], sink.last_epoch(camera_id))
+            with contextlib.suppress(CameraRefused):  # told when it is to be published
+                last[camera_id] = max(last[camera_id], sink.last_epoch(camera_id))
     except SinkUnavailable as error:
         log.warning("events wait in the spool until Redis is there: %s", error)
     return last

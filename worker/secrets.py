@@ -105,9 +105,12 @@ def redact(text: str) -> str:
 
 
 def redact_tracebacks() -> None:
-    """Pass the tracebacks of bugs, in any thread, through ``redact``."""
+    """Pass the tracebacks of bugs, in any thread or destructor, through ``redact``."""
     sys.excepthook = _print_redacted
     threading.excepthook = lambda hook: _print_redacted(
+        hook.exc_type, hook.exc_value, hook.exc_traceback
+    )
+    sys.unraisablehook = lambda hook: _print_redacted(
         hook.exc_type, hook.exc_value, hook.exc_traceback
     )
 

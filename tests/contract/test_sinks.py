@@ -113,6 +113,19 @@ def test_a_later_epoch_begins_anew_and_an_earlier_one_is_turned_away(redis_serve
     assert sink.last_epoch("gate") == 6
 
 
+def test_events_of_two_epochs_sent_again_add_nothing_and_turn_nobody_away(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    events = [detections_event(epoch=5, seq=9), detections_event(epoch=6, seq=0)]
+    sink.publish(events)
+    sink.publish([*events, detections_event(epoch=6, seq=1)])
+    sink.publish([events[0], detections_event(epoch=7, seq=0)])
+    stored = [parse_event(t) for t in stream_events(redis_server.client, "ssd:{gate}:detections")]
+    assert [(e.data.epoch, e.data.seq) for e in stored] == [(5, 9), (6, 0), (6, 1), (7, 0)]
+    with pytest.raises(Fenced) as fenced:
+        sink.publish(events)
+    assert fenced.value.epoch == 6
+
+
 def test_an_entry_has_id_type_and_event(redis_server):
     sink = RedisStreamSink(redis_server.url, prefix="site1")
     event = detections_event()
@@ -210,6 +223,41 @@ def test_two_replays_cannot_write_one_output(tmp_path):
         JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4)
     first.close()
     JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4).close()
+
+
+@pytest.mark.parametrize("claim", ["claim", "other"])
+def test_a_replay_that_begins_anew_leaves_alone_what_another_is_writing(tmp_path, claim):
+    first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1)
+    first.publish(replay_events(0, 3))
+    with pytest.raises(UsageError, match="another replay"):
+        JsonlSink(tmp_path / "tags.jsonl", claim, batch=1, restart=True)
+    first.finish(keep=True)
+    assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_replay_that_begins_anew_discards_what_others_left(tmp_path):
+    for claim in ("claim", "other"):
+        left = JsonlSink(tmp_path / "tags.jsonl", claim, batch=1, restart=True)
+        left.publish(replay_events(0, 3))
+        left.close()
+    assert JsonlSink(tmp_path / "tags.jsonl", "other", batch=1).checkpoint("clip").events == 4
+    anew = JsonlSink(tmp_path / "tags.jsonl", "other", batch=1, restart=True)
+    assert anew.checkpoint("clip").events == 0
+    anew.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_was_just_finished_is_not_taken_for_a_new_one(tmp_path, monkeypatch):
+    first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1)
+    first.publish(replay_events(0, 3))
+
+    def flock(file, operation):  # the second has opened it: only now does the first end
+        first.finish(keep=True)
+
+    monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)
+    with pytest.raises(UsageError, match="another replay"):
+        JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1, restart=True)
+    assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_finished_replay_is_known_though_its_stream_was_trimmed(redis_server):

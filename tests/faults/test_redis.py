@@ -288,10 +288,11 @@ def test_an_embedded_server_that_was_killed_is_started_again(cli, short_clip):
     assert_whole(events_of(client, "gate"))
 
 
+@pytest.mark.parametrize("key", ["detections", "producer"])
 def test_a_camera_whose_key_is_of_a_wrong_type_is_set_aside_and_the_others_go_on(
-    cli, short_clip, valkey_server
+    cli, short_clip, valkey_server, key
 ):
-    valkey_server.client.set("ssd:{yard}:detections", "not a stream")
+    valkey_server.client.set(f"ssd:{{yard}}:{key}", "text")
     process = cli.start(
         "run", f"gate={short_clip}", f"yard={short_clip}", "--loop", "--publish", "all",
         "--redis-url", valkey_server.url,

@@ -134,6 +134,7 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_left_behind(
     [
         ((), ""),
         (("walk",), "unknown command 'walk'"),
+        (("rtsp://u:pa'ss\\word1@h/x",), "unknown command 'rtsp://h'"),
         (("run",), "SOURCE"),
         (("run", "bad id=rtsp://host/x"), "camera id 'bad id'"),
         (("run", "rtsp://host/x", "rtsp://host/x"), "CAMERA_ID=SOURCE"),

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from worker.errors import CameraRefused, SinkUnavailable, SpoolError
+from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
 from worker.events import Event
 from worker.publishing import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Sink
 from worker.publishing.spool import Spool
@@ -39,6 +39,8 @@ class LivePublisher:
         self._queue: deque[Event] = deque()
         self._in_flight: list[Event] = []
         self._lost: Counter[str] = Counter()
+        self._epochs: dict[str, int] = {}
+        """Latest epoch per camera among the events of this process."""
         self._away_since: float | None = None
         self._delay = FIRST_RETRY_SECONDS
         self._retry_at = 0.0
@@ -62,6 +64,7 @@ class LivePublisher:
         """Queue events; never blocks, always True."""
         with self._condition:
             self._queue.extend(e for e in events if e.data.camera_id not in self.refused)
+            self._epochs.update((e.data.camera_id, e.data.epoch) for e in events)
             self._trim()
             self._condition.notify_all()
             return True
@@ -98,12 +101,31 @@ class LivePublisher:
             self._give_up_at = time.monotonic() + timeout
             self._condition.notify_all()
         self._thread.join(timeout + 1)
+        self._keep_the_rest()
         if len(self._spool):
             log.warning(
                 "%d events wait in the spool: the next start publishes them", len(self._spool)
             )
         with self._condition:
             return len(self._queue) + len(self._in_flight)
+
+    def _keep_the_rest(self) -> None:
+        """What the thread has left, because it failed or a write holds it up for too long."""
+        with self._condition:
+            left = [*self._in_flight, *self._queue]
+        if not left:
+            return
+        try:
+            if self._thread.is_alive():  # it may use the spool itself when the write lets it go
+                self._spool.append_apart(left)
+            else:
+                self._spool.append(left)
+        except SpoolError as error:
+            log.error("events cannot be spooled: %s", error)
+            return
+        with self._condition:
+            self._in_flight = []
+            self._queue.clear()
 
     @property
     def _is_behind(self) -> bool:
@@ -125,10 +147,6 @@ class LivePublisher:
                 self._catch_up()
         except Exception as error:  # handed to the pipeline, which ends the run with it
             self.failure = error
-            with self._condition:
-                left = [*self._in_flight, *self._queue]
-                self._queue.clear()
-            self._keep(left)
 
     def _next(self) -> list[Event] | None:
         """The oldest events; none if it is only time to try again; None at the end."""
@@ -161,8 +179,14 @@ class LivePublisher:
         """To the sink, without cameras that it refuses. Raises SinkUnavailable."""
         while True:
             self._steps += 1
+            events = [e for e in events if e.data.camera_id not in self.refused]
             try:
-                self._sink.publish([e for e in events if e.data.camera_id not in self.refused])
+                self._sink.publish(events)
+            except Fenced as error:
+                if error.epoch >= self._epochs.get(error.camera_id, error.epoch + 1):
+                    self._set_aside(error)
+                else:
+                    events = _without_older(events, error)
             except CameraRefused as error:
                 self._set_aside(error)
             else:
@@ -252,3 +276,22 @@ class LivePublisher:
             return
         with self._condition:
             self._lost.update(lost)
+
+
+def _without_older(events: Sequence[Event], error: Fenced) -> list[Event]:
+    """Without those of earlier connections of a camera, behind which its stream has later ones.
+
+    Left in the spool by a process that died: published then, or made before another worker had the
+    camera. This process is not turned away by that.
+    """
+    left = [
+        event
+        for event in events
+        if event.data.camera_id != error.camera_id or event.data.epoch > error.epoch
+    ]
+    log.warning(
+        "camera %s: %d events of an earlier run are left out, its stream has later ones",
+        error.camera_id,
+        len(events) - len(left),
+    )
+    return left

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "spool.sqlite3"
 BUSY_SECONDS = 2.0
 """Longest wait for another worker's write to the same database."""
+INT64_MAX = 2**63 - 1
 ROW_BYTES = 100
 """What SQLite keeps beside the JSON of an event: row, index and page shares, rounded up."""
 SCHEMA = """
@@ -67,6 +68,7 @@ class Spool:
 
         Raises SpoolError if the directory cannot be used. A damaged database is moved aside.
         """
+        self._directory = directory
         self._path = directory / FILE_NAME
         self._destination = destination
         self._cameras = tuple(sorted(cameras))
@@ -78,10 +80,7 @@ class Spool:
         self._published = self._waiting = self._bytes = 0
         self._database = self._open()
         with self._errors():
-            self._waiting, self._bytes = self._database.execute(
-                f"SELECT count(*), coalesce(sum(length(event) + ?), 0) FROM events {self._mine}",
-                (ROW_BYTES, *self._names),
-            ).fetchone()
+            self._waiting, self._bytes = self._count(0)
 
     def __len__(self) -> int:
         """How many events wait."""
@@ -106,6 +105,14 @@ class Spool:
         self._waiting += len(rows) - dropped
         self._bytes += size - freed
 
+    def append_apart(self, events: Sequence[Event]) -> None:
+        """``append`` over a connection of its own, while another thread may be using this one."""
+        spool = Spool(self._directory, self._destination, self._cameras, self._max_bytes)
+        try:
+            spool.append(events)
+        finally:
+            spool.close()
+
     def oldest(self, limit: int) -> Portion:
         """The first events that wait, at most ``limit``."""
         with self._errors():
@@ -121,28 +128,30 @@ class Spool:
 
     def forget(self, portion: Portion) -> None:
         """What ``oldest`` gave is published: it does not come again, even where this fails."""
-        self._published = portion.last
-        self._waiting = max(self._waiting - portion.rows, 0)
-        self._bytes = max(self._bytes - portion.size_bytes, 0)
-        with self._errors(), self._database:
-            self._database.execute(
-                f"DELETE FROM events {self._mine} AND id <= ?", (*self._names, portion.last)
-            )
+        after, self._published = self._published, portion.last
+        rows, size = portion.rows, portion.size_bytes
+        try:
+            with self._errors(), self._database:
+                rows, size = self._count(after, portion.last)  # some may have gone meanwhile
+                self._database.execute(
+                    f"DELETE FROM events {self._mine} AND id <= ?", (*self._names, portion.last)
+                )
+        finally:
+            self._waiting = max(self._waiting - rows, 0)
+            self._bytes = max(self._bytes - size, 0)
         if not self._waiting:
             self._give_back_space()
 
     def forget_camera(self, camera_id: str) -> int:
         """Drop the events of a camera whose stream they may not go to; returns how many."""
-        camera = (self._destination, camera_id)
-        which = "WHERE destination = ? AND camera_id = ?"
         with self._errors(), self._database:
-            count, size = self._database.execute(
-                "SELECT count(*), coalesce(sum(length(event)), 0) FROM events " + which, camera
-            ).fetchone()
-            self._database.execute("DELETE FROM events " + which, camera)
-        self._waiting = max(self._waiting - count, 0)
-        self._bytes = max(self._bytes - size - count * ROW_BYTES, 0)
-        return int(count)
+            gone = self._database.execute(
+                "DELETE FROM events WHERE destination = ? AND camera_id = ? AND id > ?",
+                (self._destination, camera_id, self._published),
+            ).rowcount
+        with self._errors():
+            self._waiting, self._bytes = self._count(self._published)
+        return int(gone)
 
     def take_lost(self) -> dict[str, int]:
         """Events dropped per camera since the last call, in this or an earlier process."""
@@ -168,6 +177,15 @@ class Spool:
         """Let go of the file; the events stay."""
         self._database.close()
 
+    def _count(self, after: int, last: int = INT64_MAX) -> tuple[int, int]:
+        """Events behind the place ``after``, up to ``last``, and their bytes."""
+        rows, size = self._database.execute(
+            f"SELECT count(*), coalesce(sum(length(event) + ?), 0) FROM events {self._mine} "
+            "AND id > ? AND id <= ?",
+            (ROW_BYTES, *self._names, after, last),
+        ).fetchone()
+        return rows, size
+
     @property
     def _mine(self) -> str:
         return f"WHERE destination = ? AND camera_id IN ({', '.join('?' * len(self._cameras))})"
@@ -179,13 +197,15 @@ class Spool:
     def _open(self) -> sqlite3.Connection:
         try:
             return _connect(self._path)
+        except OSError as error:
+            raise SpoolError(f"{self._path}: {error.strerror}") from error
         except sqlite3.OperationalError as error:
             raise SpoolError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             self._set_aside(error)
         try:
             return _connect(self._path)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"{self._path}: {error}") from error
 
     def _set_aside(self, error: Exception) -> None:
@@ -205,8 +225,9 @@ class Spool:
         freed = 0
         if excess_bytes > 0:
             rows = self._database.execute(
-                f"SELECT id, camera_id, length(event) FROM events {self._mine} ORDER BY id",
-                self._names,
+                f"SELECT id, camera_id, length(event) FROM events {self._mine} AND id > ? "
+                "ORDER BY id",
+                (*self._names, self._published),
             )
             for number, camera_id, size in rows:
                 if freed >= excess_bytes:
@@ -235,9 +256,11 @@ class Spool:
         try:
             yield
         except sqlite3.Error as error:
-            if type(error) is sqlite3.DatabaseError:  # its own class for a damaged file
+            damaged = type(error) is sqlite3.DatabaseError  # its own class for it
+            if damaged:
                 self._database.close()
                 self._set_aside(error)
+            if damaged or isinstance(error, sqlite3.ProgrammingError):  # closed: that failed before
                 self._database = self._open()
             raise SpoolError(f"{self._path}: {error}") from error
 
@@ -251,6 +274,9 @@ def _parsed(rows: Iterable[bytes]) -> Iterator[Event]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    # What cameras saw is nobody else's business; SQLite gives its other files the rights of this.
+    path.touch(mode=0o600)
+    path.chmod(0o600)
     database = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         database.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table
@@ -260,5 +286,4 @@ def _connect(path: Path) -> sqlite3.Connection:
     except BaseException:
         database.close()
         raise
-    path.chmod(0o600)  # what cameras saw is nobody else's business
     return database

@@ -129,11 +129,11 @@ def _paired(
     """Each event with the image of its frame; frames that were not analysed are passed over."""
     event = next(events, None)
     for frame_index, image in frames:
-        if event is None:
-            return
-        if frame_index == event.data.frame_index:
+        if event is not None and frame_index == event.data.frame_index:
             yield event, image
             event = next(events, None)
+        if event is None:  # no frame more: the next one may be what ended the replay
+            return
 
 
 def _open_stream(container: Any, image: RGBImage, event: DetectionsEvent, rate: Fraction) -> Any:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from glob import escape
+from io import BufferedWriter
 from pathlib import Path
 
 from worker.checkpoint import Checkpoint
@@ -33,8 +34,9 @@ class JsonlSink:
         self.path = output.with_name(f"{output.name}.partial-{claim[:12]}")
         try:
             self._make_room(restart)
-            self._file = self.path.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = _take(self.path)
+            if restart:
+                self._file.truncate(0)
             self._checkpoints, length = _scan(self.path, batch)
             self._file.truncate(length)
         except BlockingIOError:
@@ -62,10 +64,12 @@ class JsonlSink:
 
     def close(self) -> None:
         """Close the journal; it stays for the next run, unless there is nothing in it."""
+        if self._file.closed:
+            return
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
         with suppress(OSError):  # what a full disk did not take was reported when it was written
             self._file.close()
-        if self.path.exists() and self.path.stat().st_size == 0:
-            self.path.unlink()
 
     def read(self) -> Iterator[Event]:
         """The events of the journal, in order."""
@@ -77,31 +81,45 @@ class JsonlSink:
         """The journal is complete: give it the output's name, or (not ``keep``) remove it."""
         try:
             os.fsync(self._file.fileno())
-            self._file.close()
             if keep:
                 self.path.replace(self.output)
             else:
                 self.path.unlink()
+            self._file.close()  # and with it the lock: from here on the journal may be another's
         except OSError as error:
             raise _cannot_write(self.output, error) from error
 
     def _make_room(self, restart: bool) -> None:
         for other in self.output.parent.glob(f"{escape(self.output.name)}.partial-*"):
+            if other == self.path:
+                continue
             if restart:
-                other.unlink()
-            elif other != self.path:
+                with _take(other):
+                    other.unlink()
+            else:
                 raise UsageError(
                     f"{other}: an unfinished replay of other recordings or with other settings: "
                     "finish it with the same command, or discard it with --restart"
                 )
 
 
+def _take(path: Path) -> BufferedWriter:
+    """The file, locked. Raises BlockingIOError if another replay has it, or has just ended it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise BlockingIOError
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def _scan(path: Path, batch: int) -> tuple[dict[str, Checkpoint], int]:
     """The checkpoint of each recording, and how many bytes of the journal are whole batches."""
     checkpoints: dict[str, Checkpoint] = {}
     length = offset = 0
-    if not path.exists():
-        return checkpoints, 0
     with path.open("rb") as lines:
         for line in lines:
             offset += len(line)

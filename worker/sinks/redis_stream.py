@@ -71,17 +71,21 @@ class RedisStreamSink:
 
     def publish(self, events: Sequence[Event]) -> None:
         """Append the events that the streams do not have; all or none of a camera's."""
-        by_camera: dict[tuple[str, int], list[Event]] = defaultdict(list)
+        by_camera: dict[str, list[Event]] = defaultdict(list)
         for event in events:
-            by_camera[event.data.camera_id, event.data.epoch].append(event)
-        for (camera_id, epoch), of_camera in by_camera.items():
-            self._publish_camera(camera_id, epoch, of_camera)
+            by_camera[event.data.camera_id].append(event)
+        for camera_id, of_camera in by_camera.items():
+            self._publish_camera(camera_id, of_camera)
 
     def last_epoch(self, camera_id: str) -> int:
         """The latest epoch known of a live camera; 0 if none is."""
         key = self._keys.camera(camera_id, replay=False).producer
         with self._connected(camera_id) as redis:
-            return int(redis.client.hget(key, "epoch") or 0)
+            held = redis.client.hget(key, "epoch") or 0
+        try:
+            return int(held)
+        except ValueError:
+            raise CameraRefused(camera_id, f"camera {camera_id}: {key} is damaged") from None
 
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
         """Take a camera's replay stream for one recording, model and set of settings.
@@ -109,10 +113,10 @@ class RedisStreamSink:
             self._connection = None
         self._announced.clear()  # the next server may be an empty one
 
-    def _publish_camera(self, camera_id: str, epoch: int, events: Sequence[Event]) -> None:
+    def _publish_camera(self, camera_id: str, events: Sequence[Event]) -> None:
         replay = camera_id in self._claims
         keys = self._keys.camera(camera_id, replay=replay)
-        arguments: list[str | int] = [epoch, self._claims.get(camera_id, ""), self._stream_maxlen]
+        arguments: list[str | int] = [self._claims.get(camera_id, ""), self._stream_maxlen]
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
@@ -120,7 +124,8 @@ class RedisStreamSink:
                 if isinstance(event, CameraEvent) and event.data.state != "degraded"
                 else ("", "")
             )
-            arguments += [event.data.seq, event.id, event.type, event.to_json(), state, reason]
+            arguments += [event.data.epoch, event.data.seq]
+            arguments += [event.id, event.type, event.to_json(), state, reason]
         with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
                 # Again and again: the set may be lost with the server's data.
@@ -130,6 +135,7 @@ class RedisStreamSink:
         if appended == -1:
             raise Fenced(
                 camera_id,
+                events[-1].data.epoch,
                 f"camera {camera_id}: another worker has taken over its stream; "
                 "give each camera to one worker, or another id with ID=SOURCE",
             )

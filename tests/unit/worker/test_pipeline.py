@@ -9,7 +9,7 @@ from tests.events import MODEL, PERSON
 from tests.frames import frame
 from tests.spools import no_spool
 from worker.batching import LatestFrameBatcher, LosslessBatcher
-from worker.errors import SinkError, SinkUnavailable, SourceError
+from worker.errors import CameraRefused, SinkError, SinkUnavailable, SourceError
 from worker.event_maker import EventMaker
 from worker.frames import FrameBatch, StreamDown, StreamUp
 from worker.pipeline import POLL_SECONDS, Pipeline
@@ -427,3 +427,65 @@ def test_an_error_while_waiting_for_detections_ends_a_live_run_that_says_it_stop
         pipeline_of(batches_of(20), sink, detector, lossless=False).run()
     assert frame_indices(sink.events) == list(range(4))
     assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")
+
+
+def test_an_error_while_a_live_run_ends_leaves_its_events_published_and_says_it_stops():
+    def before_start(batch):
+        if batch == 1:
+            pipeline.stop()
+        if batch == 2:
+            raise RuntimeError("CUDA error")
+
+    sink = MemorySink()
+    detector = RecordingDetector(before_start=before_start)
+    pipeline = pipeline_of(batches_of(20), sink, detector, lossless=False, batches_ahead=0)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        pipeline.run()
+    assert frame_indices(sink.events) == list(range(8))
+    assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")
+
+
+def test_a_recording_that_passes_over_frames_is_not_stuck_and_a_detector_that_hangs_is():
+    passing_over, go_on, detecting, end = (threading.Event() for _ in range(4))
+
+    def long_way():
+        yield StreamUp("clip", 0, first_seq=8)
+        passing_over.set()
+        go_on.wait()
+        yield from recording(20)[9:]
+
+    def before_start(batch):
+        detecting.set()
+        end.wait()
+
+    pipeline = replay_pipeline(
+        ListSource("clip", long_way()), MemorySink(), RecordingDetector(before_start)
+    )
+    run = threading.Thread(target=pipeline.run, daemon=True)
+    run.start()
+    assert passing_over.wait(5)
+    time.sleep(2 * POLL_SECONDS)
+    assert not pipeline.has_work()
+    go_on.set()
+    assert detecting.wait(5)
+    assert pipeline.has_work()
+    end.set()
+    run.join(5)
+    assert not pipeline.has_work()
+
+
+def test_no_batch_waits_for_a_camera_that_was_set_aside():
+    class Refusing(MemorySink):
+        def publish(self, events):
+            if any(event.data.camera_id == "yard" for event in events):
+                raise CameraRefused("yard", "camera yard: taken")
+            super().publish(events)
+
+    sink = Refusing()
+    batcher = LatestFrameBatcher(4, 3600)  # as long as a batch may wait
+    pipeline = Pipeline(
+        [ListSource(camera, endless(camera)) for camera in ("gate", "yard")], batcher, detect,
+        EventMaker(MODEL), LivePublisher(sink, no_spool(), capacity=1000), lossless=False,
+    )  # fmt: skip
+    run_for(pipeline, lambda: len(frame_indices(sink.events)) > 50)
+    assert {event.data.camera_id for event in sink.events} == {"gate"}

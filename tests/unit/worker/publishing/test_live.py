@@ -29,6 +29,10 @@ def seqs(sink):
     return [event.data.seq for event in sink.events]
 
 
+def seqs_of(spool):
+    return [event.data.seq for event in spool.oldest(1000).events]
+
+
 @pytest.fixture
 def start(tmp_path):
     """A publisher over the spool in the test's directory, as a process would start it."""
@@ -234,12 +238,15 @@ def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
     assert seqs(sink) == list(range(10))
 
 
-@pytest.mark.parametrize("error", [Fenced, CameraRefused])
+@pytest.mark.parametrize(
+    "error",
+    [Fenced("yard", 1, "camera yard: taken"), CameraRefused("yard", "camera yard: taken")],
+)
 def test_a_refused_camera_is_left_out_and_the_others_go_on(start, error):
     class Refusing(FlakySink):
         def publish(self, events):
             if self.back.is_set() and any(e.data.camera_id == "yard" for e in events):
-                raise error("yard", "camera yard: taken")
+                raise error
             super().publish(events)
 
     sink = Refusing()
@@ -269,7 +276,48 @@ def test_an_error_that_no_retry_helps_is_kept_for_the_pipeline_and_events_for_th
     publisher.submit(events(0, 3))
     wait_until(lambda: publisher.failure)
     assert str(publisher.failure) == "wrong password"
-    wait_until(lambda: len(spool_in(tmp_path)) == 4)
+    publisher.submit(events(4, 5))
+    assert publisher.close(1) == 0
+    assert seqs_of(spool_in(tmp_path)) == list(range(6))
+
+
+def test_what_a_write_that_hangs_holds_up_is_kept_for_the_next_start(start, tmp_path):
+    class Hanging(MemorySink):
+        entered, free = threading.Event(), threading.Event()
+
+        def publish(self, events):
+            self.entered.set()
+            self.free.wait()
+
+    sink = Hanging()
+    publisher = start(sink)
+    publisher.submit(events(0, 3))
+    assert sink.entered.wait(5)
+    publisher.submit(events(4, 5))
+    assert publisher.close(0.1) == 0
+    assert seqs_of(spool_in(tmp_path)) == list(range(6))
+    sink.free.set()
+
+
+def test_what_an_earlier_run_left_behind_later_events_does_not_turn_this_run_away(start, tmp_path):
+    class Held(DeduplicatingSink):
+        """Has events of epoch 5."""
+
+        def publish(self, events):
+            newest = events[-1].data.epoch if events else 5
+            if newest < 5:
+                raise Fenced("gate", newest, "camera gate: taken")
+            super().publish(events)
+
+    spool_in(tmp_path).append(events(0, 3, epoch=4))
+    sink = Held()
+    sink.back.set()
+    publisher = start(sink)
+    publisher.submit(events(0, 1, epoch=6))
+    assert publisher.close(5) == 0
+    assert [(e.data.epoch, e.data.seq) for e in sink.events] == [(6, 0), (6, 1)]
+    assert publisher.refused == {}
+    assert len(spool_in(tmp_path)) == 0
 
 
 def test_the_watchdog_sees_progress_while_the_sink_is_away(start):

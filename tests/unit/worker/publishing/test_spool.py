@@ -198,9 +198,52 @@ def test_space_is_given_back_once_all_is_published(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
 
 
-def test_others_cannot_read_the_file(tmp_path):
-    spool_in(tmp_path)
-    assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
+def test_others_cannot_read_the_files(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append([detections_event(seq=0)])
+    files = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir()}
+    assert files == {FILE_NAME: 0, f"{FILE_NAME}-wal": 0, f"{FILE_NAME}-shm": 0}
+
+
+def test_published_events_that_could_not_be_forgotten_do_not_count_as_lost(tmp_path):
+    spool = spool_in(tmp_path, max_bytes=BOUND)
+    spool.append([detections_event(seq=10**6 + seq) for seq in range(6)])
+    other = sqlite3.connect(tmp_path / FILE_NAME)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SpoolError, match="locked"):
+        spool.forget(spool.oldest(3))
+    other.rollback()
+    spool.append([detections_event(seq=10**6 + seq) for seq in range(6, 18)])
+    assert 9 < len(spool) < 15
+    assert [seq - 10**6 for seq in everything(spool)] == list(range(18 - len(spool), 18))
+    assert spool.take_lost() == {"gate": 15 - len(spool)}
+
+
+def test_the_events_of_a_camera_that_is_refused_in_mid_portion_are_counted_once(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(
+        [detections_event(camera, seq=seq) for seq in range(4) for camera in ("gate", "yard")]
+    )
+    portion = spool.oldest(4)
+    spool.forget_camera("yard")
+    spool.forget(portion)
+    assert len(spool) == 2
+
+
+def test_a_spool_that_could_not_be_opened_again_is_tried_with_the_next_event(tmp_path, monkeypatch):
+    spool = spool_in(tmp_path)
+    spool.close()
+    spool_file, away = tmp_path / FILE_NAME, tmp_path / "away"
+    spool_file.rename(away)
+    spool_file.mkdir()  # in its place stands something that cannot be opened
+    for _ in range(2):
+        with pytest.raises(SpoolError):
+            spool.append([detections_event(seq=0)])
+    spool_file.rmdir()
+    with pytest.raises(SpoolError):
+        spool.append([detections_event(seq=0)])
+    spool.append([detections_event(seq=1)])
+    assert seqs(spool.oldest(9)) == [1]
 
 
 BOUND = 12 * (SIZE + 40)

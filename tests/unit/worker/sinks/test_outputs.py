@@ -71,6 +71,15 @@ def test_annotated_video_keeps_timestamps_and_moves_on_where_they_do_not_rise(
     assert np.diff(found) == pytest.approx(np.diff(seconds), abs=1e-3)
 
 
+def test_annotated_video_ends_with_its_events_whatever_comes_after_them(tmp_path):
+    def one_too_many():
+        yield from images(3)
+        raise OSError("a picture that cannot be converted")
+
+    write_annotated(one_too_many(), replay(), tmp_path / "video.mp4", Fraction(10))
+    assert len(list(pictures(tmp_path / "video.mp4", 9))) == 3
+
+
 def test_annotated_video_of_an_odd_size_is_made_even(tmp_path):
     target = tmp_path / "video.mp4"
     write_annotated(images(3, height=91, width=121), replay(), target, Fraction(10))
