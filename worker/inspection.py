@@ -9,6 +9,7 @@ from worker.credentials import fill_in
 from worker.embedded import data_directory, is_ours, url
 from worker.errors import WorkerError
 from worker.redis_url import REDIS_ERRORS, connect
+from worker.secrets import redact
 from worker.settings import DoctorSettings
 
 
@@ -50,7 +51,7 @@ def run_doctor(settings: DoctorSettings) -> int:
         try:
             line = f"ok  {name}: {check(settings)}"
         except (WorkerError, ValueError, ImportError, OSError) as error:
-            line = f"no  {name}: {error}"
+            line = f"no  {name}: {redact(str(error))}"
             failed |= needed
         print(line, file=sys.stdout)
     return 1 if failed else 0

@@ -26,8 +26,7 @@ class Keys:
     def camera(self, camera_id: str, *, replay: bool) -> CameraKeys:
         """A camera's live keys, or those of its replay."""
         base = f"{self.prefix}:{{{camera_id}}}"
-        return CameraKeys(
-            stream=f"{base}:{'replay' if replay else 'detections'}",
-            producer=f"{base}:{'replay:' if replay else ''}producer",
-            status=f"{base}:status",
-        )
+        if replay:
+            producer = f"{base}:replay:producer"
+            return CameraKeys(f"{base}:replay", producer, status=producer)
+        return CameraKeys(f"{base}:detections", f"{base}:producer", f"{base}:status")

@@ -6,7 +6,7 @@ Secrets never leave this module: errors name host and port, never user or passwo
 import re
 import ssl
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs
 
 import redis
 from redis.backoff import NoBackoff
@@ -126,10 +126,7 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
 
 def _check(url: str) -> None:
     """Raise UsageError for a URL whose host is not clear, or whose TLS files are of no use."""
-    try:
-        options = {name: values[0] for name, values in parse_qs(split_url(url).query).items()}
-    except ValueError:
-        raise UsageError(f"--redis-url: the address cannot be read: {HOW_TO_WRITE}") from None
+    options = {name: values[0] for name, values in parse_qs(_parts(url).query).items()}
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for option in ("ssl_ca_certs", "ssl_certfile"):
         path = options.get(option)
@@ -198,11 +195,21 @@ def _denied(error: Exception) -> str:
 
 
 def destination(url: str) -> str:
-    """Which server and database a URL means, without secrets: for what is kept for it."""
-    parts = urlsplit(url)
+    """Which server and database a URL means, without secrets: for what is kept for it.
+
+    Raises UsageError where its host is not clear.
+    """
+    parts = _parts(url)
     query = parse_qs(parts.query)
     database = query.get("db", [parts.path.strip("/") if parts.scheme != "unix" else ""])[0]
     return f"{server_of(url)}/{database or 0}"
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return split_url(url)
+    except ValueError:
+        raise UsageError(f"--redis-url: the address cannot be read: {HOW_TO_WRITE}") from None
 
 
 def server_name(client: RedisClient) -> str:

@@ -85,7 +85,8 @@ def run_replay(settings: ReplaySettings) -> int:
         ]
         summary = _replay_all(recordings, checkpoints, sinks, setup, settings)
         if summary.interrupted:
-            log.warning("stopped at a checkpoint: the same command goes on from there")
+            without = ", without --restart," if settings.restart else ""
+            log.warning("stopped at a checkpoint: the same command%s goes on from there", without)
             print_summary(summary, [])
             return 130
         places = _finish_outputs(recordings, sinks, setup.detector.labels, settings)

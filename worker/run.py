@@ -117,7 +117,9 @@ def _spool(settings: RunSettings, destination: str, cameras: Collection[str]) ->
 
 def _last_epochs(cameras: Iterable[str], sink: RedisStreamSink, spool: Spool) -> dict[str, int]:
     """The latest epoch known of each camera; of Redis's only where it answers."""
-    last = {camera_id: spool.last_epoch(camera_id) for camera_id in cameras}
+    last = dict.fromkeys(cameras, 0)
+    with contextlib.suppress(SpoolError):  # a full disk: that is told already
+        last = {camera_id: spool.last_epoch(camera_id) for camera_id in cameras}
     try:
         for camera_id in last:
             with contextlib.suppress(CameraRefused):  # told when it is to be published

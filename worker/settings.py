@@ -173,7 +173,9 @@ class RunSettings(DetectorSettings):
         description="where events wait on disk while Redis is away; default: spool in --state-dir",
     )
     spool_max_bytes: int = Field(
-        SPOOL_MAX_BYTES, ge=0, description="of the spool; beyond it the oldest events go"
+        SPOOL_MAX_BYTES,
+        ge=0,
+        description="of this worker in the spool; beyond it the oldest events go",
     )
 
     @model_validator(mode="after")

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 EXIT_CODE = 70
 """EX_SOFTWARE of BSD's sysexits.h: an internal error."""
+SAY_SECONDS = 5.0
+"""For saying where the threads are."""
 LOOKS = 20
 """How often it looks in the time that it allows."""
 
@@ -60,6 +62,10 @@ def _watch(
         if progress != seen or not watched.has_work():
             seen, since = progress, time.monotonic()
         elif time.monotonic() - since > seconds:
+            # Should even that hang, in a pipe that nobody reads or a lock of the log: it ends.
+            last_resort = threading.Timer(SAY_SECONDS, end, (EXIT_CODE,))
+            last_resort.daemon = True
+            last_resort.start()
             log.critical(
                 "no progress for %.0f s though there is work: ending with code %d, so that this "
                 "worker can be started anew",
@@ -67,5 +73,6 @@ def _watch(
                 EXIT_CODE,
             )
             faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+            last_resort.cancel()
             end(EXIT_CODE)
             return

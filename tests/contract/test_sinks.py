@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import stream_events
 from tests.events import camera_event, detections_event
 from worker.checkpoint import ReplayClaim
-from worker.errors import Fenced, SinkError, UsageError
+from worker.errors import CameraRefused, Fenced, SinkError, UsageError
 from worker.events import parse_event
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.memory import MemorySink
@@ -215,6 +215,16 @@ def test_a_key_of_a_wrong_type_fails_before_anything_is_written(redis_server):
         with pytest.raises(SinkError, match="WRONGTYPE"):
             sink.publish([camera_event("gate", seq=0)])
     assert redis_server.client.xlen("ssd:{gate}:detections") == 0
+
+
+@pytest.mark.parametrize("field", ["epoch", "seq"])
+def test_a_damaged_producer_hash_refuses_its_camera_alone(redis_server, field):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([detections_event("gate", seq=0)])
+    redis_server.client.hset("ssd:{gate}:producer", field, "text")
+    with pytest.raises(CameraRefused, match="holds no numbers"):
+        sink.publish([detections_event("gate", seq=1)])
+    sink.publish([detections_event("yard", seq=0)])
 
 
 def test_two_replays_cannot_write_one_output(tmp_path):

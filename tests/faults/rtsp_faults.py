@@ -267,11 +267,6 @@ class Session:
         )  # fmt: skip
         self._send(packet, control=True)
 
-    def send_audio(self, sequence):
-        """20 ms of silence on the second stream, for a camera with sound."""
-        packet = struct.pack(">BBHII", 0x80, 0x80, sequence & 0xFFFF, sequence * 160, 9)
-        self._send_interleaved(packet + b"\xff" * 160, 2)
-
     # The protocol.
 
     def _handshake(self):

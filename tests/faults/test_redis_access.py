@@ -192,10 +192,18 @@ def test_no_user_does_what_is_not_its_work(guarded):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*command)
         client.close()
-    # A replay cannot touch what is live.
-    client = redis.Redis.from_url(guarded.url("replayer"))
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        client.delete("ssd:{gate}:detections")
+    # A replay cannot touch what is live, nor a camera's worker a replay's place.
+    for role, key in (
+        ("replayer", "ssd:{gate}:detections"),
+        ("replayer", "ssd:{gate}:producer"),
+        ("replayer", "ssd:{gate}:status"),
+        ("publisher", "ssd:{gate}:replay"),
+        ("publisher", "ssd:{gate}:replay:producer"),
+    ):
+        client = redis.Redis.from_url(guarded.url(role))
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.hset(key, "state", "up")
+        client.close()
     assert len(guarded.admin.xrange("ssd:{gate}:detections")) == len(CAMERA_EVENTS)
 
 

@@ -194,6 +194,7 @@ def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(c
         ["replay", f"gate=rtsp://{LOGIN}@127.0.0.1/s"],
         ["subscribe", f"rtsp://{LOGIN}@127.0.0.1/s"],
         ["run", f"gate=ssh://{LOGIN}@127.0.0.1/s"],
+        ["run", "gate=samples/walkway.mp4", "--redis-url", f"redis://{USER}:[{PASSWORD}@127.0.0.1"],
     ],
 )
 def test_a_mistyped_command_does_not_repeat_what_is_secret(cli, arguments):

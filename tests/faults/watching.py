@@ -45,6 +45,10 @@ class Watch:
     def downs(self, since=0.0):
         return [i for at, i in list(self.items) if isinstance(i, StreamDown) and at >= since]
 
+    def seconds_until(self, item):
+        """From the first item on."""
+        return next(at for at, i in list(self.items) if i is item) - self.items[0][0]
+
     def ups(self):
         return [i for _, i in list(self.items) if isinstance(i, StreamUp)]
 

@@ -41,6 +41,8 @@ class LivePublisher:
         self._lost: Counter[str] = Counter()
         self._epochs: dict[str, int] = {}
         """Latest epoch per camera among the events of this process."""
+        self._noted: dict[str, int] = {}
+        """Those that the spool has been told."""
         self._away_since: float | None = None
         self._delay = FIRST_RETRY_SECONDS
         self._retry_at = 0.0
@@ -102,6 +104,7 @@ class LivePublisher:
             self._condition.notify_all()
         self._thread.join(timeout + 1)
         self._keep_the_rest()
+        self._keep_lost()
         if len(self._spool):
             log.warning(
                 "%d events wait in the spool: the next start publishes them", len(self._spool)
@@ -127,6 +130,15 @@ class LivePublisher:
             self._in_flight = []
             self._queue.clear()
 
+    def _keep_lost(self) -> None:
+        """The count of what was lost and could not be told of, for the next run."""
+        if self._lost and not self._thread.is_alive():
+            try:
+                self._spool.add_lost(self._lost)
+            except SpoolError as error:
+                log.error("%s; of the events lost, %s were not told", error, dict(self._lost))
+            self._lost.clear()
+
     @property
     def _is_behind(self) -> bool:
         return self._away_since is not None or len(self._spool) > 0
@@ -135,9 +147,11 @@ class LivePublisher:
         try:
             while (events := self._next()) is not None:
                 self._steps += 1
-                if self._is_behind:
+                self._note_epochs(events)
+                may_send = time.monotonic() >= self._retry_at and not self._closing
+                if len(self._spool) or (self._away_since is not None and not may_send):
                     self._keep(events)
-                    if time.monotonic() >= self._retry_at and not self._closing:
+                    if may_send:
                         self._catch_up()
                 else:
                     self._send_or_keep(events)
@@ -164,7 +178,7 @@ class LivePublisher:
 
     def _seconds_left(self) -> float | None:
         """Until there is something to do without new events; None: never."""
-        if not self._is_behind:
+        if not len(self._spool) and not (self._is_behind and self._queue):
             return None
         return max(self._retry_at - time.monotonic(), 0)
 
@@ -174,6 +188,21 @@ class LivePublisher:
         except SinkUnavailable as error:
             self._went_away(error)
             self._keep(events)
+        else:
+            if events and self._away_since is not None:
+                self._came_back()
+
+    def _note_epochs(self, events: Sequence[Event]) -> None:
+        """On disk, so that the next process begins above them, also where Redis is away then."""
+        epochs = {e.data.camera_id: e.data.epoch for e in events}
+        new = dict(epochs.items() - self._noted.items())
+        if not new:
+            return
+        self._noted |= new
+        try:
+            self._spool.note_epochs(new)
+        except SpoolError as error:
+            log.debug("epochs cannot be noted: %s", error)
 
     def _send(self, events: Sequence[Event]) -> None:
         """To the sink, without cameras that it refuses. Raises SinkUnavailable."""
@@ -184,7 +213,7 @@ class LivePublisher:
                 self._sink.publish(events)
             except Fenced as error:
                 if error.epoch >= self._epochs.get(error.camera_id, error.epoch + 1):
-                    self._set_aside(error)
+                    self._set_aside(error, drop_until=error.epoch)
                 else:
                     events = _without_older(events, error)
             except CameraRefused as error:
@@ -245,16 +274,17 @@ class LivePublisher:
         while len(self._queue) > self._capacity:
             self._lost[self._queue.popleft().data.camera_id] += 1
 
-    def _set_aside(self, error: CameraRefused) -> None:
+    def _set_aside(self, error: CameraRefused, drop_until: int | None = None) -> None:
+        """For this run. What waits goes up to the epoch ``drop_until``, and is for the next run."""
         log.error("%s", error)
         self.refused[error.camera_id] = str(error)
         try:
-            dropped = self._spool.forget_camera(error.camera_id)
+            if drop_until is not None:
+                dropped = self._spool.forget_camera(error.camera_id, drop_until)
+                log.error("camera %s: %d events in the spool are dropped", error.camera_id, dropped)
+            self._spool.leave(error.camera_id)
         except SpoolError as spool_error:
             log.error("%s", spool_error)
-            return
-        if dropped:
-            log.error("camera %s: %d events in the spool are dropped", error.camera_id, dropped)
 
     def _went_away(self, error: SinkUnavailable) -> None:
         if self._away_since is None:

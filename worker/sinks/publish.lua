@@ -1,12 +1,14 @@
 -- Append the events of one camera that its stream does not have yet, and move the checkpoint: both
 -- or neither, since Redis runs a script to its end before anything else.
 --
--- KEYS  stream, producer hash, status hash (all of one camera: one cluster slot)
+-- KEYS  stream, producer hash, status hash (all of one camera: one cluster slot; a replay has no
+--       status and names its producer hash once more)
 -- ARGV  claim ('' for live; for a replay what its producer hash must hold), maxlen (0: do not trim),
 --       then per event, oldest first: epoch, seq, id, type, JSON, state, reason
 --       (state and reason are '' unless the event tells the camera's state)
 -- Returns how many events were appended; -1 if another producer owns the stream; -2 if the stream of
--- a replay lacks events that it had confirmed (Redis came back with older data), -3 if it is gone.
+-- a replay lacks events that it had confirmed (Redis came back with older data), -3 if it is gone,
+-- -4 if the producer hash holds no numbers.
 -- Events of several epochs come in one call: of a re-send, the older ones are duplicates. Only where
 -- even the newest epoch is below the one held does the stream belong to another.
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
@@ -16,6 +18,9 @@ local newest_epoch = tonumber(ARGV[#ARGV - fields + 1])
 
 local held = redis.call('HMGET', producer, 'epoch', 'seq', 'claim')
 local last_epoch, last_seq = tonumber(held[1] or -1), tonumber(held[2] or -1)
+if not last_epoch or not last_seq then
+  return -4
+end
 if claim ~= '' and not held[1] then
   return -3
 end

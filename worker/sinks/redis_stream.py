@@ -85,7 +85,7 @@ class RedisStreamSink:
         try:
             return int(held)
         except ValueError:
-            raise CameraRefused(camera_id, f"camera {camera_id}: {key} is damaged") from None
+            raise _damaged(camera_id, key) from None
 
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
         """Take a camera's replay stream for one recording, model and set of settings.
@@ -144,6 +144,8 @@ class RedisStreamSink:
                 f"camera {camera_id}: Redis holds fewer events than it confirmed: "
                 "the same command publishes those again"
             )
+        if appended == -4:
+            raise _damaged(camera_id, keys.producer)
         if appended == -3:
             raise SinkError(
                 f"camera {camera_id}: Redis has lost the replay so far, with its data: "
@@ -180,6 +182,10 @@ class _Connection:
         self.client = client
         self.publish = client.register_script(_script("publish.lua"))
         self.claim = client.register_script(_script("claim.lua"))
+
+
+def _damaged(camera_id: str, key: str) -> CameraRefused:
+    return CameraRefused(camera_id, f"camera {camera_id}: {key} holds no numbers: delete it")
 
 
 @cache

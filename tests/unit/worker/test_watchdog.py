@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 
@@ -32,6 +34,30 @@ def test_work_that_stands_still_ends_the_process_and_says_where(ends, caplog, ca
     assert ends == [EXIT_CODE] == [70]
     assert "no progress" in caplog.text
     assert "test_watchdog.py" in capfd.readouterr().err  # the stack of every thread
+
+
+STUCK = """
+import logging, os, sys, time
+from worker.watchdog import watchdog
+
+class Work:
+    progress = lambda self: 0
+    has_work = lambda self: True
+
+logging.basicConfig()
+with watchdog(Work(), 0.2):
+    os.set_blocking(2, True)
+    sys.stderr.write("x" * (1 << 20))  # holds the lock of the log's stream for ever
+"""
+
+
+def test_a_process_whose_log_nobody_reads_is_ended_too():
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stderr=subprocess.PIPE)
+    try:
+        assert process.wait(30) == EXIT_CODE
+    finally:
+        process.kill()
+        process.stderr.close()
 
 
 def test_work_that_goes_on_does_not(ends):

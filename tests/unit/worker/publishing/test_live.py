@@ -204,6 +204,7 @@ def test_a_full_disk_leaves_the_newest_events_in_memory_and_counts_the_others(
     assert wait_until(publisher.take_lost) == {"gate": 20}
     assert seqs(sink) == list(range(20, 30))
     assert caplog.text.count("cannot be spooled") == 1
+    assert caplog.text.count("is away") == 1
     publisher.submit(events(30, 30))
     assert publisher.close(5) == 0
     assert seqs(sink) == list(range(20, 31))
@@ -279,6 +280,40 @@ def test_an_error_that_no_retry_helps_is_kept_for_the_pipeline_and_events_for_th
     publisher.submit(events(4, 5))
     assert publisher.close(1) == 0
     assert seqs_of(spool_in(tmp_path)) == list(range(6))
+
+
+def test_a_camera_that_is_refused_for_now_has_its_events_kept_for_the_next_start(start, tmp_path):
+    class Refusing(FlakySink):
+        def publish(self, events):
+            if self.back.is_set() and any(e.data.camera_id == "yard" for e in events):
+                raise CameraRefused("yard", "camera yard: WRONGTYPE")
+            super().publish(events)
+
+    sink = Refusing()
+    publisher = start(sink)
+    publisher.submit(events(0, 3, "yard") + events(0, 1))
+    wait_until(lambda: len(spool_in(tmp_path)) == 6)
+    sink.back.set()
+    wait_until(lambda: len(sink.events) == 2)
+    assert publisher.close(5) == 0
+    assert [e.data.camera_id for e in spool_in(tmp_path).oldest(9).events] == ["yard"] * 4
+
+
+def test_the_spool_knows_the_epochs_of_what_never_went_through_it(start, tmp_path):
+    publisher = start(MemorySink())
+    publisher.submit(events(0, 3, epoch=8) + events(0, 3, "yard", epoch=9))
+    assert publisher.close(5) == 0
+    assert [spool_in(tmp_path).last_epoch(name) for name in ("gate", "yard")] == [8, 9]
+
+
+def test_losses_that_were_never_told_are_left_for_the_next_start(start, tmp_path):
+    publisher = start(FlakySink(), capacity=10, spool=disk_in(tmp_path))
+    publisher._spool.full = True
+    publisher.submit(events(0, 29))
+    wait_until(lambda: publisher.waiting == 10)
+    publisher._spool.full = False
+    publisher.close(1)
+    assert spool_in(tmp_path).take_lost() == {"gate": 20}
 
 
 def test_what_a_write_that_hangs_holds_up_is_kept_for_the_next_start(start, tmp_path):

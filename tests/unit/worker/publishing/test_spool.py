@@ -121,7 +121,7 @@ def test_the_latest_epoch_that_waits_is_known(tmp_path):
 def test_the_events_of_a_refused_camera_are_dropped_alone(tmp_path):
     spool = spool_in(tmp_path)
     spool.append([*events(0, 3), *events(0, 1, "yard")])
-    assert spool.forget_camera("gate") == 4
+    assert spool.forget_camera("gate", 1) == 4
     assert len(spool) == 2
     assert everything(spool) == [0, 1]
 
@@ -225,9 +225,59 @@ def test_the_events_of_a_camera_that_is_refused_in_mid_portion_are_counted_once(
         [detections_event(camera, seq=seq) for seq in range(4) for camera in ("gate", "yard")]
     )
     portion = spool.oldest(4)
-    spool.forget_camera("yard")
+    spool.forget_camera("yard", 1)
     spool.forget(portion)
     assert len(spool) == 2
+
+
+def test_what_a_later_owner_of_a_refused_camera_keeps_stays(tmp_path):
+    spool, successor = spool_in(tmp_path), spool_in(tmp_path)
+    spool.append(events(0, 3, epoch=5))
+    successor.append(events(0, 1, epoch=6))
+    assert spool.forget_camera("gate", 5) == 4
+    assert [e.data.epoch for e in successor.oldest(9).events] == [6, 6]
+
+
+def test_the_events_of_a_camera_that_is_left_alone_are_there_for_the_next_process(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append([*events(0, 3), *events(0, 1, "yard")])
+    portion = spool.oldest(3)
+    spool.leave("gate")
+    spool.forget(portion)
+    assert [e.data.camera_id for e in spool.oldest(9).events] == ["yard", "yard"]
+    assert len(spool) == 2
+    assert len(spool_in(tmp_path)) == 6
+
+
+def test_the_latest_epoch_is_known_after_all_is_published(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.note_epochs({"gate": 9, "yard": 3})
+    spool.note_epochs({"gate": 7})
+    assert [spool_in(tmp_path).last_epoch(name) for name in ("gate", "yard", "new")] == [9, 3, 0]
+    assert spool_in(tmp_path, destination="there").last_epoch("gate") == 0
+
+
+def test_a_database_that_cannot_be_used_at_the_start_is_used_later(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("worker.publishing.spool.BUSY_SECONDS", 0.01)
+    spool_in(tmp_path).append(events(0, 1))
+    other = sqlite3.connect(tmp_path / FILE_NAME)
+    other.execute("BEGIN EXCLUSIVE")
+    blocked = spool_in(tmp_path)
+    with pytest.raises(SpoolError, match="locked"):
+        blocked.append(events(2, 2))
+    assert "cannot be spooled for now" in caplog.text
+    other.rollback()
+    with pytest.raises(SpoolError):  # with this call it is opened
+        blocked.append(events(2, 2))
+    blocked.append(events(2, 3))
+    assert everything(blocked) == [0, 1, 2, 3]
+
+
+def test_losses_that_could_not_be_told_of_are_told_by_the_next_process(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.add_lost({"gate": 3})
+    spool.add_lost({"gate": 2})
+    assert spool_in(tmp_path).take_lost() == {"gate": 5}
 
 
 def test_a_spool_that_could_not_be_opened_again_is_tried_with_the_next_event(tmp_path, monkeypatch):
