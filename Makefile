@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 
 # Every fault that is injected into real servers and processes, the long ones too.
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "long or not long" tests/faults tests/fuzz
+	HYPOTHESIS_PROFILE=others_each_time $(BIN)/python -m pytest -m "long or not long" tests/faults tests/fuzz
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -10,9 +10,10 @@ and started again with its data, or full.
 
 Every event is read back from its stream and held against the one before: `seq` must rise by one
 within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
-duplicate, one below the last is out of order. Latency is from the event's time, which for RTSP is
-one frame (100 ms) early, to the entry in Redis, of healthy cameras; percentiles are over all
-events, those that waited for Redis among them. Memory, file descriptors and threads are the
+duplicate, one below the last is out of order. An epoch must end with `down`, and have an event for
+each of its frames, or a count of dropped ones that has it. Latency is from the event's time, which
+for RTSP is one frame (100 ms) early, to the entry in Redis, of healthy cameras; percentiles are of
+all events, those that waited for Redis among them. Memory, file descriptors and threads are the
 worker's, every `SAMPLE_SECONDS`; growth compares the medians of the first and the last fifth after
 a warm-up.
 """
@@ -120,6 +121,9 @@ class Reader:
         self._stream = f"ssd:{{{camera}}}:detections"
         self._last_entry = "-"
         self._last = (0, -1)
+        self._accounted = 0
+        """Frames of the epoch that an event stands for, or counts as dropped."""
+        self._state = "down"
         self.faults: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.events = 0
@@ -146,11 +150,18 @@ class Reader:
             self.faults["out of order"] += 1
         elif seq != (last_seq + 1 if epoch == last_epoch else 0):
             self.faults["lost"] += seq - (last_seq + 1 if epoch == last_epoch else 0)
+        if epoch != last_epoch:
+            self.faults["lost"] += self._state == "up"  # the end of the epoch before
+            self._accounted = 0
         self._last = max(self._last, (epoch, seq))
         self.events += 1
         if event["type"] == "ssd.camera.v1":
             self.reasons[data["reason"]] += 1
+            self._state = data["state"]
+            if self._state == "down":
+                self.faults["lost"] += abs(data["frames"] - self._accounted)
             return
+        self._accounted += 1 + data["dropped"] + data["skipped"]
         self.frames += 1
         self.dropped += data["dropped"]
         published = int(entry_id.partition("-")[0]) / 1000

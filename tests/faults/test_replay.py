@@ -65,6 +65,7 @@ def test_a_replay_goes_on_after_a_server_that_was_frozen(undisturbed, cli, valke
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 
+@pytest.mark.long
 def test_a_replay_waits_for_a_server_that_was_killed(undisturbed, cli, redis_server, replay):
     wanted = expected(undisturbed, cli, redis_server, WALKWAY)
     process = replay(redis_server.url)
@@ -90,6 +91,7 @@ def test_a_replay_waits_for_a_server_that_is_full(undisturbed, cli, valkey_serve
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 
+@pytest.mark.long
 def test_replies_that_are_lost_change_nothing(undisturbed, cli, valkey_server, replay):
     wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
     with TcpProxy(valkey_server.port) as proxy:
@@ -104,6 +106,7 @@ def test_replies_that_are_lost_change_nothing(undisturbed, cli, valkey_server, r
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 
+@pytest.mark.long
 def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_begins_anew(
     undisturbed, cli, valkey_server, replay
 ):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.conftest import WALKWAY, wait_until
-from tests.faults.streams import assert_whole, events_of, states_of
+from tests.streams import assert_whole, events_of, states_of
 
 
 def run_patched(cli, patch, *arguments):
@@ -60,7 +60,13 @@ BROKEN_GPU = """
 """
 
 
-@pytest.mark.parametrize("patch", [HANGING_DETECTOR, HANGING_SINK], ids=["detector", "sink"])
+@pytest.mark.parametrize(
+    "patch",
+    [
+        pytest.param(HANGING_DETECTOR, id="detector"),
+        pytest.param(HANGING_SINK, id="sink", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("command", ["run", pytest.param("replay", marks=pytest.mark.long)])
 def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
     cli, valkey_server, short_clip, command, patch
@@ -113,6 +119,7 @@ def small_disk(size):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.long
 def test_a_replay_whose_disk_is_full_ends_in_one_line_and_leaves_no_output(cli):
     found = cli("replay", WALKWAY, "--output", "tags.jsonl", preexec_fn=small_disk(50_000))
     assert found.returncode == 1

@@ -90,7 +90,8 @@ def test_a_real_event_with_a_value_of_any_kind_in_it_is_an_event_or_a_value_erro
         place = event
         if data.draw(st.booleans()) and isinstance(event.get("data"), dict):
             place = event["data"]
-        place[data.draw(st.sampled_from([*place]) | text)] = data.draw(json_values)
+        name = st.sampled_from([*place]) | text if place else text
+        place[data.draw(name)] = data.draw(json_values)
     parses_or_refuses(json.dumps(event))
 
 

@@ -8,34 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.conftest import WALKWAY, free_port, stream_events, wait_until
-
-
-def events_of(server, camera):
-    return [
-        json.loads(text) for text in stream_events(server.client, f"ssd:{{{camera}}}:detections")
-    ]
-
-
-def states_of(server, camera):
-    return [
-        (e["data"]["state"], e["data"]["reason"])
-        for e in events_of(server, camera)
-        if e["type"] == "ssd.camera.v1"
-    ]
-
-
-def frames_of(server, camera):
-    return [e for e in events_of(server, camera) if e["type"] == "ssd.detections.v1"]
-
-
-def assert_no_holes(events):
-    by_epoch = {}
-    for event in events:
-        by_epoch.setdefault(event["data"]["epoch"], []).append(event["data"]["seq"])
-    for numbers in by_epoch.values():
-        assert numbers == list(range(len(numbers)))
-    assert list(by_epoch) == sorted(by_epoch)
+from tests.conftest import WALKWAY, free_port, wait_until
+from tests.streams import assert_whole, events_of, frames_of, states_of
 
 
 @pytest.fixture
@@ -81,10 +55,10 @@ def test_a_subscriber_prints_events_of_an_rtsp_camera_within_a_second_of_the_fra
 
 def test_sequence_numbers_have_no_hole_and_states_frame_the_frames(valkey_server, rtsp_server, run):
     worker = run(f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > 20, 40, "20 frames")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 20, 40, "20 frames")
     stop(worker)
-    assert_no_holes(events_of(valkey_server, "gate"))
-    states = states_of(valkey_server, "gate")
+    assert_whole(events_of(valkey_server.client, "gate"))
+    states = states_of(valkey_server.client, "gate")
     assert states[0] == ("up", "connected")
     assert states[-1] == ("down", "stopped")
     status = valkey_server.client.hgetall("ssd:{gate}:status")
@@ -95,14 +69,14 @@ def test_a_camera_that_comes_back_is_read_again_under_a_later_epoch(
     valkey_server, rtsp_server, run
 ):
     worker = run(f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > 5, 40, "frames")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 5, 40, "frames")
     rtsp_server.stop()
-    wait_until(lambda: states_of(valkey_server, "gate")[-1][0] == "down", 20, "the loss")
-    seen = len(frames_of(valkey_server, "gate"))
+    wait_until(lambda: states_of(valkey_server.client, "gate")[-1][0] == "down", 20, "the loss")
+    seen = len(frames_of(valkey_server.client, "gate"))
     rtsp_server.start()
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > seen + 5, 40, "more frames")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > seen + 5, 40, "more frames")
     stop(worker)
-    epochs = [e["data"]["epoch"] for e in frames_of(valkey_server, "gate")]
+    epochs = [e["data"]["epoch"] for e in frames_of(valkey_server.client, "gate")]
     assert epochs == sorted(epochs)
     assert len(set(epochs)) == 2
 
@@ -115,13 +89,13 @@ def test_a_dead_camera_neither_stops_the_others_nor_shows_its_password(
         f"dead=rtsp://admin:s3cr%40t%2F@127.0.0.1:{free_port()}/stream",
         f"lost={rtsp_server.publish(WALKWAY, 'x.mp4').replace('x.mp4', 'missing.mp4')}",
     )
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > 20, 40, "frames")
-    wait_until(lambda: states_of(valkey_server, "dead"), 10, "the dead camera's state")
-    wait_until(lambda: states_of(valkey_server, "lost"), 10, "the lost camera's state")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 20, 40, "frames")
+    wait_until(lambda: states_of(valkey_server.client, "dead"), 10, "the dead camera's state")
+    wait_until(lambda: states_of(valkey_server.client, "lost"), 10, "the lost camera's state")
     _, _, stderr = stop(worker)
-    assert ("down", "refused") in states_of(valkey_server, "dead")
-    assert ("down", "not_found") in states_of(valkey_server, "lost")
-    published = json.dumps(events_of(valkey_server, "dead"))
+    assert ("down", "refused") in states_of(valkey_server.client, "dead")
+    assert ("down", "not_found") in states_of(valkey_server.client, "lost")
+    published = json.dumps(events_of(valkey_server.client, "dead"))
     for text in (stderr, published):
         assert "s3cr" not in text
         assert "rtsp://" not in text
@@ -129,19 +103,22 @@ def test_a_dead_camera_neither_stops_the_others_nor_shows_its_password(
 
 def test_a_file_is_played_at_its_own_speed_and_ends_the_run(valkey_server, run, short_clip):
     worker = run(str(short_clip))
-    wait_until(lambda: frames_of(valkey_server, "short"), 40, "the first frame")
+    wait_until(lambda: frames_of(valkey_server.client, "short"), 40, "the first frame")
     started = time.monotonic()
     _, stderr = worker.communicate(timeout=30)
     assert worker.returncode == 0, stderr
     assert 2 < time.monotonic() - started < 8  # 40 frames at 10 a second
-    assert states_of(valkey_server, "short") == [("up", "connected"), ("ended", "end_of_file")]
+    assert states_of(valkey_server.client, "short") == [
+        ("up", "connected"),
+        ("ended", "end_of_file"),
+    ]
     assert "frames in" in stderr
 
 
 def test_a_looped_file_begins_again_under_a_later_epoch(valkey_server, run, short_clip):
     worker = run(str(short_clip), "--loop")
     wait_until(
-        lambda: len({e["data"]["epoch"] for e in frames_of(valkey_server, "short")}) == 2,
+        lambda: len({e["data"]["epoch"] for e in frames_of(valkey_server.client, "short")}) == 2,
         40, "the second round",
     )  # fmt: skip
     code, seconds, _ = stop(worker, signal.SIGINT)
@@ -154,7 +131,7 @@ def test_an_http_source_is_read(tmp_path, valkey_server, run, short_clip):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     worker = run(f"web=http://127.0.0.1:{server.server_port}/{short_clip.name}")
-    wait_until(lambda: frames_of(valkey_server, "web"), 40, "a frame")
+    wait_until(lambda: frames_of(valkey_server.client, "web"), 40, "a frame")
     stop(worker)
     server.shutdown()
 
@@ -165,8 +142,8 @@ def test_frames_without_detections_are_published_only_if_asked(valkey_server, ru
     for worker in (quiet, every):
         worker.communicate(timeout=60)
         assert worker.returncode == 0
-    assert frames_of(valkey_server, "quiet") == []
-    frames = frames_of(valkey_server, "every")
+    assert frames_of(valkey_server.client, "quiet") == []
+    frames = frames_of(valkey_server.client, "every")
     assert len(frames) > 10
     assert all(e["data"]["detections"] == [] for e in frames)
     # Every frame of the clip was analysed or is accounted for.
@@ -177,24 +154,26 @@ def test_events_made_while_redis_is_away_arrive_afterwards_once_and_in_order(
     valkey_server, run, short_clip
 ):
     worker = run(f"gate={short_clip}", "--loop")
-    wait_until(lambda: len(frames_of(valkey_server, "gate")) > 5, 40, "frames")
+    wait_until(lambda: len(frames_of(valkey_server.client, "gate")) > 5, 40, "frames")
     valkey_server.stop()
     time.sleep(3)
     valkey_server.start()
-    before = len(events_of(valkey_server, "gate"))
-    wait_until(lambda: len(events_of(valkey_server, "gate")) > before + 50, 30, "the backlog")
+    before = len(events_of(valkey_server.client, "gate"))
+    wait_until(
+        lambda: len(events_of(valkey_server.client, "gate")) > before + 50, 30, "the backlog"
+    )
     code, _, stderr = stop(worker)
     assert code == 0
     assert "Redis is away" in stderr
     assert "Redis is back" in stderr
-    assert_no_holes(events_of(valkey_server, "gate"))
+    assert_whole(events_of(valkey_server.client, "gate"))
 
 
 def test_a_worker_is_turned_away_once_another_has_taken_its_camera(
     cli, valkey_server, run, short_clip
 ):
     first = run(f"gate={short_clip}", "--loop")
-    wait_until(lambda: frames_of(valkey_server, "gate"), 40, "the first worker")
+    wait_until(lambda: frames_of(valkey_server.client, "gate"), 40, "the first worker")
     epoch = int(valkey_server.client.hget("ssd:{gate}:producer", "epoch"))
     valkey_server.client.hset("ssd:{gate}:producer", "epoch", epoch + 10_000_000)
     _, stderr = first.communicate(timeout=20)

@@ -94,6 +94,9 @@ def _set_largest_block() -> Callable[[int], object]:
     return function
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Meter:
     """Counts what is read of one source from frame to frame."""
 

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.capture_clock import CaptureClock
-from worker.sources.limits import Limits, Meter, OverLimit
+from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
 from worker.sources.picture import (
@@ -34,7 +34,6 @@ from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-DEFAULT_LIMITS = Limits()
 PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) gives the pictures of whole segments at once, seconds apart."""
 SHORTEST_LOOP_SECONDS = 0.5
@@ -115,7 +114,7 @@ class LiveSource:
             )
             self._stop.wait(wait_seconds)
 
-    def _down(self, connection: "_Connection", state: Any) -> StreamDown:
+    def _down(self, connection: "_Connection", state: Literal["down", "ended"]) -> StreamDown:
         if self._epoch is None:  # never up so far: the reason needs an epoch all the same
             self._epoch = self._next_epoch()
         level = logging.INFO if state == "ended" else logging.WARNING

@@ -22,7 +22,7 @@ from av.error import FFmpegError
 
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
-from worker.sources.limits import Limits, Meter, OverLimit
+from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.opening import FormatRefused, open_recording, video_of
 from worker.sources.picture import (
     PictureConverter,
@@ -36,7 +36,6 @@ from worker.sources.sampling import Sampler
 log = logging.getLogger(__name__)
 
 DIGEST_EDGE_BYTES = 1 << 20
-DEFAULT_LIMITS = Limits()
 DEFAULT_RATE = Fraction(25)
 """Frames a second assumed where a file states none (raw H.264)."""
 EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
