@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from types import TracebackType
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 REDACTED = "***"
@@ -107,12 +108,11 @@ def redact(text: str) -> str:
 def redact_tracebacks() -> None:
     """Pass the tracebacks of bugs, in any thread or destructor, through ``redact``."""
     sys.excepthook = _print_redacted
-    threading.excepthook = lambda hook: _print_redacted(
-        hook.exc_type, hook.exc_value, hook.exc_traceback
-    )
-    sys.unraisablehook = lambda hook: _print_redacted(
-        hook.exc_type, hook.exc_value, hook.exc_traceback
-    )
+
+    def print_redacted(caught: Any) -> None:
+        _print_redacted(caught.exc_type, caught.exc_value, caught.exc_traceback)
+
+    threading.excepthook = sys.unraisablehook = print_redacted
 
 
 def _print_redacted(

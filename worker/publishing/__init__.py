@@ -11,9 +11,6 @@ from typing import Protocol
 
 from worker.events import Event
 
-FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 2.0
-
 
 class Sink(Protocol):
     """Where events go."""

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
 from worker.events import Event
-from worker.publishing import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Sink
+from worker.publishing import Sink
+from worker.publishing.outage import Outage
 from worker.publishing.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ class LivePublisher:
         """Latest epoch per camera among the events of this process."""
         self._noted: dict[str, int] = {}
         """Those that the spool has been told."""
-        self._away_since: float | None = None
-        self._delay = FIRST_RETRY_SECONDS
+        self._outage = Outage(sink.name)
         self._retry_at = 0.0
         self._disk_refuses = False
         self._give_up_at = float("inf")
@@ -141,7 +141,7 @@ class LivePublisher:
 
     @property
     def _is_behind(self) -> bool:
-        return self._away_since is not None or len(self._spool) > 0
+        return bool(self._outage) or len(self._spool) > 0
 
     def _run(self) -> None:
         try:
@@ -149,7 +149,7 @@ class LivePublisher:
                 self._steps += 1
                 self._note_epochs(events)
                 may_send = time.monotonic() >= self._retry_at and not self._closing
-                if len(self._spool) or (self._away_since is not None and not may_send):
+                if len(self._spool) or (self._outage and not may_send):
                     self._keep(events)
                     if may_send:
                         self._catch_up()
@@ -157,7 +157,7 @@ class LivePublisher:
                     self._send_or_keep(events)
                 with self._condition:
                     self._in_flight = []
-            if self._is_behind and self._away_since is None:
+            if self._is_behind and not self._outage:
                 self._catch_up()
         except Exception as error:  # handed to the pipeline, which ends the run with it
             self.failure = error
@@ -165,7 +165,7 @@ class LivePublisher:
     def _next(self) -> list[Event] | None:
         """The oldest events; none if it is only time to try again; None at the end."""
         with self._condition:
-            nobody_takes_them = self._disk_refuses and self._away_since is not None
+            nobody_takes_them = self._disk_refuses and bool(self._outage)
             self._condition.wait_for(
                 lambda: self._closing or (self._queue and not nobody_takes_them),
                 self._seconds_left(),
@@ -189,7 +189,7 @@ class LivePublisher:
             self._went_away(error)
             self._keep(events)
         else:
-            if events and self._away_since is not None:
+            if events and self._outage:
                 self._came_back()
 
     def _note_epochs(self, events: Sequence[Event]) -> None:
@@ -212,10 +212,11 @@ class LivePublisher:
             try:
                 self._sink.publish(events)
             except Fenced as error:
-                if error.epoch >= self._epochs.get(error.camera_id, error.epoch + 1):
-                    self._set_aside(error, drop_until=error.epoch)
-                else:
+                latest = self._epochs.get(error.camera_id)
+                if latest is None or error.epoch < latest:
                     events = _without_older(events, error)
+                else:
+                    self._set_aside(error, drop_until=error.epoch)
             except CameraRefused as error:
                 self._set_aside(error)
             else:
@@ -281,24 +282,19 @@ class LivePublisher:
         try:
             if drop_until is not None:
                 dropped = self._spool.forget_camera(error.camera_id, drop_until)
-                log.error("camera %s: %d events in the spool are dropped", error.camera_id, dropped)
+                if dropped:
+                    log.error(
+                        "camera %s: %d events in the spool are dropped", error.camera_id, dropped
+                    )
             self._spool.leave(error.camera_id)
         except SpoolError as spool_error:
             log.error("%s", spool_error)
 
     def _went_away(self, error: SinkUnavailable) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._delay = FIRST_RETRY_SECONDS
-            log.warning("%s is away, events wait: %s", self._sink.name, error)
-        self._retry_at = time.monotonic() + self._delay
-        self._delay = min(self._delay * 2, LAST_RETRY_SECONDS)
+        self._retry_at = time.monotonic() + self._outage.failed(error)
 
     def _came_back(self) -> None:
-        if self._away_since is not None:
-            away = time.monotonic() - self._away_since
-            log.info("%s is back after %.1f s", self._sink.name, away)
-        self._away_since = None
+        self._outage.end()
         try:
             lost = self._spool.take_lost()
         except SpoolError as error:

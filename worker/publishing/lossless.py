@@ -1,6 +1,5 @@
 """Publishing the events of a replay: whoever submits waits for as long as a sink is away."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -8,9 +7,8 @@ from collections.abc import Sequence
 
 from worker.errors import SinkUnavailable
 from worker.events import Event
-from worker.publishing import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Sink
-
-log = logging.getLogger(__name__)
+from worker.publishing import Sink
+from worker.publishing.outage import Outage
 
 
 class LosslessPublisher:
@@ -93,23 +91,16 @@ class LosslessPublisher:
             return events
 
     def _publish(self, sink: Sink, events: list[Event]) -> None:
-        delay = FIRST_RETRY_SECONDS
-        waiting_since = None
+        outage = Outage(sink.name)
         while True:
             self._steps += 1
             try:
                 sink.publish(events)
             except SinkUnavailable as error:
-                if waiting_since is None:
-                    waiting_since = time.monotonic()
-                    log.warning("%s is away, events wait: %s", sink.name, error)
-                if not self._sleep(delay):
+                if not self._sleep(outage.failed(error)):
                     raise
-                delay = min(delay * 2, LAST_RETRY_SECONDS)
             else:
-                if waiting_since is not None:
-                    away = time.monotonic() - waiting_since
-                    log.info("%s is back after %.1f s", sink.name, away)
+                outage.end()
                 return
 
     def _sleep(self, seconds: float) -> bool:

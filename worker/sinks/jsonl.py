@@ -66,7 +66,7 @@ class JsonlSink:
         """Close the journal; it stays for the next run, unless there is nothing in it."""
         if self._file.closed:
             return
-        if self.path.stat().st_size == 0:
+        if self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
         with suppress(OSError):  # what a full disk did not take was reported when it was written
             self._file.close()

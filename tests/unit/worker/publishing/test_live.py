@@ -8,7 +8,7 @@ from tests.events import detections_event
 from tests.sinks import DeduplicatingSink, FlakySink
 from tests.spools import spool_in
 from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, SpoolError
-from worker.publishing import live
+from worker.publishing import live, outage
 from worker.publishing.live import LivePublisher
 from worker.publishing.spool import Spool
 from worker.sinks.memory import MemorySink
@@ -16,8 +16,8 @@ from worker.sinks.memory import MemorySink
 
 @pytest.fixture(autouse=True)
 def fast_retries(monkeypatch):
-    monkeypatch.setattr(live, "FIRST_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(live, "LAST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(live, "DISK_RETRY_SECONDS", 0.01)
 
 

@@ -4,15 +4,15 @@ from tests.conftest import wait_until
 from tests.events import detections_event
 from tests.sinks import FlakySink
 from worker.errors import SinkError
-from worker.publishing import lossless
+from worker.publishing import outage
 from worker.publishing.lossless import LosslessPublisher
 from worker.sinks.memory import MemorySink
 
 
 @pytest.fixture(autouse=True)
 def fast_retries(monkeypatch):
-    monkeypatch.setattr(lossless, "FIRST_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(lossless, "LAST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0.01)
 
 
 def events(first, last, camera="gate"):

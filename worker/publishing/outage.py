@@ -1,0 +1,42 @@
+"""The time in which a sink is away: tells when it begins and ends, and when to try again.
+
+Takes the failures of one sink and their end; gives waits that grow. Used by one thread.
+"""
+
+import logging
+import time
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 2.0
+
+
+class Outage:
+    """Of one sink, again and again."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` of the sink, for the log."""
+        self._name = name
+        self._since: float | None = None
+        self._delay = FIRST_RETRY_SECONDS
+
+    def __bool__(self) -> bool:
+        """Whether the sink is away."""
+        return self._since is not None
+
+    def failed(self, error: Exception) -> float:
+        """A write failed; returns the seconds to wait before the next."""
+        if self._since is None:
+            self._since = time.monotonic()
+            self._delay = FIRST_RETRY_SECONDS
+            log.warning("%s is away, events wait: %s", self._name, error)
+        delay = self._delay
+        self._delay = min(delay * 2, LAST_RETRY_SECONDS)
+        return delay
+
+    def end(self) -> None:
+        """A write succeeded."""
+        if self._since is not None:
+            log.info("%s is back after %.1f s", self._name, time.monotonic() - self._since)
+        self._since = None
