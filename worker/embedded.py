@@ -38,9 +38,7 @@ def ensure_running(state_dir: Path, port: int) -> str:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory / "lock"):
-            if is_ours(directory, port):
-                log.info("using the embedded Valkey on %s:%d", HOST, port)
-            else:
+            if not is_ours(directory, port):
                 _start(directory, port)
     except OSError as error:
         raise WorkerError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from worker.batching import LatestFrameBatcher
 from worker.credentials import fill_in
+from worker.embedded import ensure_running
 from worker.errors import CameraRefused, SinkUnavailable, SpoolError, UsageError
 from worker.event_maker import EventMaker
 from worker.naming import parse_sources
@@ -100,7 +101,7 @@ def _sink(settings: RunSettings) -> RedisStreamSink:
         reply_timeout=LIVE_REPLY_TIMEOUT_SECONDS,
         # An embedded server that died is started again.
         before_connecting=(
-            (lambda: resolve_redis_url(settings, redis_url))
+            (lambda: ensure_running(settings.state_dir, settings.embedded_port))
             if redis_url == "embedded"
             else lambda: None
         ),

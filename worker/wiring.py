@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from worker.credentials import fill_in
-from worker.embedded import ensure_running
+from worker.embedded import HOST, ensure_running
 from worker.errors import UsageError
 from worker.settings import DetectorSettings, RedisSettings
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
     """The URL to connect to; starts the embedded server if that is what was asked for."""
     if redis_url == "embedded":
+        log.info("using the embedded Valkey on %s:%d", HOST, settings.embedded_port)
         return ensure_running(settings.state_dir, settings.embedded_port)
     return fill_in(redis_url, settings.secrets)
 
