@@ -39,7 +39,7 @@ class FusedConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
-        self._padding_of = _padding_rule(convolution)
+        self._padding_of = padding_rule(convolution)
         self._geometry = (list(convolution.stride), list(convolution.dilation), convolution.groups)
         self._activation = ACTIVATIONS[type(activation)] if activation else ("none", [])
         self._laid_out: dict[tuple[torch.Size, int], tuple[Tensor, list[int]]] = {}
@@ -78,7 +78,7 @@ class FusedConv2d(nn.Module):
         return weight, padding
 
 
-def _padding_rule(convolution: nn.Conv2d) -> Callable[[Tensor], list[int]]:
+def padding_rule(convolution: nn.Conv2d) -> Callable[[Tensor], list[int]]:
     """What gives [left, right, top, bottom] for an input."""
     if isinstance(convolution, SamePaddingConv2d):
         return partial(same_padding, convolution)

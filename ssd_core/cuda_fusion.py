@@ -1,0 +1,32 @@
+"""Whether a network runs on CUDA with fused convolutions: decided once, found out by trying."""
+
+import torch
+from torch import Tensor, nn
+
+from ssd_core.models.ssd import SSD
+from ssd_core.ops.decode_nms import fallback
+
+DTYPES = (torch.bfloat16, torch.float16)
+"""Types that the kernels multiply; in others the network stays as it is."""
+
+
+def fuse_for_cuda(model: SSD, example: Tensor) -> nn.Module | None:
+    """The network with fused convolutions; None, with a warning, where its kernels do not run.
+
+    Tried on ``example``, an input (B, 3, S, S) on the device, in the model's type.
+    """
+    if example.dtype not in DTYPES or fallback.reason:  # the latter has been logged
+        return None
+    try:
+        # Imported where it is needed: Triton is not there on every machine.
+        from ssd_core.models.fused import FusedSSD
+
+        network = FusedSSD(model)
+        with torch.inference_mode():
+            network(example)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # Triton's own errors have no common class
+        fallback.take(error)
+        return None
+    return network

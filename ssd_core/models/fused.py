@@ -1,0 +1,236 @@
+"""An SSD for inference on CUDA whose convolutions take along all that follows them.
+
+PyTorch's eager mode runs convolution, bias, activation, skip connection and pooling one after
+another, over memory each time, and class and box heads apart, to copy both together at the end.
+Here each convolution is one kernel of ``ops/convolution_triton`` with all of these in it, the two
+heads of a feature map are one convolution, and they write where ``decode_nms`` reads.
+
+A model goes in and stays as it is; its weights are laid out anew, beside it. No gradients.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd_core.cpu_fusion import padding_rule
+from ssd_core.models.mobilenet import InvertedResidual
+from ssd_core.models.ssd import SSD
+from ssd_core.models.vgg import L2Norm
+from ssd_core.ops.convolution_triton import (
+    Geometry,
+    Target,
+    Tile,
+    convolve,
+    convolve_into,
+    depthwise,
+    l2_normalise,
+    pack,
+)
+
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+
+TileRule = Callable[[Tensor], Tile]
+"""Chooses the tile of a convolution by its weights (out, in, kernel height, kernel width)."""
+
+
+def tile_for(weight: Tensor) -> Tile:
+    """The tile of a convolution: by its shape alone, whatever the batch."""
+    out_channels, channels = weight.shape[:2]
+    columns = min(128, max(16, 1 << (out_channels - 1).bit_length()))
+    if channels < 16:
+        return Tile(128, columns, 32, 4, 2)
+    depth = 64 if channels % 64 == 0 else 32
+    return Tile(128, columns, depth, 8 if columns == 128 else 4, 3)
+
+
+class FusedSSD(nn.Module):
+    """(B, 3, H, W) to ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), as an SSD."""
+
+    def __init__(self, model: SSD, tile_rule: TileRule = tile_for) -> None:
+        super().__init__()
+        self.num_classes = model.num_classes
+        self.backbone = _fused(model.backbone, tile_rule)
+        self.extra_layers = nn.ModuleList(_fused(layer, tile_rule) for layer in model.extra_layers)
+        self._heads = [
+            FusedHead(classification, regression, model.num_classes, tile_rule)
+            for classification, regression in zip(
+                model.classification_heads, model.regression_heads, strict=True
+            )
+        ]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SSD.forward``."""
+        maps: list[Tensor] = list(self.backbone(x))
+        for layer in self.extra_layers:
+            maps.append(layer(maps[-1]))
+        boxes = [
+            m.shape[2] * m.shape[3] * head.boxes_per_cell
+            for m, head in zip(maps, self._heads, strict=True)
+        ]
+        bbox_regression = x.new_empty(len(x), sum(boxes), 4)
+        cls_logits = x.new_empty(len(x), sum(boxes), self.num_classes)
+        first = 0
+        for feature_map, head, count in zip(maps, self._heads, boxes, strict=True):
+            head(feature_map, bbox_regression[:, first:], cls_logits[:, first:])
+            first += count
+        return bbox_regression, cls_logits
+
+
+class FusedConv2d(nn.Module):
+    """A convolution with its bias, activation, skip connection and 2x2 pooling."""
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        activation: nn.Module | None,
+        pool: nn.MaxPool2d | None,
+        tile_rule: TileRule,
+    ) -> None:
+        super().__init__()
+        self._geometry_for = _geometry_rule(convolution)
+        self._packed = pack(convolution.weight, convolution.bias, tile_rule(convolution.weight))
+        self._activation = ACTIVATIONS[type(activation)] if activation else "none"
+        self._pool = pool is not None
+        self._pool_ceil = pool is not None and pool.ceil_mode
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, out, H', W'), channels_last; ``residual`` has the latter shape."""
+        return convolve(
+            x,
+            self._packed,
+            self._geometry_for(x),
+            self._activation,
+            residual=residual,
+            pool=self._pool,
+            pool_ceil=self._pool_ceil,
+        )
+
+
+class FusedDepthwiseConv2d(nn.Module):
+    """A convolution of each channel by itself, with its bias and activation."""
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
+        super().__init__()
+        self._geometry_for = _geometry_rule(convolution)
+        weight = convolution.weight.detach()
+        self._weight = weight.flatten(1).T.contiguous()
+        bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias
+        self._bias = bias.detach().float()
+        self._activation = ACTIVATIONS[type(activation)] if activation else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W'), channels_last."""
+        return depthwise(x, self._weight, self._bias, self._geometry_for(x), self._activation)
+
+
+class FusedInvertedResidual(nn.Module):
+    """See ``InvertedResidual``; the projection adds the skip connection."""
+
+    def __init__(self, block: InvertedResidual, tile_rule: TileRule) -> None:
+        super().__init__()
+        self._skip = block.skip
+        self.expand = _fused(block.expand, tile_rule)
+        self.depthwise = _fused(block.depthwise, tile_rule)
+        self.project: Any = _fused(block.project, tile_rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H / stride, W / stride)."""
+        y: Tensor = self.depthwise(self.expand(x))
+        projected: Tensor = self.project[0](y, x if self._skip else None)
+        return projected
+
+
+class FusedL2Norm(nn.Module):
+    """See ``L2Norm``."""
+
+    def __init__(self, norm: L2Norm) -> None:
+        super().__init__()
+        self._scale = norm.scale.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return l2_normalise(x, self._scale)
+
+
+class FusedHead:
+    """The class and box heads of one feature map as one convolution."""
+
+    def __init__(
+        self,
+        classification: Any,
+        regression: Any,
+        num_classes: int,
+        tile_rule: TileRule,
+    ) -> None:
+        """Both heads are ``nn.Conv2d`` of one kernel size and padding."""
+        self.boxes_per_cell: int = regression.out_channels // 4
+        self._num_classes = num_classes
+        self._split = classification.out_channels
+        self._geometry_for = _geometry_rule(classification)
+        weight = torch.cat((classification.weight, regression.weight)).detach()
+        bias = torch.cat((classification.bias, regression.bias)).detach()
+        self._packed = pack(weight, bias, tile_rule(weight))
+
+    def __call__(self, x: Tensor, bbox_regression: Tensor, cls_logits: Tensor) -> None:
+        """Fill the outputs, which begin at the map's first default box, from the map."""
+        targets = (
+            Target(cls_logits, cls_logits.stride(0), self.boxes_per_cell * self._num_classes),
+            Target(bbox_regression, bbox_regression.stride(0), self.boxes_per_cell * 4),
+        )
+        convolve_into(x, self._packed, self._geometry_for(x), targets, self._split)
+
+
+def _fused(module: nn.Module, tile_rule: TileRule) -> nn.Module:
+    """The module with fused ones in place of its parts; a copy, where it has any."""
+    if isinstance(module, nn.Sequential):
+        return _fused_sequence(list(module), tile_rule)
+    if isinstance(module, InvertedResidual):
+        return FusedInvertedResidual(module, tile_rule)
+    if isinstance(module, L2Norm):
+        return FusedL2Norm(module)
+    clone = copy.copy(module)
+    clone._modules = {
+        name: child and _fused(child, tile_rule) for name, child in module._modules.items()
+    }
+    return clone
+
+
+def _fused_sequence(modules: list[nn.Module], tile_rule: TileRule) -> nn.Sequential:
+    """Convolutions with the activations and pools that follow them; other modules as they are."""
+    waiting = [module for module in modules if not isinstance(module, nn.Identity)]
+    result: list[nn.Module] = []
+    while waiting:
+        module = waiting.pop(0)
+        if not isinstance(module, nn.Conv2d):
+            result.append(_fused(module, tile_rule))
+            continue
+        activation = waiting.pop(0) if waiting and type(waiting[0]) in ACTIVATIONS else None
+        if module.groups > 1:
+            result.append(FusedDepthwiseConv2d(module, activation))
+            continue
+        pool = waiting.pop(0) if waiting and _is_2x2_pool(waiting[0]) else None
+        assert pool is None or isinstance(pool, nn.MaxPool2d)
+        result.append(FusedConv2d(module, activation, pool, tile_rule))
+    return nn.Sequential(*result)
+
+
+def _is_2x2_pool(module: nn.Module) -> bool:
+    return isinstance(module, nn.MaxPool2d) and (
+        (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
+    )
+
+
+def _geometry_rule(convolution: nn.Conv2d) -> Callable[[Tensor], Geometry]:
+    """What gives the geometry for an input; like sides have like strides and dilations."""
+    padding_for = padding_rule(convolution)
+    kernel = convolution.kernel_size[0], convolution.kernel_size[1]
+    stride, dilation = convolution.stride[0], convolution.dilation[0]
+
+    def geometry(x: Tensor) -> Geometry:
+        left, right, top, bottom = padding_for(x)
+        return Geometry(kernel, stride, dilation, (left, right, top, bottom))
+
+    return geometry
