@@ -67,9 +67,11 @@ bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-bench)
 	$(GPU_PYTHON) benchmarks/live.py --device cuda
 	$(GPU_PYTHON) benchmarks/scaling.py --device cuda
 
-# The kernels and the detector on a real device, which `make test` skips where there is none.
+# What `make test` runs in the interpreter or skips where there is no GPU: every kernel, the detector
+# and, in a process of its own, the decoder, which FFmpeg opens only before PyTorch has.
 test-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
-	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m cuda tests/unit
+	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m "cuda or kernels" tests/unit/ssd_core
+	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m cuda tests/unit/worker
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

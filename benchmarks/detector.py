@@ -223,9 +223,10 @@ def gpu_figures(detector: Detector, batch: int) -> dict[str, float]:
             spec.max_detections,
         )
 
-    outputs = detector.model(x)
+    network = detector._network
+    outputs = network(x)
     with same_algorithms():
-        both = captured(lambda: post_process(detector.model(x)))
+        both = captured(lambda: post_process(network(x)))
     alone = captured(lambda: post_process(outputs))
     times = alternate([("both", both), ("alone", alone)], seconds=0.3, clock=cuda_seconds)
     return {
@@ -238,7 +239,7 @@ def memory_growth(chosen: argparse.Namespace) -> dict[str, Any]:
     """Memory after some batches and after many more."""
     detector = load(chosen.models[0], chosen.device, chosen.precision)
     images = frames(detector.spec.image_size, GROWTH_BATCH)
-    for _ in range(GROWTH_WARM_UP):
+    for _ in range(3 if chosen.quick else GROWTH_WARM_UP):
         detector.detect(images)
     before = memory_mib(chosen.device)
     for _ in range(chosen.growth_batches):

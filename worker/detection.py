@@ -94,7 +94,8 @@ class FrameDetector:
     def warm_up(self, batch: int) -> None:
         """Prepare for batches of up to ``batch`` images before the first frame comes."""
         if self._detector.device.type != "cpu":
-            self._detector.warm_up(batch)
+            with _gpu_failure():
+                self._detector.warm_up(batch)
             return
         blank = np.zeros((*self.image_size, 3), np.uint8)
         for size in range(1, CPU_BATCH_PER_CORE + 1):  # weights are laid out for each
@@ -111,27 +112,25 @@ class FrameDetector:
 
         def finish() -> list[list[Detection]]:
             with _device_errors():
-                return [self._rounded(found) for found in wait()]
+                return self._rounded(list(wait()))
 
         return finish
 
-    def _rounded(self, found: Detections) -> list[Detection]:
-        """The detections to publish, alike in equal runs."""
+    def _rounded(self, found: list[Detections]) -> list[list[Detection]]:
+        """The detections of each image to publish, alike in equal runs."""
+        if not found:
+            return []
+        scores = rounded(torch.cat([image.scores for image in found]), SCORE_DECIMALS)
+        boxes = rounded(torch.cat([image.boxes_normalised for image in found]), BOX_DECIMALS)
+        labels = torch.cat([image.labels for image in found]).tolist()
+        numbers = zip(labels, scores, boxes, strict=True)
         return [
-            Detection(
-                label=name,
-                class_id=class_id,
-                score=round(score, SCORE_DECIMALS),
-                box=tuple(round(edge, BOX_DECIMALS) for edge in box),
-            )
-            for name, class_id, score, box in zip(
-                found.names,
-                found.labels.tolist(),
-                found.scores.tolist(),
-                found.boxes_normalised.tolist(),
-                strict=True,
-            )
-            if name in self._labels
+            [
+                Detection(label=name, class_id=class_id, score=score, box=tuple(box))
+                for name, (class_id, score, box) in zip(image.names, numbers, strict=False)
+                if name in self._labels
+            ]
+            for image in found
         ]
 
     def _start(self, images: list[Any]) -> Callable[[], Iterable[Detections]]:
@@ -147,13 +146,31 @@ class FrameDetector:
         return lambda: chain.from_iterable(share.result() for share in shares)
 
 
+def rounded(values: torch.Tensor, decimals: int) -> list[Any]:
+    """The nested lists of an fp32 tensor, each value as ``round(value, decimals)`` gives it.
+
+    NumPy multiplies, rounds half to even and divides, in a tenth of the time. The product is exact
+    in fp64, so it meets the same ties: fp32 has 24 significant bits, 10**5 without its twos 12.
+    """
+    found: list[Any] = np.round(values.numpy().astype(np.float64), decimals).tolist()
+    return found
+
+
 @contextmanager
 def _device_errors() -> Iterator[None]:
     """What a GPU may do at any time, as DetectorError."""
     try:
-        yield
+        with _gpu_failure():
+            yield
     except SsdError as error:
         raise DetectorError(str(error)) from error
+
+
+@contextmanager
+def _gpu_failure() -> Iterator[None]:
+    """The end of a GPU, for this process, as DetectorError."""
+    try:
+        yield
     except torch.AcceleratorError as error:  # nothing runs on it any more, in this process
         reason = str(error).partition("\n")[0]
         raise DetectorError(f"the GPU failed ({reason}): start the worker again") from error

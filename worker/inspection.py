@@ -1,5 +1,6 @@
 """`ssd-worker models` and `ssd-worker doctor`: what there is, one line each."""
 
+import ctypes
 import platform
 import sys
 from collections.abc import Callable
@@ -39,19 +40,21 @@ def run_doctor(settings: DoctorSettings) -> int:
     checks: list[tuple[str, bool, Callable[[DoctorSettings], str]]] = [
         ("python", True, lambda _: f"{platform.python_version()} on {platform.platform()}"),
         ("torch", True, _torch),
+        ("video decoders", True, _decoders),
+        # Before PyTorch takes the GPU, as in `run` and `replay`: FFmpeg wants to be first.
+        ("hardware decode", False, _hardware_decode),
         ("device", True, _device),
         ("cuda", False, _cuda),
         ("kernels", False, _kernels),
-        ("video decoders", True, _decoders),
-        ("hardware decode", False, _hardware_decode),
         ("redis", True, _redis),
     ]
     failed = False
     for name, needed, check in checks:
         try:
             line = f"ok  {name}: {check(settings)}"
-        except (WorkerError, ValueError, ImportError, OSError) as error:
-            line = f"no  {name}: {redact(str(error))}"
+        # RuntimeError is what PyTorch raises of a GPU, in many lines.
+        except (WorkerError, ValueError, ImportError, OSError, RuntimeError) as error:
+            line = f"no  {name}: {redact(str(error).partition(chr(10))[0])}"
             failed |= needed
         print(line, file=sys.stdout)
     return 1 if failed else 0
@@ -73,9 +76,21 @@ def _cuda(settings: DoctorSettings) -> str:
     import torch
 
     if not torch.cuda.is_available():
-        raise ValueError("no CUDA device: detection runs on the CPU")
+        raise ValueError(f"{_why_no_cuda()}: detection runs on the CPU")
     names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return ", ".join(names)
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1; a container needs --gpus all)"
+    return "NVIDIA's driver is there, and no GPU that it can use"
 
 
 def _kernels(settings: DoctorSettings) -> str:
@@ -97,6 +112,7 @@ def _kernels(settings: DoctorSettings) -> str:
         return "oneDNN's fused convolutions, decode_nms in C++"
     outputs = torch.zeros(1, 1, 4, device=device), torch.zeros(1, 1, 2, device=device)
     decode_nms(*outputs, torch.zeros(1, 4, device=device), "softmax", 0.5, 0.5, 1, 1)
+    torch.cuda.synchronize(device)
     if fallback.reason:
         raise ValueError(f"decode_nms runs in plain PyTorch, slower: {fallback.reason}")
     return f"triton {version('triton')}"
@@ -112,12 +128,18 @@ def _decoders(settings: DoctorSettings) -> str:
 
 
 def _hardware_decode(settings: DoctorSettings) -> str:
-    from worker.sources.capabilities import hardware_decoders
+    """Whether frames are decoded where the detector runs, if that is a GPU."""
+    from ssd_core.device import choose_device
+    from worker.sources.capabilities import why_no_gpu_decoding
 
-    found = hardware_decoders()
-    if not found:
-        raise ValueError("none opens here: frames are decoded on the CPU")
-    return ", ".join(found)
+    device = choose_device(settings.device)
+    if device.type != "cuda":
+        raise ValueError("frames are decoded on the CPU, where detection runs")
+    gpu = device.index or 0
+    reason = why_no_gpu_decoding(gpu)
+    if reason:
+        raise ValueError(f"frames are decoded on the CPU: {reason}")
+    return f"H.264 on GPU {gpu}"
 
 
 def _redis(settings: DoctorSettings) -> str:

@@ -49,6 +49,8 @@ LAUNCHES = 8
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """On a CPU a dry run in Triton's interpreter (TRITON_INTERPRET=1): its times mean nothing."""
 COMPILERS = 14
+FRONTEND_FROM_FLOP = 2e8
+"""Of an image: a plan takes a second to build."""
 
 
 class Layer(NamedTuple):
@@ -400,8 +402,9 @@ def time_layer(layer: Layer, batch: int) -> dict[str, float]:
     calls: dict[str, Callable[[], Callable[[], Any]]] = {
         "cudnn": lambda: cudnn_call(layer, batch),
         "cudnn bare": lambda: bare_call(layer, batch),
-        "frontend": lambda: frontend_call(layer, batch),
     }
+    if layer.flop > FRONTEND_FROM_FLOP:
+        calls["frontend"] = lambda: frontend_call(layer, batch)
     if layer.activation == "relu" and not layer.residual:
         calls["cudnn relu"] = lambda: cudnn_relu_call(layer, batch)
     for tile in tiles(layer):

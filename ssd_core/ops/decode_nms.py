@@ -5,14 +5,17 @@ not built; CUDA has Triton kernels. Where those cannot run, the reference does, 
 and one warning says why. Importing this module registers the op.
 """
 
+import errno
 import logging
 import math
+import subprocess
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ssd_core.box_coder import BOX_WEIGHTS
+from ssd_core.failures import one_line, raise_if_of_device
 from ssd_core.ops import decode_nms_native as native
 from ssd_core.ops.decode_nms_numpy import decode_nms_numpy
 from ssd_core.ops.reference import (
@@ -90,11 +93,7 @@ def _on_cuda(
             return _as_outputs(kernels(*arguments))
         except UnsupportedSizeError:
             pass  # for the reference, this time
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # not the kernels' fault; the caller splits its batch
         except Exception as error:  # Triton's own errors have no common class
-            if "out of memory" in str(error):
-                raise torch.OutOfMemoryError(str(error)) from error
             fallback.take(error)
     return _as_outputs(decode_nms_reference(*arguments))
 
@@ -164,18 +163,40 @@ class Fallback:
         """Why, in one line; empty while the kernels are used."""
 
     def take(self, error: BaseException) -> None:
-        """Do without the kernels from now on, and warn the first time."""
+        """Do without the kernels from now on, and warn the first time.
+
+        Raises OutOfMemoryError or AcceleratorError where the device is to blame: the caller splits
+        its batch, or ends.
+        """
+        raise_if_of_device(error)
         if self.reason:
             return
-        self.reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self.reason = _why_no_kernels(error)
         log.warning(
             "no Triton kernels: frames are scaled on the CPU and boxes decoded in plain PyTorch, "
             "slower: %s",
             self.reason,
         )
+        log.debug("why there are no Triton kernels", exc_info=error)
 
 
 fallback = Fallback()
+
+
+def _why_no_kernels(error: BaseException) -> str:
+    """What is missing, or what failed, in one line."""
+    said = one_line(error)
+    if isinstance(error, ImportError):
+        return f"Triton is not installed ({said})"
+    if "Failed to find C compiler" in said:
+        return "Triton finds no C compiler for its launcher: install gcc, or set CC"
+    if "libcuda.so cannot found" in said:
+        return "Triton finds no libcuda.so.1: run ldconfig, or set TRITON_LIBCUDA_PATH"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        return f"Triton cannot write its cache: set TRITON_CACHE_DIR ({said})"
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"the C compiler cannot build Triton's launcher, for want of Python.h? ({said})"
+    return f"a kernel failed ({said})"
 
 
 def _triton_kernels() -> Callable[..., DecodedDetections]:

@@ -1,14 +1,26 @@
 """What PyAV can decode here, found out by trying."""
 
+import ctypes
+import io
 from typing import Any
 
+import av
+import numpy as np
 from av.codec import Codec
-from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
 
 from worker.sources.picture import hardware_decoder
 
 COMMON_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "mpeg4")
+DRIVER_LIBRARIES = {
+    "libcuda.so.1": "compute",
+    "libnvcuvid.so.1": "video",
+}
+"""Parts of NVIDIA's driver that FFmpeg loads to decode, and those NVIDIA_DRIVER_CAPABILITIES that
+bring them into a container."""
+PROBE_SIZE = 256
+"""Pixels on a side; the decoders of NVIDIA's GPUs take none below 48 to 144, by codec."""
 
 
 def video_decoders() -> list[str]:
@@ -23,11 +35,6 @@ def video_decoders() -> list[str]:
     return found
 
 
-def hardware_decoders() -> list[str]:
-    """Hardware devices that open; the list FFmpeg gives names what it was built with."""
-    return [device for device in hwdevices_available() if not why_no_hardware_decoder(device)]
-
-
 def claim_gpu(gpu: int) -> str:
     """Open a CUDA device for decoding and hold it; why not, if that fails, else nothing.
 
@@ -35,7 +42,7 @@ def claim_gpu(gpu: int) -> str:
     once PyTorch has, with other flags, FFmpeg refuses. So this comes first.
     """
     accelerator = hardware_decoder(gpu)
-    reason = _why_it_does_not_open(accelerator)
+    reason = _missing_library() or _why_it_does_not_open(accelerator)
     if not reason:
         _claimed.append(accelerator)
     return reason
@@ -45,16 +52,62 @@ _claimed: list[Any] = []
 """Held until the process ends: the context closes with the last that holds it."""
 
 
-def why_no_hardware_decoder(device: str) -> str:
-    """Why a hardware device cannot decode H.264 here; empty if it can."""
-    return _why_it_does_not_open(HWAccel(device, allow_software_fallback=False))
+def why_no_gpu_decoding(gpu: int) -> str:
+    """Why pictures do not come from a CUDA device, tried as the worker does; empty if they do.
 
-
-def _why_it_does_not_open(accelerator: Any) -> str:
+    Claims the device, hence before PyTorch takes it. Then decodes an H.264 picture: FFmpeg opens
+    devices that it cannot decode on, and then decodes on the CPU without a word.
+    """
+    reason = claim_gpu(gpu)
+    if reason:
+        return reason
     try:
-        accelerator._initialize_hw_context(Codec("h264", "r"))  # PyAV has no public probe
+        sample = _encoded_picture()
+    except (FFmpegError, ValueError):  # an FFmpeg without libx264
+        return ""
+    try:
+        with av.open(sample, "r", hwaccel=hardware_decoder(gpu)) as container:
+            picture = next(container.decode(video=0))
+    except (FFmpegError, StopIteration) as error:
+        return f"H.264 cannot be decoded: {error}"
+    if picture.format.name != "cuda":
+        return "the GPU opens, but does not decode H.264"
+    return ""
+
+
+def _missing_library() -> str:
+    """The part of NVIDIA's driver that is missing, and how it comes into a container."""
+    for library, capability in DRIVER_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return (
+                f"{library} of NVIDIA's driver is missing (in a container: "
+                f"NVIDIA_DRIVER_CAPABILITIES without {capability!r}?)"
+            )
+    return ""
+
+
+def _why_it_does_not_open(accelerator: HWAccel | None) -> str:
+    try:
+        # PyAV has no public probe.
+        accelerator._initialize_hw_context(Codec("h264", "r"))  # type: ignore[union-attr]
     except FFmpegError as error:
         return error.strerror or "FFmpeg cannot open it"
     except (NotImplementedError, AttributeError, RuntimeError, ValueError) as error:
         return str(error) or type(error).__name__
     return ""
+
+
+def _encoded_picture() -> io.BytesIO:
+    """A grey H.264 picture in Matroska."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = PROBE_SIZE
+        stream.pix_fmt = "yuv420p"
+        grey = np.full((PROBE_SIZE, PROBE_SIZE, 3), 128, np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    return file

@@ -1,6 +1,6 @@
 """From a decoded picture to its planes, for a detector that scales and converts by itself.
 
-Pictures that a GPU decoded stay on it. Knows nothing of networks.
+Pictures that a GPU decoded stay on it, where they are. Knows nothing of networks.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils.dlpack
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from torch.utils.dlpack import from_dlpack
 
 from ssd_core.yuv import Matrix, YuvImage
 from worker.sources.picture import quarter_turns
@@ -26,7 +26,12 @@ class PlaneReader:
         self._reformatter = VideoReformatter()
 
     def convert(self, picture: av.VideoFrame) -> YuvImage:
-        """The picture's planes. Those in host memory are not copied: they keep it alive."""
+        """The picture's planes, not copied: they keep it alive.
+
+        Planes on a GPU may be in the making still, on its default stream, and are read only in
+        what waits for that stream. They are let go of when nothing reads them any more: FFmpeg
+        then uses their memory again.
+        """
         turns = quarter_turns(picture)
         full_range, matrix = _colours(picture)
         if picture.format.name == "cuda":
@@ -59,16 +64,12 @@ def _colours(picture: Any) -> tuple[bool, Matrix]:
 def _planes_on_gpu(picture: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """The planes of an NV12 picture that a GPU decoded; None for other formats (10 bit).
 
-    Copied on the device: the decoder has few surfaces, and stops when frames in waiting hold them.
+    No surface of the decoder is held: FFmpeg has copied each picture out of it, into memory of a
+    pool that grows with the pictures in waiting (nvdec.c, av_frame_make_writable; only its flag
+    ``unsafe_output``, which is not set, hands the surface itself on).
     """
     if picture.sw_format.name != "nv12" or picture.height % 2 or picture.width % 2:
         return None
-    _, gpu = picture.planes[0].__dlpack_device__()
-    with torch.cuda.device(gpu):
-        # FFmpeg decodes on the default stream; from_dlpack on the plane itself would ask it to wait
-        # for ours, which PyAV refuses.
-        torch.cuda.default_stream().synchronize()
-        capsules = (plane.__dlpack__() for plane in picture.planes)
-        y, chroma = (torch.utils.dlpack.from_dlpack(capsule).clone() for capsule in capsules)
-        torch.cuda.current_stream().synchronize()
+    # from_dlpack on the plane itself would ask it to wait for our stream, which PyAV refuses.
+    y, chroma = (from_dlpack(plane.__dlpack__()) for plane in picture.planes)
     return y, chroma[..., 0], chroma[..., 1]

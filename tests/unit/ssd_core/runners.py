@@ -76,9 +76,16 @@ def network_input(image, spec):
     return op.yuv_to_input(tables, x, spec.mean, spec.std)
 
 
+def each(found):
+    """(boxes, scores, labels) of each image of what a runner found."""
+    parts = (part.split(found.counts) for part in (found.boxes, found.scores, found.labels))
+    return list(zip(*parts, strict=True))
+
+
 def assert_found(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+    """``found`` is what a runner gives; ``expected`` has (boxes, scores, labels) of each image."""
+    assert len(found.counts) == len(expected)
+    for one, other in zip(each(found), expected, strict=True):
         for name, actual, wanted in zip(("boxes", "scores", "labels"), one, other, strict=True):
             assert actual.device == CPU
             torch.testing.assert_close(actual, wanted, atol=ROUNDING, rtol=ROUNDING, msg=name)

@@ -1,6 +1,8 @@
 import copy
+import gc
 import importlib
 import threading
+import weakref
 from dataclasses import replace
 from itertools import permutations
 
@@ -15,6 +17,7 @@ from tests.unit.ssd_core.runners import (
     CPU,
     THRESHOLD,
     assert_found,
+    each,
     found_alone,
     observant,
     pictures,
@@ -24,6 +27,7 @@ from tests.unit.ssd_core.runners import (
     yuv,
 )
 
+pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.yuv_to_input")
 
@@ -120,8 +124,11 @@ def test_batches_of_changing_sizes_do_not_disturb_one_another(runner, expect):
         assert_found(runner.submit(images)(), expect(images))
 
 
-@pytest.mark.parametrize(("count", "computed"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (9, 16)])
-def test_the_network_computes_powers_of_two(network, spec, count, computed):
+@pytest.mark.parametrize(
+    ("count", "computed"),
+    [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (9, 12), (13, 16), (17, 24)],
+)
+def test_the_network_computes_powers_of_two_and_halves_between(network, spec, count, computed):
     sizes = set()
 
     def noted(x):
@@ -145,7 +152,7 @@ def test_cudnn_computes_the_network_by_the_same_algorithms_each_time(network, sp
 
 
 def test_no_images_give_no_detections(runner):
-    assert runner.submit([])() == []
+    assert_found(runner.submit([])(), [])
 
 
 def test_what_is_no_image_raises_value_error_and_spoils_nothing(runner, expect):
@@ -177,7 +184,7 @@ def test_video_pictures_are_turned_upright_in_their_own_colours(plane_runner, ex
     images = [yuv(1, quarter_turns=1), yuv(1, matrix="bt709"), yuv(1, full_range=False), yuv(1)]
     found = plane_runner.submit(images)()
     assert_found(found, expect(images))
-    assert len({tuple(scores.tolist()) for _, scores, _ in found}) == 4
+    assert len({tuple(scores.tolist()) for _, scores, _ in each(found)}) == 4
 
 
 def test_video_pictures_and_images_share_a_batch(plane_runner, expect):
@@ -245,6 +252,18 @@ def test_a_batch_that_nobody_waits_for_leaves_the_others_alone(runner, expect):
     assert_found(runner.submit(pictures(3))(), expect(pictures(3)))
 
 
+def test_images_are_kept_until_their_batch_is_done_and_no_longer(plane_runner):
+    images = [yuv(1), rgb(2), rgb(3, 30, 30)]
+    alive = [weakref.ref(image if isinstance(image, np.ndarray) else image.y) for image in images]
+    wait = plane_runner.submit(images)
+    del images
+    gc.collect()
+    assert all(reference() is not None for reference in alive)
+    wait()
+    gc.collect()
+    assert not any(reference() is not None for reference in alive)
+
+
 def test_threads_share_a_runner(plane_runner, expect):
     threads = range(4)
     batches = [
@@ -279,7 +298,8 @@ def test_threads_share_a_runner(plane_runner, expect):
 
 
 @pytest.mark.parametrize(
-    ("batch", "sizes"), [(1, {1}), (2, {1, 2}), (3, {1, 2, 4}), (16, {1, 2, 4, 8, 16})]
+    ("batch", "sizes"),
+    [(1, {1}), (2, {1, 2}), (3, {1, 2, 3}), (7, {1, 2, 3, 4, 6, 8}), (12, {1, 2, 3, 4, 6, 8, 12})],
 )
 def test_warming_up_prepares_every_size_that_such_batches_need(network, spec, batch, sizes):
     prepared = set()

@@ -19,6 +19,7 @@ from tests.unit.ssd_core.runners import (
     yuv,
 )
 
+pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.yuv_to_input")
 
@@ -141,6 +142,18 @@ def test_memory_may_become_short_later(network, spec, expect, caplog):
     assert len(warnings_of(caplog)) == 2
 
 
+def test_a_device_that_fails_ends_the_work_and_is_not_tried_with_less(network, spec, caplog):
+    lost = RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+    small = SmallMemory(network, 0, lambda: lost)
+    runner = runner_of(small, spec)
+    for start in (lambda: runner.submit(pictures(4)), lambda: runner.warm_up(4)):
+        small.failures = 0
+        with pytest.raises(torch.AcceleratorError, match="an illegal memory access"):
+            start()
+        assert small.failures == 1
+    assert warnings_of(caplog) == []
+
+
 @pytest.mark.parametrize("start", ["submit", "warm_up"])
 def test_no_memory_for_one_image_is_an_error_of_one_line_with_a_way_out(network, spec, start):
     runner = runner_of(SmallMemory(network, 0), spec)
@@ -179,7 +192,7 @@ def test_without_triton_it_takes_images_only_and_says_so_once(network, spec, exp
     runner.warm_up(8)
     (warning,) = warnings_of(caplog)
     assert warning.startswith("no Triton kernels: ")
-    assert "slower: ModuleNotFoundError" in warning
+    assert "slower: Triton is not installed (ModuleNotFoundError" in warning
     assert "\n" not in warning
 
 

@@ -1,7 +1,9 @@
 """Who computes `decode_nms` where kernels or the C++ library are not there."""
 
+import errno
 import importlib
 import logging
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,7 +16,10 @@ from tests.unit.ssd_core.head_outputs import Case, assert_same, outputs_with_tie
 op = importlib.import_module("ssd_core.ops.decode_nms")
 
 # 0 / 0, the overlap of boxes without area, in Triton's interpreter
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton")
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:triton"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +63,21 @@ def broken_kernels(error):
 @pytest.mark.parametrize(
     ("no_kernels", "reason"),
     [
-        (lambda: importlib.import_module("triton_that_is_not"), "ModuleNotFoundError: No module"),
+        (lambda: importlib.import_module("triton_that_is_not"),
+         "slower: Triton is not installed (ModuleNotFoundError: No module named 'triton_that"),
         (broken_kernels(RuntimeError("PTXAS error:\n  no such\n  target")),
-         "RuntimeError: PTXAS error: no such target"),
-        (broken_kernels(AssertionError()), "AssertionError"),
+         "slower: a kernel failed (RuntimeError: PTXAS error: no such target)"),
+        (broken_kernels(AssertionError()), "slower: a kernel failed (AssertionError:)"),
+        (broken_kernels(RuntimeError("Failed to find C compiler. Please specify via CC")),
+         "slower: Triton finds no C compiler for its launcher: install gcc, or set CC"),
+        (broken_kernels(AssertionError("libcuda.so cannot found!\nPlease make sure")),
+         "slower: Triton finds no libcuda.so.1: run ldconfig, or set TRITON_LIBCUDA_PATH"),
+        (broken_kernels(PermissionError(errno.EACCES, "Permission denied", "/root/.triton")),
+         "slower: Triton cannot write its cache: set TRITON_CACHE_DIR (PermissionError: "),
+        (broken_kernels(FileNotFoundError(errno.ENOENT, "No such file or directory", "cc")),
+         "slower: a kernel failed (FileNotFoundError: "),
+        (broken_kernels(subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"])),
+         "slower: the C compiler cannot build Triton's launcher, for want of Python.h? (Called"),
     ],
 )  # fmt: skip
 def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(
@@ -76,6 +92,19 @@ def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(
         assert reason in message
         assert message.count("\n") == 0
     assert op.fallback.reason in message
+
+
+def test_the_traceback_of_kernels_that_fail_is_logged_once_for_debugging(
+    monkeypatch, on_cuda, caplog
+):
+    caplog.set_level(logging.DEBUG, "ssd_core.ops.decode_nms")
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("no such target")))
+    for _ in range(2):
+        on_cuda(CASE)
+    (record,) = (r for r in caplog.records if r.levelno == logging.DEBUG)
+    kind, error, traceback = record.exc_info
+    assert (kind, str(error)) == (RuntimeError, "no such target")
+    assert traceback is not None
 
 
 def test_kernels_that_failed_once_are_not_tried_again(monkeypatch, on_cuda):
@@ -94,7 +123,7 @@ def test_kernels_that_failed_once_are_not_tried_again(monkeypatch, on_cuda):
 def test_a_long_reason_is_cut(monkeypatch, on_cuda):
     monkeypatch.setattr(op, "_triton_kernels", broken_kernels(RuntimeError("x" * 10_000)))
     _, (message,) = on_cuda(CASE)
-    assert len(message) < 300
+    assert len(message) < 400
 
 
 def test_kernels_that_failed_elsewhere_are_not_tried(monkeypatch, on_cuda):
@@ -121,6 +150,24 @@ def test_sizes_that_no_kernel_takes_are_left_to_the_reference_and_no_others(on_c
 def test_errors_of_the_device_are_the_callers_affair(monkeypatch, on_cuda, error):
     monkeypatch.setattr(op, "_triton_kernels", broken_kernels(error))
     with pytest.raises(type(error)):
+        on_cuda(CASE)
+    assert not op.fallback.reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "an illegal memory access was encountered",
+        "misaligned address",
+        "unspecified launch failure",
+    ],
+)
+def test_a_device_that_a_kernel_brought_down_is_not_asked_for_the_reference(
+    monkeypatch, on_cuda, said
+):
+    error = RuntimeError(f"Triton Error [CUDA]: {said}")
+    monkeypatch.setattr(op, "_triton_kernels", broken_kernels(error))
+    with pytest.raises(torch.AcceleratorError, match=said):
         on_cuda(CASE)
     assert not op.fallback.reason
 

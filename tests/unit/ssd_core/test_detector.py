@@ -7,7 +7,7 @@ from torchvision.ops import box_iou
 from ssd_core import MODELS, Detector, build_model
 from ssd_core.checkpoint import save_checkpoint
 from ssd_core.detector import fold_batch_norm
-from ssd_core.errors import UnknownModelError
+from ssd_core.errors import DeviceError, UnknownModelError
 from ssd_core.yuv import YuvImage
 
 CPU = torch.device("cpu")
@@ -290,3 +290,15 @@ def test_a_checkpoint_with_batch_norm_detects_as_it_was_trained(trained_mobilene
     for after, before in zip(actual, expected, strict=True):
         assert before.std() > 0.1
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_device_that_fails_while_a_model_is_loaded_is_refused_in_one_line(monkeypatch):
+    def busy(model):
+        raise torch.AcceleratorError("CUDA error: all CUDA-capable devices are busy\nCompile with")
+
+    monkeypatch.setattr("ssd_core.detector.fold_batch_norm", busy)
+    with pytest.raises(DeviceError) as caught:
+        Detector.load("ssd_mobilenet_v2_oid", device="cpu")
+    assert str(caught.value) == (
+        "device cpu cannot be used (CUDA error: all CUDA-capable devices are busy)"
+    )

@@ -13,6 +13,7 @@ from tests.conftest import KERNEL_DEVICE as DEVICE, WALKWAY
 from tests.unit.ssd_core.kernels import compiled
 from worker.sources.picture import PictureConverter
 
+pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.yuv_to_input")
 

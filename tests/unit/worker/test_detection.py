@@ -9,8 +9,15 @@ from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
 from tests.detectors import FakeDetector
-from worker.detection import CPU_BATCH_PER_CORE, CUDA_BATCH, FrameDetector, cpu_threads
+from worker.detection import (
+    CPU_BATCH_PER_CORE,
+    CUDA_BATCH,
+    FrameDetector,
+    cpu_threads,
+    rounded,
+)
 from worker.errors import DetectorError, UsageError
+from worker.events import BOX_DECIMALS, SCORE_DECIMALS
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,16 @@ def test_numbers_are_rounded(detector, images):
     for detection in FrameDetector(detector)(images[:1])()[0]:
         assert detection.score == round(detection.score, 4)
         assert all(edge == round(edge, 5) for edge in detection.box)
+
+
+@pytest.mark.parametrize("decimals", [SCORE_DECIMALS, BOX_DECIMALS])
+def test_a_whole_batch_is_rounded_as_python_rounds_each_number(decimals):
+    numbers = np.random.default_rng(0).random(100_000, np.float32)
+    ties = np.arange(1 << 16, dtype=np.float32) / (1 << 16)
+    near_ties = ((np.arange(20_000) + 0.5) / 10**decimals).astype(np.float32)
+    for values in (numbers, ties, near_ties, np.float32([-0.0, -0.1, 1.5, 1e-30])):
+        expected = [round(value, decimals) for value in values.tolist()]
+        assert rounded(torch.from_numpy(values), decimals) == expected
 
 
 def test_only_the_labels_asked_for_are_kept(detector, images):
@@ -197,6 +214,23 @@ def test_a_gpu_without_memory_for_an_image_ends_the_run_with_its_line():
 
     with pytest.raises(DetectorError, match="no memory left for one image"):
         FrameDetector(Full("cuda"))(batch(1))
+
+
+@pytest.mark.parametrize("start", ["a batch", "warm-up"])
+def test_a_gpu_that_fails_ends_the_run_with_a_line(start):
+    class Failing(FakeDetector):
+        def submit(self, images):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with")
+
+        def warm_up(self, batch):
+            self.submit([])
+
+    frame_detector = FrameDetector(Failing("cuda"))
+    with pytest.raises(DetectorError) as caught:
+        frame_detector(batch(1)) if start == "a batch" else frame_detector.warm_up(4)
+    assert str(caught.value) == (
+        "the GPU failed (CUDA error: an illegal memory access): start the worker again"
+    )
 
 
 def test_warming_up_on_cuda_prepares_the_device_for_the_batch():

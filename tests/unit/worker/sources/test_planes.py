@@ -1,5 +1,6 @@
 import gc
 import itertools
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -246,6 +247,41 @@ def test_a_file_played_live_gives_planes_too(clip):
     first = PlaneReader().convert(next(pictures(clip, 1)))
     assert np.array_equal(frames[0].image.y, first.y)
     assert {frame.image.shape for frame in frames} == {(576, 768, 3)}
+
+
+class OnGpu:
+    """A picture as a GPU decodes it, of planes that lie in host memory."""
+
+    def __init__(self, picture, sw_format="nv12"):
+        self.format = SimpleNamespace(name="cuda")
+        self.sw_format = SimpleNamespace(name=sw_format)
+        self.planes = picture.planes
+        self._picture = picture
+
+    def __getattr__(self, name):
+        return getattr(self._picture, name)
+
+
+def test_planes_that_a_gpu_decoded_are_left_where_they_are():
+    picture = picture_of("nv12", Colorspace.ITU709)
+    image = PlaneReader().convert(OnGpu(picture))
+    assert_like_the_converter(picture, image)
+    assert image.matrix == "bt709"
+    y, chroma = (plane.buffer_ptr for plane in picture.planes)
+    assert [plane.data_ptr() for plane in (image.y, image.u, image.v)] == [y, chroma, chroma + 1]
+
+
+def test_planes_that_a_gpu_decoded_keep_their_picture():
+    def planes_of_a_picture_that_goes():
+        picture = picture_of("nv12")
+        image = PlaneReader().convert(OnGpu(picture))
+        return image, image.y.clone(), image.u.clone()
+
+    made = [planes_of_a_picture_that_goes() for _ in range(20)]
+    gc.collect()
+    for image, y, u in made:
+        assert torch.equal(image.y, y)
+        assert torch.equal(image.u, u)
 
 
 @pytest.mark.cuda

@@ -1,0 +1,185 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can tell, in one call: tests, checks, benchmarks, variants.
+#
+#     benchmarks/gpu/run.sh [PHASE...]     names joined by + run at the same time; default: all
+#
+# For a machine without network: .gpu/site.tar.xz (pack.sh) brings the packages it lacks. Each phase
+# is a process with its own time limit, and none stops those after it. OUT names the folder for
+# results.tar.gz, which holds a log for each phase and the CSV files (default: benchmarks/results/gpu);
+# it is renewed after each phase. PYTHON names the Python that has torch (default: python3).
+# GPU_DRY_RUN=1 tries the phases on the CPU with small sizes, where no GPU is at hand.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+root=$PWD
+python=${PYTHON:-python3}
+export OUT=${OUT:-$root/benchmarks/results/gpu}
+dry=${GPU_DRY_RUN:-}
+quick=${dry:+--quick}
+device=cuda
+export REQUIRE_CUDA=1
+[ -z "$dry" ] || device=cpu REQUIRE_CUDA=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+logs=$work/results
+mkdir -p "$OUT" "$logs"
+export PYTHONUNBUFFERED=1 SSD_BENCH_RESULTS=$logs/csv
+
+# Phases: what each runs. Its limit in seconds is in the table below.
+
+tests() {
+  local workers=14 paths=(tests/unit/ssd_core) selection="cuda or kernels"
+  if [ -n "$dry" ]; then
+    workers=2 paths=(tests/unit/ssd_core/test_decode_nms_fallback.py) selection="kernels"
+  fi
+  "$python" -m pytest -vv -m "$selection" --numprocesses "$workers" \
+    --continue-on-collection-errors --junitxml "$logs/tests.xml" --durations 10 "${paths[@]}"
+}
+
+decoder() { # a process of its own: FFmpeg refuses a GPU that PyTorch opened before it
+  local status
+  "$python" -m pytest -vv -m cuda tests/unit/worker
+  status=$?
+  "$python" -m worker.cli doctor
+  return $status
+}
+
+accuracy() { script accuracy.py --device "$device" $quick; }
+replay() { script replay_bytes.py --device "$device" $quick; }
+barriers() { script barriers.py ${dry:+--quick --seconds 300}; }
+op_variants() { interpreted script op_variants.py --device "$device" ${dry:+--seconds 30}; }
+conv() { script conv_variants.py ${dry:+--help}; } # the interpreter would take minutes for a layer
+host() { script host_variants.py --device "$device"; }
+
+memcheck() { # first without the tool, which fills Triton's cache
+  local tool sanitizer jobs=() failed=0
+  script kernel_calls.py --device "$device" || return
+  [ -z "$dry" ] || return 0
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=$root/benchmarks:$PYTHONPATH
+  for tool in memcheck racecheck; do
+    timeout --kill-after 2 45 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+      "$python" benchmarks/gpu/kernel_calls.py --device cuda >"$logs/$tool.log" 2>&1 &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || failed=$?; done
+  tail -n 5 "$logs/memcheck.log" "$logs/racecheck.log"
+  return $failed
+}
+
+growth() { script growth.py --device "$device" $quick; }
+op() { benchmark op.py --seconds 0.4 --batches 1 32 $quick; }
+detector() { benchmark detector.py --seconds 0.4 --no-compile --batches 1 64 $quick; }
+live() {
+  benchmark live.py --start 32 --most 192 --seconds-per-step 6 --most-seconds 75 $quick
+}
+e2e() { benchmark end_to_end.py --rounds 1 --torchvision-frames 150 $quick; }
+
+limits="tests 140
+decoder 30
+accuracy 60
+replay 90
+growth 60
+memcheck 75
+barriers 80
+op_variants 100
+conv 130
+host 110
+op 60
+detector 60
+live 120
+e2e 75"
+names=$(awk '{print $1}' <<<"$limits")
+# What measures nothing shares the machine.
+all="tests decoder+accuracy+replay+growth+memcheck barriers op_variants conv host op detector live e2e"
+
+interpreted() { # a command; Triton interprets kernels in a dry run
+  [ -z "$dry" ] || export TRITON_INTERPRET=1
+  "$@"
+}
+
+script() { # of this folder; its arguments
+  local name=$1
+  shift
+  [ -f "benchmarks/gpu/$name" ] || { echo "there is no benchmarks/gpu/$name"; return 1; }
+  OUT=$SSD_BENCH_RESULTS PYTHONPATH=$root/benchmarks:$PYTHONPATH \
+    "$python" "benchmarks/gpu/$name" "$@"
+}
+
+benchmark() { # one of those that `make bench-gpu` runs; its arguments
+  local name=$1
+  shift
+  "$python" "benchmarks/$name" --device "$device" "$@"
+}
+
+set_up() {
+  local site=$work/site
+  mkdir "$site"
+  if [ -f .gpu/site.tar.xz ]; then
+    tar --extract --file .gpu/site.tar.xz --directory "$site" || return 1
+  else
+    echo "there is no .gpu/site.tar.xz (benchmarks/gpu/pack.sh): the packages must be installed"
+  fi
+  export PYTHONPATH=$root:$site${PYTHONPATH:+:$PYTHONPATH}
+  if [ -z "$dry" ]; then
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
+  fi
+  nproc
+  "$python" - <<'END'
+import sys, torch, triton
+print(sys.version.split()[0], "torch", torch.__version__, "triton", triton.__version__,
+      "cuDNN", torch.backends.cudnn.version(), "GPU", torch.cuda.is_available())
+END
+  "$python" setup.py -q build_ext --inplace >"$logs/build.log" 2>&1
+  "$python" -c 'from ssd_core.ops import decode_nms_native as native; print("decode_nms in C++:", native.why_missing() or "built")' \
+    2>/dev/null || echo "decode_nms in C++: unknown"
+}
+
+run_phase() { # a line of the table, and the end of the log
+  local name=$1 limit began=$SECONDS status verdict skipped lines=12 characters=1000
+  limit=$(awk -v name="$name" -v times="${dry:+5}" '$1 == name {print $2 * (times ? times : 1)}' <<<"$limits")
+  # A background job would ignore the signal that has pytest print what it knows.
+  env --default-signal=INT timeout --signal INT --kill-after 10 "$limit" bash -c "$name" \
+    >"$logs/$name.log" 2>&1
+  status=$?
+  case $status in
+    0) verdict=PASS ;;
+    124 | 137) verdict="LATE" ;;
+    *) verdict="FAIL" ;;
+  esac
+  skipped=$(grep -c '^SKIPPED' "$logs/$name.log")
+  printf '%-12s %s %4d s of %d, reasons to skip tests: %d\n' \
+    "$name" $verdict $((SECONDS - began)) "$limit" "$skipped" >>"$logs/table.txt"
+  [ $verdict = PASS ] || lines=30 characters=2000
+  {
+    echo "== $name: $verdict"
+    grep -v '^{"benchmark"' "$logs/$name.log" | tail -n $lines | cut -c -400 | tail -c $characters
+  } >"$work/$name.end"
+}
+
+phases=${*:-$all}
+for name in ${phases//+/ }; do
+  grep -qx "$name" <<<"$names" || { echo "$name is no phase; there are:" $names; exit 2; }
+done
+set_up || exit 1
+export root python device dry quick logs
+export -f interpreted script benchmark $names
+clip=
+if [ -z "$dry" ]; then # made once, while phases run that do not measure
+  PYTHONPATH=$root/benchmarks:$PYTHONPATH "$python" -c 'import clips; clips.hd_clip()' \
+    >"$logs/clip.log" 2>&1 &
+  clip=$!
+fi
+for group in $phases; do
+  case $group in op* | conv | host | detector | live | e2e) wait $clip ;; esac
+  jobs=()
+  for name in ${group//+/ }; do
+    run_phase "$name" &
+    jobs+=($!)
+  done
+  wait "${jobs[@]}"
+  for name in ${group//+/ }; do cat "$work/$name.end"; done
+  tar --create --gzip --file "$OUT/results.tar.gz" -C "$work" results
+done
+echo
+cat "$logs/table.txt"
+! grep -qv PASS "$logs/table.txt"

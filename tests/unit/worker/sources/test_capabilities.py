@@ -1,0 +1,94 @@
+import ctypes
+
+import av
+import pytest
+from av.error import FFmpegError
+
+from worker.sources import capabilities
+from worker.sources.capabilities import claim_gpu, video_decoders, why_no_gpu_decoding
+
+
+@pytest.fixture(autouse=True)
+def nothing_claimed(monkeypatch):
+    monkeypatch.setattr(capabilities, "_claimed", [])
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Pretends that these libraries are there, and that the GPU opens or says why it does not."""
+
+    def driver(*libraries, opening=""):
+        def load(name):
+            if name not in libraries:
+                raise OSError(f"{name}: cannot open shared object file")
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        monkeypatch.setattr(capabilities, "_why_it_does_not_open", lambda _: opening)
+
+    return driver
+
+
+BOTH = ("libcuda.so.1", "libnvcuvid.so.1")
+
+
+def test_h264_can_be_decoded():
+    assert "h264" in video_decoders()
+
+
+@pytest.mark.parametrize(
+    ("libraries", "missing", "capability"),
+    [((), "libcuda.so.1", "compute"), (BOTH[:1], "libnvcuvid.so.1", "video")],
+)
+def test_a_part_of_the_driver_that_is_missing_is_named_with_its_way_into_a_container(
+    driver, libraries, missing, capability
+):
+    driver(*libraries)
+    for reason in (claim_gpu(0), why_no_gpu_decoding(0)):
+        assert reason.startswith(f"{missing} of NVIDIA's driver is missing")
+        assert f"NVIDIA_DRIVER_CAPABILITIES without {capability!r}" in reason
+        assert "\n" not in reason
+    assert capabilities._claimed == []
+
+
+def test_a_gpu_that_opens_is_held(driver):
+    driver(*BOTH)
+    assert claim_gpu(1) == ""
+    (held,) = capabilities._claimed
+    assert held.device_id == 1
+
+
+def test_a_gpu_that_does_not_open_says_why_and_is_not_held(driver):
+    driver(*BOTH, opening="Operation not supported")
+    assert claim_gpu(0) == why_no_gpu_decoding(0) == "Operation not supported"
+    assert capabilities._claimed == []
+
+
+def test_without_a_gpu_none_opens():
+    assert claim_gpu(99) != ""
+
+
+def test_a_gpu_that_opens_and_leaves_decoding_to_the_cpu_is_found_out(driver, monkeypatch):
+    driver(*BOTH)
+    monkeypatch.setattr(capabilities, "hardware_decoder", lambda gpu: None)
+    assert why_no_gpu_decoding(0) == "the GPU opens, but does not decode H.264"
+
+
+def test_a_decoder_that_fails_says_why(driver, monkeypatch):
+    driver(*BOTH)
+    sample = capabilities._encoded_picture()
+
+    def fail(*arguments, **options):
+        raise FFmpegError(-1, "No decoder surfaces left")
+
+    monkeypatch.setattr(capabilities, "_encoded_picture", lambda: sample)
+    monkeypatch.setattr(av, "open", fail)
+    assert "No decoder surfaces left" in why_no_gpu_decoding(0)
+
+
+def test_an_ffmpeg_that_cannot_encode_the_sample_is_no_reason(driver, monkeypatch):
+    def no_encoder():
+        raise ValueError("libx264")
+
+    driver(*BOTH)
+    monkeypatch.setattr(capabilities, "_encoded_picture", no_encoder)
+    assert why_no_gpu_decoding(0) == ""
