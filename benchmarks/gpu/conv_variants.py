@@ -2,15 +2,15 @@
 
     python benchmarks/gpu/conv_variants.py [--models ssd300_vgg16 ...] [--batch 64] [--seconds 90]
 
-Layers are taken from the fused network (`ssd_core/models/fused.py`), which knows what follows a
-convolution: each is timed with its bias, activation, skip connection and pool, on random bf16
-input, as a captured graph of some launches after one another. Variants:
+Layers are taken from the fused network (`ssd_core/models/fused.py`): each is timed with its bias,
+activation and skip connection on random bf16 input, as a captured graph of some launches after one
+another. Variants:
 
-- cudnn: `F.conv2d` with bias, then activation, skip connection and pool as PyTorch has them
+- cudnn: `F.conv2d` with bias, then activation and skip connection as PyTorch has them
 - cudnn bare: the convolution alone, without bias: the least that any cuDNN variant could take
-- cudnn relu: `torch.cudnn_convolution_relu`, for comparison only (it reads uninitialised memory)
+- finished: that, then bias and ReLU in one kernel
 - frontend: a graph of nvidia-cudnn-frontend with convolution, bias and activation in one plan
-- triton ROWSxCOLUMNSxDEPTH...: the kernels of `ssd_core/ops/convolution_triton.py` with that tile
+- triton ROWSxCOLUMNSxDEPTH/WARPS/STAGES: the kernel of `ssd_core/ops/convolution_triton.py`
 
 The whole network is timed as a graph too: eager with cuDNN, and fused with the tiles of
 `fused.tile_for` and with the best of each layer. Before that the fused network is compared with
@@ -62,10 +62,6 @@ class Layer(NamedTuple):
     geometry: op.Geometry
     activation: str
     residual: bool
-    pool: bool
-    pool_ceil: bool
-    split: int
-    """Channels of the class head; 0 where the layer is no head."""
 
     @property
     def flop(self) -> float:
@@ -81,8 +77,8 @@ class Layer(NamedTuple):
         channels = self.weight_shape[1]
         return (
             self.weight_shape[2:], self.geometry.stride, self.geometry.dilation,
-            any(self.geometry.padding), channels < 16, channels % 64, channels % 32 == 0,
-            self.activation, self.residual, self.pool, self.split > 0, min(columns, 256),
+            any(self.geometry.padding), channels < 8, channels % 64, channels % 32 == 0,
+            self.activation, self.residual, min(columns, 256),
         )  # fmt: skip
 
 
@@ -94,7 +90,7 @@ def main() -> None:
     options.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16, 64, 128])
     options.add_argument("--seconds", type=float, default=100, help="begin no new layer later")
     options.add_argument("--most-layers", type=int, default=1000, help="per network")
-    options.add_argument("--no-layers", action="store_true", help="networks only")
+    options.add_argument("--layers-of", nargs="*", default=list(MODELS), choices=MODELS)
     chosen = options.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     introduce(DEVICE, "torch", "triton", "nvidia-cudnn-frontend")
@@ -103,7 +99,7 @@ def main() -> None:
     with torch.inference_mode():
         for name in chosen.models:
             best: dict[tuple[int, ...], op.Tile] = {}
-            if not chosen.no_layers:
+            if name in chosen.layers_of:
                 best = layers(name, chosen.batch, deadline, chosen.most_layers)
                 if name == "ssd_mobilenet_v2_oid":
                     depthwise_layers(chosen.batch)
@@ -175,7 +171,7 @@ def layers(name: str, batch: int, deadline: float, most: int) -> dict[tuple[int,
     for text in dict.fromkeys(failed):
         print("  failed:", text)
     best: dict[tuple[int, ...], op.Tile] = {}
-    totals = {"cudnn": 0.0, "cudnn bare": 0.0, "frontend": 0.0, "triton": 0.0, "chosen": 0.0}
+    totals = dict.fromkeys(("cudnn", "cudnn bare", "frontend", "triton", "chosen"), 0.0)
     timed: dict[tuple[Any, ...], dict[str, float]] = {}
     for layer in found:
         key = layer._replace(name="")
@@ -203,7 +199,7 @@ def layers(name: str, batch: int, deadline: float, most: int) -> dict[tuple[int,
             f"{layer.name:34} {layer.flop / 1e9:6.2f}G",
             *(
                 f"{variant} {times[variant]:7.1f}" if variant in times else f"{variant} -"
-                for variant in ("cudnn", "cudnn bare", "cudnn relu", "frontend")
+                for variant in ("cudnn", "cudnn bare", "finished", "frontend")
             ),
             *(f"{n.removeprefix('triton ')} {t:.1f} ({rate / t:.0f}T)" for n, t in ranked),
             flush=True,
@@ -230,7 +226,7 @@ def networks(name: str, batches: list[int], best: dict[tuple[int, ...], op.Tile]
     if best:
         variants["fused best"] = fused.FusedSSD(
             model,
-            lambda w: best.get(tuple(w.shape), fused.tile_for(w)),
+            lambda w, d: best.get(tuple(w.shape), fused.tile_for(w, d)),
         )
     check(name, model, variants)
     for batch in batches:
@@ -302,46 +298,24 @@ def layers_of(name: str) -> list[Layer]:
     spec = get_spec(name)
     model = trained_like(name)
     found: list[Layer] = []
-    whole, into = op.convolve, op.convolve_into
-
-    def note(x: Tensor, packed: op.Packed, geometry: op.Geometry, **more: Any) -> None:
-        shape = (packed.out_channels, packed.channels, *geometry.kernel)
-        fields = {"activation": "none", "residual": False, "pool": False, "pool_ceil": False}
-        fields["split"] = 0
-        found.append(
-            Layer(
-                f"{len(found)}", shape, tuple(x.shape), geometry, **(fields | {"split": 0} | more)
-            )
-        )
+    real, pixels = op.convolve, fused.CUDNN_FROM_PIXELS
 
     def convolve(
-        x: Tensor, packed: op.Packed, geometry: op.Geometry, activation: str, **o: Any
+        x: Tensor, packed: op.Packed, geometry: op.Geometry, activation: str, residual: Any
     ) -> Tensor:
-        note(
-            x, packed, geometry, activation=activation, residual=o["residual"] is not None,
-            pool=o["pool"], pool_ceil=o["pool_ceil"],
-        )  # fmt: skip
-        return whole(x, packed, geometry, activation, **o)
+        shape = (packed.out_channels, packed.channels, *geometry.kernel)
+        name = f"{len(found)} {'x'.join(map(str, shape))} on {x.shape[2]}"
+        kind = geometry, activation, residual is not None
+        found.append(Layer(name, shape, tuple(x.shape), *kind))
+        return real(x, packed, geometry, activation, residual)
 
-    def convolve_into(
-        x: Tensor, packed: op.Packed, geometry: op.Geometry, targets: Any, split: int
-    ) -> None:
-        note(x, packed, geometry, split=split)
-        into(x, packed, geometry, targets, split)
-
-    fused.convolve, fused.convolve_into = convolve, convolve_into
+    fused.convolve, fused.CUDNN_FROM_PIXELS = convolve, 10**9
     try:
         x = torch.zeros(1, 3, *spec.image_size, device=DEVICE, dtype=torch.bfloat16)
         fused.FusedSSD(model)(x.to(memory_format=torch.channels_last))
     finally:
-        fused.convolve, fused.convolve_into = whole, into
-    return [
-        layer._replace(
-            name=f"{layer.name} {'x'.join(map(str, layer.weight_shape))} on "
-            f"{layer.input_shape[2]}{' pool' if layer.pool else ''}{' head' if layer.split else ''}"
-        )
-        for layer in found
-    ]
+        fused.convolve, fused.CUDNN_FROM_PIXELS = real, pixels
+    return found
 
 
 def tiles(layer: Layer) -> list[op.Tile]:
@@ -350,11 +324,10 @@ def tiles(layer: Layer) -> list[op.Tile]:
     whole = max(16, 1 << (out - 1).bit_length())
     taps = layer.weight_shape[2] * layer.weight_shape[3]
     found = [chosen_tile(layer)]
-    if channels < 16:
+    if channels < 8:
         columns = min(whole, 64)
-        found += [
-            op.Tile(rows, columns, 32, warps, 2) for rows, warps in ((64, 4), (256, 8), (128, 8))
-        ]
+        sizes = ((64, 4), (256, 8), (128, 8), (64, 2), (256, 4))
+        found += [op.Tile(rows, columns, 16, warps, 3) for rows, warps in sizes]
     elif taps == 1:
         depth = 64 if channels % 64 == 0 else 32
         for columns in {min(whole, 64), min(whole, 128), min(whole, 256)}:
@@ -370,8 +343,7 @@ def tiles(layer: Layer) -> list[op.Tile]:
             for rows, warps in ((64, 4), (128, 4), (128, 8), (256, 8)):
                 if not 32 <= rows * columns / (32 * warps) <= 128:
                     continue
-                for stages, cache in ((3, ""), (4, ""), (3, ".ca")):
-                    found.append(op.Tile(rows, columns, 64, warps, stages, cache))
+                found += [op.Tile(rows, columns, 64, warps, stages) for stages in (3, 4)]
     return [
         tile
         for tile in dict.fromkeys(found)
@@ -382,7 +354,7 @@ def tiles(layer: Layer) -> list[op.Tile]:
 
 def chosen_tile(layer: Layer) -> op.Tile:
     """What the fused network takes."""
-    return fused.tile_for(torch.empty(layer.weight_shape, device="meta"))
+    return fused.tile_for(torch.empty(layer.weight_shape, device="meta"), layer.geometry.dilation)
 
 
 def compile_one(job: tuple[Layer, op.Tile]) -> str:
@@ -393,7 +365,8 @@ def compile_one(job: tuple[Layer, op.Tile]) -> str:
             triton_call(layer, tile, 1)()
         synchronise()
     except Exception as error:  # whatever the compiler says
-        return f"{tile_name(tile)} {layer.weight_shape}: {type(error).__name__} {str(error)[:150]}"
+        reason = str(error).partition("\n")[0][:150]
+        return f"{tile_name(tile)} {layer.weight_shape}: {type(error).__name__} {reason}"
     return ""
 
 
@@ -406,7 +379,7 @@ def time_layer(layer: Layer, batch: int) -> dict[str, float]:
     if layer.flop > FRONTEND_FROM_FLOP:
         calls["frontend"] = lambda: frontend_call(layer, batch)
     if layer.activation == "relu" and not layer.residual:
-        calls["cudnn relu"] = lambda: cudnn_relu_call(layer, batch)
+        calls["finished"] = lambda: finished_call(layer, batch)
     for tile in tiles(layer):
         calls[f"triton {tile_name(tile)}"] = lambda t=tile: triton_call(layer, t, batch)
     times = {}
@@ -445,12 +418,12 @@ def symmetric(layer: Layer, x: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def after(layer: Layer, y: Tensor, residual: Tensor | None) -> Tensor:
-    """Skip connection, activation and pool as PyTorch has them."""
+    """Skip connection and activation as PyTorch has them."""
     if residual is not None:
         y = residual + y
     if layer.activation != "none":
         y = F.relu_(y) if layer.activation == "relu" else F.hardtanh_(y, 0, 6)
-    return F.max_pool2d(y, 2, 2, ceil_mode=layer.pool_ceil) if layer.pool else y
+    return y
 
 
 def cudnn_call(layer: Layer, batch: int) -> Callable[[], Any]:
@@ -475,21 +448,15 @@ def bare_call(layer: Layer, batch: int) -> Callable[[], Any]:
     return lambda: F.conv2d(x, weight, None, stride, padding, dilation)
 
 
-def cudnn_relu_call(layer: Layer, batch: int) -> Callable[[], Any]:
-    """PyTorch's own fused call; the pool apart."""
-    x, weight, bias = tensors(layer, batch)
-    stride, dilation = [layer.geometry.stride] * 2, [layer.geometry.dilation] * 2
-
-    def call() -> Tensor:
-        padded, padding = symmetric(layer, x)
-        y = torch.cudnn_convolution_relu(padded, weight, bias, stride, padding, dilation, 1)
-        return F.max_pool2d(y, 2, 2, ceil_mode=layer.pool_ceil) if layer.pool else y
-
-    return call
+def finished_call(layer: Layer, batch: int) -> Callable[[], Any]:
+    """The convolution alone, then bias and ReLU."""
+    bare = bare_call(layer, batch)
+    bias = torch.randn(layer.weight_shape[0], device=DEVICE)
+    return lambda: op.finish(bare(), bias)
 
 
 def frontend_call(layer: Layer, batch: int) -> Callable[[], Any]:
-    """A plan of cuDNN's frontend, the first of its heuristics; the pool apart."""
+    """A plan of cuDNN's frontend, the first of its heuristics."""
     import cudnn
 
     x, weight, bias = tensors(layer, batch)
@@ -529,7 +496,7 @@ def frontend_call(layer: Layer, batch: int) -> Callable[[], Any]:
     def call() -> Tensor:
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream().cuda_stream)
         graph.execute(pack, workspace, handle=handle)
-        return F.max_pool2d(y, 2, 2, ceil_mode=layer.pool_ceil) if layer.pool else y
+        return y
 
     return call
 
@@ -549,24 +516,10 @@ def triton_call(layer: Layer, tile: op.Tile, batch: int) -> Callable[[], Any]:
     """Our kernel with a tile."""
     x, weight, bias = tensors(layer, batch)
     packed = op.pack(weight, bias, tile)
-    if layer.split:
-        height, width = layer.geometry.output_size(*x.shape[2:])
-        boxes = (layer.weight_shape[0] - layer.split) // 4
-        classes = layer.split // boxes
-        total = height * width * boxes
-        logits = torch.empty(batch, total, classes, device=DEVICE, dtype=torch.bfloat16)
-        offsets = torch.empty(batch, total, 4, device=DEVICE, dtype=torch.bfloat16)
-        targets = (
-            op.Target(logits, logits.stride(0), boxes * classes),
-            op.Target(offsets, offsets.stride(0), boxes * 4),
-        )
-        return lambda: op.convolve_into(x, packed, layer.geometry, targets, layer.split)
-    options: dict[str, Any] = {"pool": layer.pool, "pool_ceil": layer.pool_ceil}
+    residual = None
     if layer.residual:
-        options["residual"] = torch.randn_like(
-            op.convolve(x, packed, layer.geometry, layer.activation)
-        )
-    return lambda: op.convolve(x, packed, layer.geometry, layer.activation, **options)
+        residual = torch.randn_like(op.convolve(x, packed, layer.geometry, layer.activation))
+    return lambda: op.convolve(x, packed, layer.geometry, layer.activation, residual)
 
 
 def graph_us(call: Callable[[], Any], launches: int = LAUNCHES) -> float:
@@ -604,16 +557,15 @@ def synchronise() -> None:
 
 
 def tile_name(tile: op.Tile) -> str:
-    """ROWSxCOLUMNSxDEPTH/WARPS/STAGES and the cache."""
-    return f"{tile.rows}x{tile.columns}x{tile.depth}/{tile.warps}/{tile.stages}{tile.cache}"
+    """ROWSxCOLUMNSxDEPTH/WARPS/STAGES."""
+    return f"{tile.rows}x{tile.columns}x{tile.depth}/{tile.warps}/{tile.stages}"
 
 
 def tile_named(name: str) -> op.Tile:
     """The tile of ``tile_name``."""
-    sizes, warps, last = name.removeprefix("triton ").split("/")
-    stages, _, cache = last.partition(".")
+    sizes, warps, stages = name.removeprefix("triton ").split("/")
     rows, columns, depth = map(int, sizes.split("x"))
-    return op.Tile(rows, columns, depth, int(warps), int(stages), cache and f".{cache}")
+    return op.Tile(rows, columns, depth, int(warps), int(stages))
 
 
 def keep(file: str, **row: Any) -> None:

@@ -3,168 +3,226 @@
 Pointers, sizes and strides in elements go in; activations are channels_last. Sums are fp32.
 """
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import triton
 import triton.language as tl
 
 _SIZES = [
-    "rows", "height", "width", "channels", "out_height", "out_width", "pixels", "pixels_across",
-    "out_channels", "across", "top", "left", "image_stride", "pixel_stride",
-    "second_image_stride", "second_pixel_stride", "split",
+    "rows", "height", "width", "channels", "pitch", "pixels", "pixels_across", "out_channels",
+    "across", "top", "left", "out_height", "out_width", "images", "split",
 ]  # fmt: skip
 """Not compiled in: the layers of a network share a few kernels."""
 
 
-@triton.jit(do_not_specialize=_SIZES)  # type: ignore[untyped-decorator]
+def _jit(kernel: Callable[..., None]) -> Any:
+    names = inspect.signature(kernel).parameters
+    return triton.jit(kernel, do_not_specialize=[name for name in _SIZES if name in names])
+
+
+@_jit
 def convolution_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
     residual: tl.tensor,
     out: tl.tensor,
-    second: tl.tensor,
     rows: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     channels: tl.tensor,
-    out_height: tl.tensor,
-    out_width: tl.tensor,
+    pitch: tl.tensor,
     pixels: tl.tensor,
     pixels_across: tl.tensor,
     out_channels: tl.tensor,
     across: tl.tensor,
     top: tl.tensor,
     left: tl.tensor,
-    image_stride: tl.tensor,
-    pixel_stride: tl.tensor,
-    second_image_stride: tl.tensor,
-    second_pixel_stride: tl.tensor,
-    split: tl.tensor,
     KERNEL_HEIGHT: tl.constexpr,
     KERNEL_WIDTH: tl.constexpr,
     STRIDE: tl.constexpr,
     DILATION: tl.constexpr,
     PADDED: tl.constexpr,
-    SMALL: tl.constexpr,
-    UNIT: tl.constexpr,
-    OUT_UNIT: tl.constexpr,
     EVEN: tl.constexpr,
+    PITCH_UNIT: tl.constexpr,
     RELU: tl.constexpr,
     SIX: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    POOL: tl.constexpr,
-    SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    CACHE: tl.constexpr,
 ) -> None:
     """A matrix product: a row per output pixel, a column per output channel.
 
-    The left matrix is gathered from the input, tap by tap. With POOL, each four rows are the pixels
-    of one window of the pool.
+    The left matrix is gathered from the input, tap by tap. ``channels`` and ``out_channels`` come
+    in eights and ``pitch``, from one pixel to the next, in PITCH_UNITs, so that it shows how much
+    can be loaded at once.
     """
-    channels = channels * UNIT
+    channels, pitch, out_channels = channels * 8, pitch * PITCH_UNIT, out_channels * 8
     padded_channels = across * COLUMNS
-    image_stride, pixel_stride = image_stride * OUT_UNIT, pixel_stride * OUT_UNIT
-    out_channels = out_channels * OUT_UNIT
     # Programs that read the same rows of the input follow one another.
     row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
 
     known = tl.minimum(row, rows - 1)  # past the end the last one again
-    if POOL:
-        pixel = known // 4
-        image = pixel // pixels
-        pixel = pixel % pixels
-        out_y = pixel // pixels_across * 2 + known % 4 // 2
-        out_x = pixel % pixels_across * 2 + known % 2
-    else:
-        image = known // pixels
-        pixel = known % pixels
-        out_y = pixel // pixels_across
-        out_x = pixel % pixels_across
-    first_y = out_y * STRIDE - top
-    first_x = out_x * STRIDE - left
-    corner = x + ((image * height + first_y) * width + first_x).to(tl.int64) * channels
+    image = known // pixels
+    first_y = known % pixels // pixels_across * STRIDE - top
+    first_x = known % pixels % pixels_across * STRIDE - left
+    corner = x + ((image * height + first_y) * width + first_x).to(tl.int64) * pitch
     weights = weight + depth[:, None] * padded_channels + column[None, :]
 
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    if SMALL:  # all taps in one step or a few
-        for start in range(0, KERNEL_HEIGHT * KERNEL_WIDTH * channels, DEPTH):
-            entry = start + depth
-            tap = entry // channels
-            down = tap // KERNEL_WIDTH * DILATION
-            right = tap % KERNEL_WIDTH * DILATION
-            y = first_y[:, None] + down[None, :]
-            x_ = first_x[:, None] + right[None, :]
-            inside = (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width)
-            inside = inside & (tap < KERNEL_HEIGHT * KERNEL_WIDTH)[None, :]
-            offset = (down * width + right) * channels + entry % channels
-            values = tl.load(corner[:, None] + offset[None, :], mask=inside, other=0.0)
-            sums = tl.dot(values, tl.load(weights + start * padded_channels), sums)
-    else:
-        TAPS: tl.constexpr = KERNEL_HEIGHT * KERNEL_WIDTH
-        for step in range(0, TAPS * tl.cdiv(channels, DEPTH)):
-            tap = step % TAPS  # taps one after another: they read the same pixels
-            start = step // TAPS * DEPTH
-            down = tap // KERNEL_WIDTH * DILATION
-            right = tap % KERNEL_WIDTH * DILATION
-            offset = (down * width + right) * channels + start + depth
-            pointers = corner[:, None] + offset[None, :]
-            if PADDED:
-                y = first_y + down
-                x_ = first_x + right
-                inside = ((y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None]
-                if not EVEN:
-                    inside = inside & (start + depth < channels)[None, :]
-                values = tl.load(pointers, mask=inside, other=0.0, cache_modifier=CACHE)
-            elif EVEN:
-                values = tl.load(pointers)
-            else:
-                values = tl.load(pointers, mask=(start + depth < channels)[None, :], other=0.0)
-            sums = tl.dot(values, tl.load(weights + step * DEPTH * padded_channels), sums)
+    TAPS: tl.constexpr = KERNEL_HEIGHT * KERNEL_WIDTH
+    for step in range(0, TAPS * tl.cdiv(channels, DEPTH)):
+        tap = step % TAPS  # taps one after another: they read the same pixels
+        start = step // TAPS * DEPTH
+        down = tap // KERNEL_WIDTH * DILATION
+        right = tap % KERNEL_WIDTH * DILATION
+        pointers = corner[:, None] + ((down * width + right) * pitch + start + depth)[None, :]
+        if PADDED:
+            y = first_y + down
+            x_ = first_x + right
+            inside = ((y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None]
+            if not EVEN:
+                inside = inside & (start + depth < channels)[None, :]
+            values = tl.load(pointers, mask=inside, other=0.0)
+        elif EVEN:
+            values = tl.load(pointers)
+        else:
+            values = tl.load(pointers, mask=(start + depth < channels)[None, :], other=0.0)
+        sums = tl.dot(values, tl.load(weights + step * DEPTH * padded_channels), sums)
 
-    if POOL:  # the largest first: bias and activation keep the order
-        there = (out_y < out_height) & (out_x < out_width)
-        sums = tl.where(there[:, None], sums, -float("inf"))
-        sums = tl.max(tl.reshape(sums, (ROWS // 4, 4, COLUMNS)), 1)
-        row = tl.program_id(0) // across * (ROWS // 4) + tl.arange(0, ROWS // 4)
-        rows = rows // 4
-        image = row // pixels
-        pixel = row % pixels
     sums += tl.load(bias + column)[None, :]
     exists = (row < rows)[:, None] & (column < out_channels)[None, :]
-    at = image.to(tl.int64) * image_stride + pixel * pixel_stride
+    at = row.to(tl.int64)[:, None] * out_channels + column[None, :]
     if RESIDUAL:
-        pointers = (residual + at)[:, None] + column[None, :]
-        sums += tl.load(pointers, mask=exists, other=0.0).to(tl.float32)
+        sums += tl.load(residual + at, mask=exists, other=0.0).to(tl.float32)
     if RELU:
         sums = tl.maximum(sums, 0.0)
     if SIX:
         sums = tl.minimum(sums, 6.0)
-    result = sums.to(out.dtype.element_ty)
-    pointers = (out + at)[:, None] + column[None, :]
-    if SPLIT:
-        tl.store(pointers, result, mask=exists & (column < split)[None, :])
-        at = image.to(tl.int64) * second_image_stride + pixel * second_pixel_stride - split
-        pointers = (second + at)[:, None] + column[None, :]
-        tl.store(pointers, result, mask=exists & (column >= split)[None, :])
+    tl.store(out + at, sums.to(out.dtype.element_ty), mask=exists)
+
+
+@_jit
+def widening_kernel(
+    x: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    out_height: tl.tensor,
+    out_width: tl.tensor,
+    top: tl.tensor,
+    left: tl.tensor,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+) -> None:
+    """ROWS pixels of four channels, of which CHANNELS are the input's, amid a border of zeros."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, 4)
+    image = row // (out_height * out_width)
+    y = row // out_width % out_height - top
+    x_ = row % out_width - left
+    pixel = (image * height + y) * width + x_
+    inside = (row < rows) & (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width)
+    inside = inside[:, None] & (channel < CHANNELS)[None, :]
+    pointers = x + pixel.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    value = tl.load(pointers, mask=inside, other=0.0)
+    at = row.to(tl.int64)[:, None] * 4 + channel[None, :]
+    tl.store(out + at, value, mask=(row < rows)[:, None])
+
+
+@_jit
+def finishing_kernel(
+    x: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    out_height: tl.tensor,
+    out_width: tl.tensor,
+    across: tl.tensor,
+    POOL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Bias and ReLU of ROWS pixels; with POOL of the largest in each window of 2x2.
+
+    ``x`` and ``out`` are the same without POOL. Bias and ReLU keep the order, so they come last.
+    """
+    channels = across * COLUMNS
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    known = tl.minimum(row, rows - 1)
+    at = known.to(tl.int64)[:, None] * channels + column[None, :]
+    if POOL:
+        image = known // (out_height * out_width)
+        y = known // out_width % out_height * 2
+        x_ = known % out_width * 2
+        # Where a window reaches over the edge, its own pixels again.
+        below = tl.where(y + 1 < height, width, 0)
+        beside = tl.where(x_ + 1 < width, 1, 0)
+        corner = ((image * height + y) * width + x_).to(tl.int64)
+        pointers = x + corner[:, None] * channels + column[None, :]
+        value = tl.load(pointers).to(tl.float32)
+        for step in tl.static_range(1, 4):
+            offset = (step % 2 * beside + step // 2 * below) * channels
+            value = tl.maximum(value, tl.load(pointers + offset[:, None]).to(tl.float32))
     else:
-        tl.store(pointers, result, mask=exists)
+        value = tl.load(x + at).to(tl.float32)
+    value = tl.maximum(value + tl.load(bias + column)[None, :], 0.0)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=(row < rows)[:, None])
 
 
-@triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=[
-        "pixels", "height", "width", "across", "out_height", "out_width", "top", "left"
-    ]
-)  # fmt: skip
+@_jit
+def splitting_kernel(
+    x: tl.tensor,
+    bias: tl.tensor,
+    cls_logits: tl.tensor,
+    bbox_regression: tl.tensor,
+    rows: tl.tensor,
+    pixels: tl.tensor,
+    pitch: tl.tensor,
+    out_channels: tl.tensor,
+    split: tl.tensor,
+    cls_image_stride: tl.tensor,
+    bbox_image_stride: tl.tensor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Adds the bias to ROWS pixels; class logits to one place, box offsets to another.
+
+    Channels below ``split`` are logits. The pixels of an image lie close together in both places.
+    """
+    pitch = pitch * 8
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    there = (row < rows)[:, None]
+    pointers = x + row.to(tl.int64)[:, None] * pitch + column[None, :]
+    value = tl.load(pointers, mask=there & (column < pitch)[None, :], other=0.0).to(tl.float32)
+    value += tl.load(bias + column, mask=column < out_channels, other=0.0)[None, :]
+    result = value.to(x.dtype.element_ty)
+    image = (row // pixels).to(tl.int64)
+    pixel = row % pixels
+    logits = cls_logits + image * cls_image_stride + pixel * split
+    tl.store(logits[:, None] + column[None, :], result, mask=there & (column < split)[None, :])
+    offsets = bbox_regression + image * bbox_image_stride + pixel * (out_channels - split) - split
+    is_offset = (column >= split) & (column < out_channels)
+    tl.store(offsets[:, None] + column[None, :], result, mask=there & is_offset[None, :])
+
+
+@_jit
 def depthwise_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
     out: tl.tensor,
-    pixels: tl.tensor,
+    rows: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     across: tl.tensor,
@@ -183,9 +241,9 @@ def depthwise_kernel(
 ) -> None:
     """ROWS output pixels of COLUMNS channels, which divide the channels."""
     channels = across * COLUMNS
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    known = tl.minimum(row, pixels - 1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    known = tl.minimum(row, rows - 1)
     image = known // (out_height * out_width)
     pixel = known % (out_height * out_width)
     first_y = pixel // out_width * STRIDE - top
@@ -208,11 +266,11 @@ def depthwise_kernel(
     if SIX:
         sums = tl.minimum(sums, 6.0)
     at = known.to(tl.int64)[:, None] * channels + column[None, :]
-    tl.store(out + at, sums.to(out.dtype.element_ty), mask=(row < pixels)[:, None])
+    tl.store(out + at, sums.to(out.dtype.element_ty), mask=(row < rows)[:, None])
 
 
-@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
-def l2_normalise_kernel(
+@_jit
+def l2_normalisation_kernel(
     x: tl.tensor,
     scale: tl.tensor,
     out: tl.tensor,

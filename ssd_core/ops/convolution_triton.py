@@ -1,9 +1,10 @@
 """Convolutions of an inference network in Triton, each one kernel with all that follows it.
 
 Goes in: channels_last activations in bf16 or fp16, packed weights. Comes out: the convolution with
-its bias, activation, skip connection and 2x2 pooling, summed in fp32 and rounded once, so that what
-a layer makes goes through memory once. A sum is taken in the same order whatever the batch, hence
-an image gives the same bits in any batch. Knows tensors, not networks: ``cuda_fusion`` does.
+its bias, activation and skip connection, summed in fp32 and rounded once, so that what a layer
+makes goes through memory once. A sum is taken in the same order whatever the batch, hence an image
+gives the same bits in any batch. Beside it, what follows a convolution of cuDNN's, in one kernel.
+Knows tensors, not networks: ``models/fused.py`` does.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ from torch.nn import functional as F
 from ssd_core.ops.convolution_kernels import (
     convolution_kernel,
     depthwise_kernel,
-    l2_normalise_kernel,
+    finishing_kernel,
+    l2_normalisation_kernel,
+    splitting_kernel,
+    widening_kernel,
 )
 
-_SMALL_CHANNELS = 16
-"""Below this, channels of several taps share a step of the sum: three for the first layer."""
+_WIDE = 4
+"""Channels and taps of a row that a small input is widened to: three of each in the first layer."""
+_BLOCK = 2048
+"""Elements of one program where each is loaded and stored once; 16 bytes a lane and load."""
 _DEPTHWISE_COLUMNS = 64
 _DEPTHWISE_ELEMENTS = 2048
 _DEPTHWISE_WARPS = 4
@@ -40,8 +46,6 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     """Steps under way at once, each with its part of shared memory."""
-    cache: str = ""
-    """How loads of 3x3 convolutions are cached: ".ca" keeps what the next tap reads in L1."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,18 @@ class Packed(NamedTuple):
 
 
 def pack(weight: Tensor, bias: Tensor | None, tile: Tile) -> Packed:
-    """Lay out (out, in, kernel height, kernel width) weights for ``tile``, padded with zeros."""
+    """Lay out (out, in, kernel height, kernel width) weights for ``tile``, padded with zeros.
+
+    Raises ValueError for channels, in or out, that are no multiple of 8; up to 4 in are widened.
+    """
     out_channels, channels = weight.shape[:2]
-    taps = weight.detach().permute(2, 3, 1, 0).reshape(-1, channels, out_channels)
-    if channels < _SMALL_CHANNELS:
-        taps = taps.reshape(1, -1, out_channels)
+    if out_channels % 8 or (channels % 8 and not is_small(weight)):
+        raise ValueError(f"weights {tuple(weight.shape)}: channels must be multiples of 8")
+    if is_small(weight):  # the taps of a row are one tap of 16 channels
+        weight = F.pad(weight, (0, _WIDE - weight.shape[3], 0, 0, 0, _WIDE - channels))
+        taps = weight.detach().permute(2, 3, 1, 0).flatten(1, 2)
+    else:
+        taps = weight.detach().permute(2, 3, 1, 0).flatten(0, 1)
     padding = (0, -out_channels % tile.columns, 0, -taps.shape[1] % tile.depth)
     steps = F.pad(taps, padding).unflatten(1, (-1, tile.depth)).transpose(0, 1)
     if bias is None:
@@ -96,13 +107,9 @@ def pack(weight: Tensor, bias: Tensor | None, tile: Tile) -> Packed:
     )
 
 
-class Target(NamedTuple):
-    """Where pixels of the output go: ``base + image * image_stride + pixel * pixel_stride``."""
-
-    tensor: Tensor
-    """Its first element is channel 0 of the first pixel of the first image."""
-    image_stride: int
-    pixel_stride: int
+def is_small(weight: Tensor) -> bool:
+    """Whether an input of so few channels is widened, so that it can be loaded in pieces."""
+    return weight.shape[1] <= _WIDE and weight.shape[3] <= _WIDE
 
 
 def convolve(
@@ -110,109 +117,152 @@ def convolve(
     packed: Packed,
     geometry: Geometry,
     activation: str = "none",
-    *,
     residual: Tensor | None = None,
-    pool: bool = False,
-    pool_ceil: bool = False,
 ) -> Tensor:
     """(B, C, H, W) to (B, out, H', W'), both channels_last.
 
-    ``residual``, of the output's shape, is added last. ``pool``: the largest of each 2x2 pixels
-    instead of the pixels; with ``pool_ceil`` also of the last, incomplete ones.
+    ``activation`` is "none", "relu" or "relu6"; ``residual``, of the output's shape and layout, is
+    added before it.
     """
+    x = x.contiguous(memory_format=torch.channels_last)
+    images = len(x)
     height, width = geometry.output_size(*x.shape[2:])
-    if pool:
-        height, width = ((n + pool_ceil) // 2 for n in (height, width))
-    out = torch.empty(
-        (len(x), packed.out_channels, height, width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
-    target = Target(out, height * width * packed.out_channels, packed.out_channels)
-    size = height, width
-    _launch(x, packed, geometry, activation, (target,), packed.out_channels, residual, pool, size)
-    return out
-
-
-def convolve_into(
-    x: Tensor, packed: Packed, geometry: Geometry, targets: tuple[Target, Target], split: int
-) -> None:
-    """Channels below ``split`` go to the first target, the others to the second."""
-    size = geometry.output_size(*x.shape[2:])
-    _launch(x, packed, geometry, "none", targets, split, None, False, size)
-
-
-def _launch(
-    x: Tensor,
-    packed: Packed,
-    geometry: Geometry,
-    activation: str,
-    targets: tuple[Target, ...],
-    split: int,
-    residual: Tensor | None,
-    pool: bool,
-    size: tuple[int, int],
-) -> None:
-    """``size``: (height, width) of what is stored."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        x = x.contiguous(memory_format=torch.channels_last)
-    images, channels, height, width = x.shape
-    tile = packed.tile
-    rows = images * size[0] * size[1] * (4 if pool else 1)
-    across = len(packed.bias) // tile.columns
-    small = channels < _SMALL_CHANNELS
-    unit = 1 if small else 8  # 16 bytes, so that they are loaded in one
+    out = _activations(images, packed.out_channels, height, width, x)
+    channels = pitch = packed.channels
+    padded = any(geometry.padding)
+    kernel = geometry.kernel
     left, _, top, _ = geometry.padding
-    first, second = targets[0], targets[-1]
-    out_unit = 1 if len(targets) > 1 or packed.out_channels % 8 else 8
-    grid = (triton.cdiv(rows, tile.rows) * across,)
+    if channels <= _WIDE:
+        x = _widen(x, geometry)
+        channels, pitch, padded, left, top = _WIDE * _WIDE, _WIDE, False, 0, 0
+        kernel = kernel[0], 1
+    tile = packed.tile
+    rows = images * height * width
+    across = len(packed.bias) // tile.columns
+    pitch_unit = min(8, pitch)
     with torch.cuda.device_of(x):
-        convolution_kernel[grid](
+        convolution_kernel[(triton.cdiv(rows, tile.rows) * across,)](
             x,
             packed.weight,
             packed.bias,
-            first.tensor if residual is None else residual,
-            first.tensor,
-            second.tensor,
+            out if residual is None else residual,
+            out,
             rows,
-            height,
+            *x.shape[2:],
+            channels // 8,
+            pitch // pitch_unit,
+            height * width,
             width,
-            channels // unit,
-            *geometry.output_size(height, width),
-            size[0] * size[1],
-            size[1],
-            packed.out_channels // out_unit,
+            packed.out_channels // 8,
             across,
             top,
             left,
-            first.image_stride // out_unit,
-            first.pixel_stride // out_unit,
-            second.image_stride,
-            second.pixel_stride,
-            split,
-            KERNEL_HEIGHT=geometry.kernel[0],
-            KERNEL_WIDTH=geometry.kernel[1],
+            KERNEL_HEIGHT=kernel[0],
+            KERNEL_WIDTH=kernel[1],
             STRIDE=geometry.stride,
             DILATION=geometry.dilation,
-            PADDED=any(geometry.padding),
-            SMALL=small,
-            UNIT=unit,
-            OUT_UNIT=out_unit,
-            EVEN=not small and channels % tile.depth == 0,
+            PADDED=padded,
+            EVEN=channels % tile.depth == 0,
+            PITCH_UNIT=pitch_unit,
             RELU=activation != "none",
             SIX=activation == "relu6",
             RESIDUAL=residual is not None,
-            POOL=pool,
-            SPLIT=len(targets) > 1,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             DEPTH=tile.depth,
-            CACHE=tile.cache,
             num_warps=tile.warps,
             num_stages=tile.stages,
-            # Stores of two targets would take all registers there are, and half the programs.
-            **({"maxnreg": 128} if len(targets) > 1 else {}),
+        )
+    return out
+
+
+def _widen(x: Tensor, geometry: Geometry) -> Tensor:
+    """(B, C, H, W) to (B, 4, H', W') with the padding around it, room for a fourth tap included."""
+    left, right, top, bottom = geometry.padding
+    images, channels, height, width = x.shape
+    out_height = height + top + bottom
+    out_width = width + left + right + _WIDE - geometry.kernel[1]
+    out = _activations(images, _WIDE, out_height, out_width, x)
+    rows = images * out_height * out_width
+    block = _BLOCK // _WIDE
+    with torch.cuda.device_of(x):
+        widening_kernel[(triton.cdiv(rows, block),)](
+            x,
+            out,
+            rows,
+            height,
+            width,
+            out_height,
+            out_width,
+            top,
+            left,
+            CHANNELS=channels,
+            ROWS=block,
+        )
+    return out
+
+
+def finish(x: Tensor, bias: Tensor, *, pool: bool = False, pool_ceil: bool = False) -> Tensor:
+    """Add the bias (C,) fp32 of a convolution to its output (B, C, H, W), then ReLU.
+
+    In place; or, with ``pool``, the largest of each 2x2 pixels, and with ``pool_ceil`` also of the
+    last, incomplete ones. C is a multiple of 8.
+    """
+    images, channels, height, width = x.shape
+    out_height, out_width = height, width
+    out = x
+    if pool:
+        out_height, out_width = ((n + pool_ceil) // 2 for n in (height, width))
+        out = _activations(images, channels, out_height, out_width, x)
+    columns = min(128, channels & -channels)  # a power of two that divides them
+    rows = images * out_height * out_width
+    block = _BLOCK // columns
+    with torch.cuda.device_of(x):
+        finishing_kernel[(triton.cdiv(rows, block), channels // columns)](
+            x,
+            bias,
+            out,
+            rows,
+            height,
+            width,
+            out_height,
+            out_width,
+            channels // columns,
+            POOL=pool,
+            ROWS=block,
+            COLUMNS=columns,
+        )
+    return out
+
+
+def split_heads(
+    x: Tensor, bias: Tensor, split: int, bbox_regression: Tensor, cls_logits: Tensor
+) -> None:
+    """Add the bias to a joint convolution's output and hand it out to class and box outputs.
+
+    ``x`` is (B, C, H, W) with channels rounded up to a multiple of 8, ``bias`` (channels,) fp32,
+    logits first, ``split`` of them. The outputs, (B, boxes, 4) and (B, boxes, classes), begin at
+    the map's first default box; they may be parts of larger ones.
+    """
+    images, pitch, height, width = x.shape
+    rows = images * height * width
+    columns = 128
+    block = _BLOCK // columns
+    with torch.cuda.device_of(x):
+        splitting_kernel[(triton.cdiv(rows, block), triton.cdiv(pitch, columns))](
+            x,
+            bias,
+            cls_logits,
+            bbox_regression,
+            rows,
+            height * width,
+            pitch // 8,
+            len(bias),
+            split,
+            cls_logits.stride(0),
+            bbox_regression.stride(0),
+            ROWS=block,
+            COLUMNS=columns,
         )
 
 
@@ -223,27 +273,21 @@ def depthwise(
 
     ``weight`` is (taps, C) of the type of ``x``, ``bias`` (C,) fp32.
     """
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
     images, channels, height, width = x.shape
     out_height, out_width = geometry.output_size(height, width)
-    out = torch.empty(
-        (images, channels, out_height, out_width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
+    out = _activations(images, channels, out_height, out_width, x)
     columns = min(_DEPTHWISE_COLUMNS, channels & -channels)  # a power of two that divides them
-    rows = max(1, _DEPTHWISE_ELEMENTS // columns)
-    pixels = images * out_height * out_width
+    block = max(1, _DEPTHWISE_ELEMENTS // columns)
+    rows = images * out_height * out_width
     left, _, top, _ = geometry.padding
     with torch.cuda.device_of(x):
-        depthwise_kernel[(channels // columns, triton.cdiv(pixels, rows))](
+        depthwise_kernel[(triton.cdiv(rows, block), channels // columns)](
             x,
             weight,
             bias,
             out,
-            pixels,
+            rows,
             height,
             width,
             channels // columns,
@@ -257,7 +301,7 @@ def depthwise(
             DILATION=geometry.dilation,
             RELU=activation != "none",
             SIX=activation == "relu6",
-            ROWS=rows,
+            ROWS=block,
             COLUMNS=columns,
             num_warps=_DEPTHWISE_WARPS,
         )
@@ -274,7 +318,17 @@ def l2_normalise(x: Tensor, scale: Tensor) -> Tensor:
     images, channels, height, width = x.shape
     rows = images * height * width
     with torch.cuda.device_of(x):
-        l2_normalise_kernel[(triton.cdiv(rows, _L2_ROWS),)](
-            x, scale, out, rows, CHANNELS=channels, ROWS=_L2_ROWS, num_warps=4
+        l2_normalisation_kernel[(triton.cdiv(rows, _L2_ROWS),)](
+            x, scale, out, rows, CHANNELS=channels, ROWS=_L2_ROWS
         )
     return out
+
+
+def _activations(images: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Memory for (B, C, H, W) in channels_last."""
+    return torch.empty(
+        (images, channels, height, width),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )

@@ -81,7 +81,8 @@ class Layer:
         (32, 64, (2, 3), {"padding": (1, 1, 0, 1)}),
         (64, 3, (3, 3), {"padding": ALL_AROUND}),
         (32, 3, (3, 3), {"stride": 2, "padding": SAME_ODD}),
-        (32, 5, (3, 3), {"padding": ALL_AROUND}),
+        (16, 1, (3, 3), {"padding": ALL_AROUND}),
+        (32, 4, (2, 4), {"padding": ALL_AROUND}),
     ],
 )
 def test_a_convolution_is_that_of_fp64_rounded_once(out, channels, kernel, geometry, dtype):
@@ -106,32 +107,40 @@ def test_a_skip_connection_is_added_before_the_activation(dtype):
     assert_near(layer(x, "relu", residual), (layer.exact(x) + residual.double()).relu(), dtype)
 
 
+@pytest.mark.parametrize("channels", [8, 96])
+def test_bias_and_relu_are_added_in_place(channels, dtype):
+    x, bias = random(2, channels, 7, 9, dtype=dtype), torch.linspace(-2, 2, channels)
+    expected = (x.double() + bias.double()[:, None, None]).relu()
+    on_device = x.to(DEVICE)
+    found = op.finish(on_device, bias.to(DEVICE))
+    assert found.data_ptr() == on_device.data_ptr()
+    assert_near(found, expected, dtype)
+
+
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("size", [(8, 12), (9, 12), (8, 13), (9, 13), (2, 3), (2, 2)])
 def test_the_pool_takes_the_largest_of_each_window(size, ceil, dtype):
-    layer = Layer(32, 32, (3, 3), dtype, padding=ALL_AROUND)
-    x = random(3, 32, *size, dtype=dtype)
-    expected = F.max_pool2d(layer.exact(x), 2, 2, ceil_mode=ceil).relu()
-    assert_near(layer(x, "relu", pool=True, pool_ceil=ceil), expected, dtype)
+    x, bias = random(3, 32, *size, dtype=dtype), torch.linspace(-2, 2, 32)
+    expected = F.max_pool2d(x.double() + bias.double()[:, None, None], 2, 2, ceil_mode=ceil).relu()
+    found = op.finish(x.to(DEVICE), bias.to(DEVICE), pool=True, pool_ceil=ceil)
+    assert_near(found, expected, dtype)
 
 
-def test_channels_beyond_the_split_go_to_the_second_target(dtype):
-    images, cells, classes, boxes = 3, 4 * 5, 7, 2
-    layer = Layer(boxes * (classes + 4), 32, (3, 3), dtype, padding=ALL_AROUND)
-    x = random(images, 32, 4, 5, dtype=dtype)
+@pytest.mark.parametrize(("classes", "boxes"), [(7, 2), (91, 6)])
+def test_head_outputs_are_split_between_logits_and_offsets(classes, boxes, dtype):
+    images, height, width = 3, 4, 5
+    split, channels = boxes * classes, boxes * (classes + 4)
+    x = random(images, -(-channels // 8) * 8, height, width, dtype=dtype)
+    bias = torch.linspace(-2, 2, channels)
     # Room for five boxes before the map's and three behind it, which stay as they are.
-    total = 5 + cells * boxes + 3
+    total = 5 + height * width * boxes + 3
     logits = torch.full((images, total, classes), 77, dtype=dtype, device=DEVICE)
     offsets = torch.full((images, total, 4), 77, dtype=dtype, device=DEVICE)
-    targets = (
-        op.Target(logits[:, 5:], total * classes, boxes * classes),
-        op.Target(offsets[:, 5:], total * 4, boxes * 4),
-    )
-    op.convolve_into(x.to(DEVICE), layer.packed, layer.geometry, targets, boxes * classes)
-    exact = layer.exact(x).permute(0, 2, 3, 1)
+    op.split_heads(x.to(DEVICE), bias.to(DEVICE), split, offsets[:, 5:], logits[:, 5:])
+    exact = (x.double()[:, :channels] + bias.double()[:, None, None]).permute(0, 2, 3, 1)
     for found, expected in (
-        (logits, exact[..., : boxes * classes].reshape(images, -1, classes)),
-        (offsets, exact[..., boxes * classes :].reshape(images, -1, 4)),
+        (logits, exact[..., :split].reshape(images, -1, classes)),
+        (offsets, exact[..., split:].reshape(images, -1, 4)),
     ):
         filled = found[:, 5:-3].cpu().double()
         assert (filled - expected).norm() / expected.norm() < ROUNDING[dtype]
@@ -139,12 +148,18 @@ def test_channels_beyond_the_split_go_to_the_second_target(dtype):
         assert (found[:, -3:] == 77).all()
 
 
+@pytest.mark.parametrize("shape", [(12, 16, 3, 3), (16, 12, 3, 3), (16, 5, 1, 1)])
+def test_channels_that_do_not_come_in_eights_are_refused(shape):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        op.pack(torch.zeros(shape), None, TILE)
+
+
 @pytest.mark.parametrize(
     "tile",
     [
         op.Tile(128, 64, 64, 4, 3),
         op.Tile(64, 16, 32, 4, 2),
-        op.Tile(128, 128, 64, 8, 3, ".ca"),
+        op.Tile(128, 128, 64, 8, 3),
         op.Tile(256, 64, 32, 8, 4),
     ],
     ids=str,
@@ -200,29 +215,31 @@ import torch
 from torch import nn
 from ssd_core.models.fused import tile_for
 from ssd_core.ops.convolution_triton import *
-padding = (1, 1, 1, 1)
 def activations(*shape):
     return torch.empty(shape, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-for out, channels, kernel, pool, residual in [
-    (512, 512, 3, False, False), (256, 256, 3, True, False), (64, 64, 3, True, False),
-    (64, 3, 3, False, False), (1024, 1024, 1, False, False), (24, 144, 1, False, True),
-    (960, 160, 1, False, False),
+for out, channels, kernel, residual in [
+    (512, 512, 3, False), (64, 3, 3, False), (1024, 1024, 1, False), (24, 144, 1, True),
+    (960, 160, 1, False), (168, 1280, 1, False),
 ]:
-    convolution = nn.Conv2d(channels, out, kernel)
-    weight, bias = convolution.weight.bfloat16(), convolution.bias.bfloat16()
-    packed = pack(weight, bias, tile_for(weight))
-    geometry = Geometry((kernel, kernel), padding=padding if kernel == 3 else (0, 0, 0, 0))
+    weight = torch.empty(out, channels, kernel, kernel, dtype=torch.bfloat16)
+    packed = pack(weight, None, tile_for(weight))
+    padding = (1, 1, 1, 1) if kernel == 3 else (0, 0, 0, 0)
+    geometry = Geometry((kernel, kernel), padding=padding)
     skip = activations(16, out, 38, 38) if residual else None
-    convolve(activations(16, channels, 38, 38), packed, geometry, "relu", residual=skip, pool=pool)
+    convolve(activations(16, channels, 38, 38), packed, geometry, "relu", skip)
 depthwise(activations(16, 96, 150, 150), torch.empty(9, 96).bfloat16(), torch.empty(96),
-          Geometry((3, 3), padding=padding), "relu6")
+          Geometry((3, 3), padding=(1, 1, 1, 1)), "relu6")
 l2_normalise(activations(16, 512, 38, 38), torch.empty(512).bfloat16())
+finish(activations(16, 64, 300, 300), torch.empty(64))
+finish(activations(16, 64, 300, 300), torch.empty(64), pool=True)
+split_heads(activations(16, 384, 38, 38), torch.empty(380), 364,
+            torch.empty(16, 8732, 4).bfloat16(), torch.empty(16, 8732, 91).bfloat16())
 """
 
 
 def test_kernels_compiled_for_gpus_keep_their_sums_in_registers(tmp_path):
     usage = compiled(LAUNCHES, tmp_path)
-    assert len(usage) == 9 * len(CAPABILITIES)
+    assert len(usage) == 12 * len(CAPABILITIES)  # the first layer's input is widened
     for launch in usage:
         assert launch["REG"] <= MOST_REGISTERS, launch
         assert launch["LOCAL"] == 0, launch

@@ -20,8 +20,8 @@ fused = importlib.import_module("ssd_core.models.fused")
 
 DTYPES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
 """Triton's interpreter multiplies the bits of bf16 numbers, not the numbers."""
-OF_EAGER = 1.2
-"""Its error is bounded by that of the model in the same type, which rounds more often."""
+OF_EAGER = 1.5
+"""Its error, by that of the model in the same type: a convolution rounds once or twice in both."""
 
 
 @pytest.fixture(params=DTYPES, ids=str)
@@ -56,10 +56,17 @@ def lively(model):
     return model.eval()
 
 
-def coarse(weight):
+def coarse(weight, dilation):
     """Few tiles and steps: the interpreter takes a while for each, however small."""
     columns, depth = (max(16, 1 << (channels - 1).bit_length()) for channels in weight.shape[:2])
-    return fused.tile_for(weight)._replace(columns=columns, depth=depth)
+    return fused.tile_for(weight, dilation)._replace(columns=columns, depth=depth)
+
+
+@pytest.fixture(params=["cudnn", "kernel"])
+def whose(request, monkeypatch):
+    """Lets 3x3 convolutions at stride 1 be cuDNN's (PyTorch's own, without a GPU), or none."""
+    pixels = {"cudnn": 0, "kernel": 10**9}[request.param]
+    monkeypatch.setattr(fused, "CUDNN_FROM_PIXELS", pixels)
 
 
 def fuse(model):
@@ -72,6 +79,7 @@ def picture(batch, size, dtype):
     return x.to(DEVICE, dtype).to(memory_format=torch.channels_last)
 
 
+@pytest.mark.usefixtures("whose")
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.inference_mode()
 def test_a_fused_network_computes_what_the_model_computes_in_fp64(name, dtype):
@@ -91,7 +99,6 @@ def test_a_fused_network_computes_what_the_model_computes_in_fp64(name, dtype):
         error, of_eager = ((o.cpu().double() - exact).norm() for o in (actual, other))
         assert error < OF_EAGER * of_eager
         assert of_eager < 0.1 * exact.norm()
-    assert torch.equal(network(x[:1])[1], found[1][:1])
 
 
 def test_every_convolution_of_a_network_is_a_fused_one():
@@ -99,8 +106,13 @@ def test_every_convolution_of_a_network_is_a_fused_one():
         network = fused.FusedSSD(build_model(name).half())
         left = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ReLU | nn.ReLU6)]
         assert not left
-    pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d)]
-    assert [pool.kernel_size for pool in pools] == [2, 3]  # pool4, whose input is a map, and pool5
+
+
+def test_an_image_of_mobilenet_gives_the_same_bits_in_any_batch(dtype):
+    model = lively(build_model("ssd_mobilenet_v2_oid")).to(DEVICE, dtype)
+    network, x = fuse(model), picture(2, (32, 32), dtype)
+    together, alone = network(x), network(x[1:])
+    assert all(torch.equal(a[1:], b) for a, b in zip(together, alone, strict=True))
 
 
 @pytest.fixture
