@@ -23,6 +23,7 @@ from ssd_core.models.ssd import SSD
 from ssd_core.models.vgg import L2Norm
 from ssd_core.ops.convolution_triton import (
     Geometry,
+    Pool,
     Tile,
     convolve,
     depthwise,
@@ -133,7 +134,7 @@ class Convolution:
 
 
 class FusedConv2d(nn.Module):
-    """A convolution with its bias, activation, skip connection and 2x2 pooling."""
+    """A convolution with its bias, activation, skip connection and pool."""
 
     def __init__(
         self,
@@ -147,19 +148,27 @@ class FusedConv2d(nn.Module):
             convolution.weight, convolution.bias, convolution, tile_rule
         )
         self._activation = ACTIVATIONS[type(activation)] if activation else "none"
-        self._pool = pool
+        self._pool = None if pool is None else _pool_of(pool)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, out, H', W'), channels_last; ``residual`` has the latter shape."""
         convolution, pool = self._convolution, self._pool
         if self._activation == "relu" and residual is None and convolution.suits_cudnn(x):
-            y = convolution.by_cudnn(x)
-            bias = convolution.packed.bias
-            ceil = pool is not None and pool.ceil_mode
-            return finish(y, bias, pool=pool is not None, pool_ceil=ceil)
+            return finish(convolution.by_cudnn(x), convolution.packed.bias, pool)
         y = convolution.by_kernel(x, self._activation, residual)
-        pooled: Tensor = y if pool is None else pool(y)
-        return pooled
+        return y if pool is None else finish(y, None, pool)
+
+
+class FusedMaxPool2d(nn.Module):
+    """See ``nn.MaxPool2d``, which takes five times as long on channels_last maps (H200)."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self._pool = _pool_of(pool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W'), channels_last."""
+        return finish(x, None, self._pool)
 
 
 class FusedDepthwiseConv2d(nn.Module):
@@ -246,6 +255,8 @@ def _fused(module: nn.Module, tile_rule: TileRule) -> nn.Module:
         return FusedInvertedResidual(module, tile_rule)
     if isinstance(module, L2Norm):
         return FusedL2Norm(module)
+    if isinstance(module, nn.MaxPool2d):
+        return FusedMaxPool2d(module)
     clone = copy.copy(module)
     clone._modules = {
         name: child and _fused(child, tile_rule) for name, child in module._modules.items()
@@ -266,16 +277,23 @@ def _fused_sequence(modules: list[nn.Module], tile_rule: TileRule) -> nn.Sequent
         if module.groups > 1:
             result.append(FusedDepthwiseConv2d(module, activation))
             continue
-        pool = waiting.pop(0) if waiting and _is_2x2_pool(waiting[0]) else None
-        assert pool is None or isinstance(pool, nn.MaxPool2d)
+        pool = waiting[0] if waiting else None
+        if isinstance(pool, nn.MaxPool2d):
+            waiting.pop(0)
+        else:
+            pool = None
         result.append(FusedConv2d(module, activation, pool, tile_rule))
     return nn.Sequential(*result)
 
 
-def _is_2x2_pool(module: nn.Module) -> bool:
-    return isinstance(module, nn.MaxPool2d) and (
-        (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
-    )
+def _pool_of(pool: nn.MaxPool2d) -> Pool:
+    """Of a pool with like sides and without dilation."""
+    window, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    assert isinstance(window, int)
+    assert isinstance(stride, int)
+    assert isinstance(padding, int)
+    assert pool.dilation == 1
+    return Pool(window, stride, padding, pool.ceil_mode)
 
 
 def _geometry_rule(convolution: nn.Conv2d) -> Callable[[Tensor], Geometry]:

@@ -147,35 +147,35 @@ def finishing_kernel(
     out_height: tl.tensor,
     out_width: tl.tensor,
     across: tl.tensor,
-    POOL: tl.constexpr,
+    WINDOW: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """Bias and ReLU of ROWS pixels; with POOL of the largest in each window of 2x2.
+    """The largest value in a window about each of ROWS pixels; with BIAS, bias and ReLU after that.
 
-    ``x`` and ``out`` are the same without POOL. Bias and ReLU keep the order, so they come last.
+    They keep the order, so that they come last. With a WINDOW of one pixel, ``x`` may be ``out``.
     """
     channels = across * COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     known = tl.minimum(row, rows - 1)
+    first_row = known // (out_height * out_width) * height
+    first_y = known // out_width % out_height * STRIDE - PADDING
+    first_x = known % out_width * STRIDE - PADDING
+    value = tl.full((ROWS, COLUMNS), -float("inf"), tl.float32)
+    for step in tl.static_range(WINDOW * WINDOW):
+        # Where a window reaches over the edge, pixels of it at the edge again.
+        y = tl.minimum(tl.maximum(first_y + step // WINDOW, 0), height - 1)
+        x_ = tl.minimum(tl.maximum(first_x + step % WINDOW, 0), width - 1)
+        pixel = ((first_row + y) * width + x_).to(tl.int64)
+        pointers = x + pixel[:, None] * channels + column[None, :]
+        value = tl.maximum(value, tl.load(pointers).to(tl.float32))
+    if BIAS:
+        value = tl.maximum(value + tl.load(bias + column)[None, :], 0.0)
     at = known.to(tl.int64)[:, None] * channels + column[None, :]
-    if POOL:
-        image = known // (out_height * out_width)
-        y = known // out_width % out_height * 2
-        x_ = known % out_width * 2
-        # Where a window reaches over the edge, its own pixels again.
-        below = tl.where(y + 1 < height, width, 0)
-        beside = tl.where(x_ + 1 < width, 1, 0)
-        corner = ((image * height + y) * width + x_).to(tl.int64)
-        pointers = x + corner[:, None] * channels + column[None, :]
-        value = tl.load(pointers).to(tl.float32)
-        for step in tl.static_range(1, 4):
-            offset = (step % 2 * beside + step // 2 * below) * channels
-            value = tl.maximum(value, tl.load(pointers + offset[:, None]).to(tl.float32))
-    else:
-        value = tl.load(x + at).to(tl.float32)
-    value = tl.maximum(value + tl.load(bias + column)[None, :], 0.0)
     tl.store(out + at, value.to(out.dtype.element_ty), mask=(row < rows)[:, None])
 
 

@@ -202,25 +202,44 @@ def _widen(x: Tensor, geometry: Geometry) -> Tensor:
     return out
 
 
-def finish(x: Tensor, bias: Tensor, *, pool: bool = False, pool_ceil: bool = False) -> Tensor:
-    """Add the bias (C,) fp32 of a convolution to its output (B, C, H, W), then ReLU.
+class Pool(NamedTuple):
+    """The windows of a maximum pool."""
 
-    In place; or, with ``pool``, the largest of each 2x2 pixels, and with ``pool_ceil`` also of the
-    last, incomplete ones. C is a multiple of 8.
+    window: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False
+    """Whether windows that reach over the bottom or right edge count, too."""
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the output for an input."""
+        spare = self.stride - 1 if self.ceil else 0
+        vertical, horizontal = (
+            (size + 2 * self.padding - self.window + spare) // self.stride + 1
+            for size in (height, width)
+        )
+        return vertical, horizontal
+
+
+def finish(x: Tensor, bias: Tensor | None, pool: Pool | None = None) -> Tensor:
+    """What follows a convolution that gave (B, C, H, W), channels_last: bias, ReLU, maximum pool.
+
+    ``bias`` is (C,) fp32; without it there is no ReLU either. Without ``pool`` in place. C is a
+    multiple of 8.
     """
     images, channels, height, width = x.shape
-    out_height, out_width = height, width
-    out = x
-    if pool:
-        out_height, out_width = ((n + pool_ceil) // 2 for n in (height, width))
+    out, (out_height, out_width) = x, (height, width)
+    if pool is not None:
+        out_height, out_width = pool.output_size(height, width)
         out = _activations(images, channels, out_height, out_width, x)
     columns = min(128, channels & -channels)  # a power of two that divides them
     rows = images * out_height * out_width
     block = _BLOCK // columns
+    window, stride, padding, _ = pool or Pool(1, 1)
     with torch.cuda.device_of(x):
         finishing_kernel[(triton.cdiv(rows, block), channels // columns)](
             x,
-            bias,
+            x if bias is None else bias,
             out,
             rows,
             height,
@@ -228,7 +247,10 @@ def finish(x: Tensor, bias: Tensor, *, pool: bool = False, pool_ceil: bool = Fal
             out_height,
             out_width,
             channels // columns,
-            POOL=pool,
+            WINDOW=window,
+            STRIDE=stride,
+            PADDING=padding,
+            BIAS=bias is not None,
             ROWS=block,
             COLUMNS=columns,
         )

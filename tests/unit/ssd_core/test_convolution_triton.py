@@ -117,13 +117,27 @@ def test_bias_and_relu_are_added_in_place(channels, dtype):
     assert_near(found, expected, dtype)
 
 
-@pytest.mark.parametrize("ceil", [False, True])
+POOLS = [
+    op.Pool(2, 2),
+    op.Pool(2, 2, ceil=True),
+    op.Pool(3, 1, padding=1),
+    op.Pool(3, 2, padding=1),
+]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("pool", POOLS, ids=str)
 @pytest.mark.parametrize("size", [(8, 12), (9, 12), (8, 13), (9, 13), (2, 3), (2, 2)])
-def test_the_pool_takes_the_largest_of_each_window(size, ceil, dtype):
-    x, bias = random(3, 32, *size, dtype=dtype), torch.linspace(-2, 2, 32)
-    expected = F.max_pool2d(x.double() + bias.double()[:, None, None], 2, 2, ceil_mode=ceil).relu()
-    found = op.finish(x.to(DEVICE), bias.to(DEVICE), pool=True, pool_ceil=ceil)
-    assert_near(found, expected, dtype)
+def test_the_pool_takes_the_largest_of_each_window(size, pool, with_bias, dtype):
+    x = random(3, 32, *size, dtype=dtype)
+    window, stride, padding, ceil = pool
+    expected = F.max_pool2d(x.double(), window, stride, padding, ceil_mode=ceil)
+    bias = None
+    if with_bias:
+        bias = torch.linspace(-2, 2, 32)
+        expected = (expected + bias.double()[:, None, None]).relu()
+        bias = bias.to(DEVICE)
+    assert_near(op.finish(x.to(DEVICE), bias, pool), expected, dtype)
 
 
 @pytest.mark.parametrize(("classes", "boxes"), [(7, 2), (91, 6)])
@@ -231,7 +245,7 @@ depthwise(activations(16, 96, 150, 150), torch.empty(9, 96).bfloat16(), torch.em
           Geometry((3, 3), padding=(1, 1, 1, 1)), "relu6")
 l2_normalise(activations(16, 512, 38, 38), torch.empty(512).bfloat16())
 finish(activations(16, 64, 300, 300), torch.empty(64))
-finish(activations(16, 64, 300, 300), torch.empty(64), pool=True)
+finish(activations(16, 64, 300, 300), torch.empty(64), Pool(2, 2))
 split_heads(activations(16, 384, 38, 38), torch.empty(380), 364,
             torch.empty(16, 8732, 4).bfloat16(), torch.empty(16, 8732, 91).bfloat16())
 """
