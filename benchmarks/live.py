@@ -54,7 +54,7 @@ CAMERAS_PER_SERVER = 8
 SETTLE_SECONDS = 3.0
 FINEST = 8
 """The search ends when the gap is an eighth of what is carried, or one camera."""
-UP_SECONDS = 45.0
+UP_SECONDS = 20.0
 LOG_CHARACTERS = 1500
 FIRST_PTS_FRAMES = 2
 """FFmpeg gives the first frames of an RTSP stream no pts and no RTCP time yet."""
@@ -68,6 +68,9 @@ def main() -> None:
     options.add_argument("--most", type=int, help="cameras of the largest step")
     options.add_argument("--seconds-per-step", type=float, default=8.0)
     options.add_argument("--most-seconds", type=float, help="begin no step later")
+    options.add_argument(
+        "--worker-options", default="", help='for `ssd-worker run`, as in "--max-batch 32"'
+    )
     chosen = options.parse_args()
     fast = chosen.device == "cuda"
     chosen.start = chosen.start or (8 if fast else 1)
@@ -79,6 +82,8 @@ def main() -> None:
     steps: dict[int, dict[str, Any]] = {}
     for count in Search(chosen.start, chosen.most, time.monotonic() + chosen.most_seconds, steps):
         row = {"device": chosen.device, "cameras_by": chosen.cameras, "cameras": count}
+        if chosen.worker_options:
+            row["worker_options"] = chosen.worker_options
         try:
             row |= watch(count, chosen)
         except TimeoutError as error:
@@ -124,7 +129,7 @@ def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
         redis_server = stack.enter_context(server())
         sources = stack.enter_context(cameras(count, chosen.cameras))
         watch = [*WORKER, "run", *sources, "--publish", "all", "--loop"]
-        command = [*watch, "--device", chosen.device]
+        command = [*watch, "--device", chosen.device, *chosen.worker_options.split()]
         said = stack.enter_context(tempfile.TemporaryFile())
         worker = subprocess.Popen(command, env=redis_server.environment, stderr=said)
         stack.callback(tell, said)

@@ -46,7 +46,10 @@ class LatestFrameBatcher:
         # Cameras in the order in which their oldest item came; among the items of one at most one
         # frame. State changes are never dropped.
         self._waiting: dict[str, deque[SourceItem]] = {}
+        self._frames = 0
+        """Those that wait."""
         self._deadline: float | None = None
+        """For the batch that these frames will be in; None as long as there are none."""
 
     def put(self, item: SourceItem) -> bool:
         """Hand over an item; replaces the camera's waiting frame. False once closed."""
@@ -58,12 +61,19 @@ class LatestFrameBatcher:
             elif isinstance(item, StreamDown):
                 self._up.discard(item.camera_id)
             queue = self._waiting.setdefault(item.camera_id, deque())
+            first = False
             if isinstance(item, Frame):
+                before = len(queue)
                 item = _replace_waiting(queue, item)
-                if self._deadline is None:
+                self._frames += len(queue) == before
+                first = self._deadline is None
+                if first:
                     self._deadline = time.monotonic() + self._max_wait_seconds
             queue.append(item)
-            self._condition.notify_all()
+            # Not for every frame: of 64 cameras, 1,600 a second, each would wake the detector's
+            # thread, which then waits for the GIL just to find that the batch is not full.
+            if first or self._due():
+                self._condition.notify_all()
             return True
 
     def next(self, timeout: float) -> FrameBatch | None:
@@ -87,11 +97,10 @@ class LatestFrameBatcher:
     def _due(self) -> bool:
         if not self._waiting:
             return False
-        frames = sum(any(isinstance(i, Frame) for i in q) for q in self._waiting.values())
-        if frames == 0 or self._closed:  # state changes alone do not wait
+        if self._frames == 0 or self._closed:  # state changes alone do not wait
             return True
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        return late or frames >= min(self._max_batch, max(len(self._up), 1))
+        return late or self._frames >= min(self._max_batch, max(len(self._up), 1))
 
     def _take(self) -> list[SourceItem]:
         items: list[SourceItem] = []
@@ -108,8 +117,8 @@ class LatestFrameBatcher:
                     break
             if queue:
                 self._waiting[camera_id] = queue
-        still = any(isinstance(i, Frame) for q in self._waiting.values() for i in q)
-        self._deadline = time.monotonic() if still else None
+        self._frames -= frames
+        self._deadline = time.monotonic() if self._frames else None
         return items
 
 

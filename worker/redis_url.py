@@ -19,6 +19,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -39,6 +40,8 @@ CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 SCHEMES = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 """All that a call to Redis may raise; redis-py's cluster errors stand apart from its others."""
+MISSING_SCRIPT = NoScriptError
+"""The answer of a server that does not have a script, or not any more."""
 PASSING_ERRORS = (
     BusyLoadingError,
     ClusterDownError,
@@ -122,6 +125,11 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
             f"--redis-url: {server_of(url)}: unknown option {unknown[1]} behind the ?"
         ) from error
     return client
+
+
+def is_cluster(client: RedisClient) -> bool:
+    """Whether a client's keys are spread over the servers of a cluster."""
+    return isinstance(client, RedisCluster)
 
 
 def _check(url: str) -> None:

@@ -1,6 +1,9 @@
 """What the host does around a network on a GPU, part by part and in variants; decoding on a GPU.
 
-    python benchmarks/gpu/host_variants.py [--device cpu] [--parts throughput split ...]
+    python benchmarks/gpu/host_variants.py [--device cpu] [--seconds 60] [--parts throughput ...]
+
+Parts and variants come in order of importance, each row is in the file as soon as it is measured,
+and after `--seconds` no further one begins.
 
 - throughput: images/s of pipelined `Detector.submit`, two batches in flight, uint8 arrays of the
   network's size, with 1, 2 and 4 threads that copy; with 1080p planes in host memory and on the
@@ -10,9 +13,9 @@
 - buckets: milliseconds on the device of each batch size, what its capture takes, and what three
   ways to round a batch up cost over batches of 1 to 16 and 1 to 64 images
 - decoding: a process of its own, since FFmpeg wants to open the GPU before PyTorch: whether
-  `claim_gpu` works, what DLPack gives, whether planes equal the CPU's, frames/s of 1 and 8 decoding
-  threads, with planes copied after a wait and with planes left where they are, and the seconds of
-  Python per frame. Another process opens the GPU with PyTorch first.
+  `claim_gpu` works, frames/s of 1, 8 and 32 decoding threads with planes left where they are and
+  copied after a wait, the seconds of Python per frame, and whether planes equal the CPU's
+- torch_first: another process opens the GPU with PyTorch first; whether FFmpeg takes it then
 
 Rows go to `host.csv` in the folder OUT. With `--device cpu` small sizes try what does not need a
 GPU; such times mean nothing.
@@ -28,11 +31,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -47,11 +51,27 @@ from common import hardware, introduce
 OUT = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results" / "gpu"))
 ROOT = Path(__file__).parents[2]
 MODELS = ("ssd300_vgg16", "ssd_mobilenet_v2_oid")
-PARTS = ("decoding", "throughput", "split", "events", "buckets")
+PARTS = ("throughput", "decoding", "events", "split", "buckets", "torch_first")
 ORDERS = ("ffmpeg_first", "torch_first")
 HD = (1080, 1920)
 DECODING_SECONDS = 35
+OPENING_SECONDS = 6
 ROWS: list[dict[str, Any]] = []
+
+
+class OutOfTime(Exception):
+    """The time for all parts together is up."""
+
+
+@dataclass
+class Run:
+    """What the command line asks for."""
+
+    device: str = "cpu"
+    ends_at: float = float("inf")
+
+
+RUN = Run()
 
 
 def main() -> None:
@@ -60,36 +80,46 @@ def main() -> None:
     options.add_argument("--device", choices=("cpu", "cuda"), default=default)
     options.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     options.add_argument("--decoding", choices=ORDERS)
+    options.add_argument("--seconds", type=float, default=60.0)
     chosen = options.parse_args()
     if chosen.decoding:
         decoding(chosen.decoding)
         return
-    if "decoding" in chosen.parts:
-        with ThreadPoolExecutor() as pool:  # the second one is done before the first one measures
-            for order, said in zip(ORDERS, pool.map(in_a_process, ORDERS), strict=True):
-                take_over(order, said)
+    RUN.device, RUN.ends_at = chosen.device, time.monotonic() + chosen.seconds
     introduce(chosen.device, "torch", "triton", "av")
     parts: dict[str, Callable[[str], None]] = {
-        "throughput": throughput, "split": split, "events": events, "buckets": buckets
-    }  # fmt: skip
-    for name in PARTS[1:]:
-        if name in chosen.parts:
-            try:
-                parts[name](chosen.device)
-            except Exception as error:  # the other parts still run
-                note(name, "failed", reason=f"{type(error).__name__}: {error}"[:300])
-            save(chosen.device)
+        "throughput": throughput,
+        "decoding": lambda device: in_a_process("ffmpeg_first"),
+        "events": events,
+        "split": split,
+        "buckets": buckets,
+        "torch_first": lambda device: in_a_process("torch_first"),
+    }
+    for name in PARTS:
+        if name not in chosen.parts:
+            continue
+        try:
+            parts[name](chosen.device)
+        except OutOfTime:
+            print(f"{name} and what follows: out of time")
+            break
+        except Exception as error:  # the other parts still run
+            keep_row(name, "failed", reason=f"{type(error).__name__}: {error}"[:300])
     print(json.dumps({"benchmark": "host_variants", "hardware": hardware(chosen.device)}))
 
 
 def note(part: str, variant: str, **values: Any) -> None:
-    """Print and keep a row."""
+    """Print and keep a row; raises OutOfTime if there shall be no more."""
+    keep_row(part, variant, **values)
+    if time.monotonic() > RUN.ends_at:
+        raise OutOfTime
+
+
+def keep_row(part: str, variant: str, **values: Any) -> None:
+    """Print a row, and write the file anew with it."""
     values = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}
     ROWS.append({"part": part, "variant": variant, **values})
     print(part, variant, *(f"{k}={v}" for k, v in values.items()), flush=True)
-
-
-def save(device: str) -> None:
     columns = dict.fromkeys(name for row in ROWS for name in row)
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "host.csv").open("w", newline="") as file:
@@ -97,7 +127,7 @@ def save(device: str) -> None:
         writer.writeheader()
         about = {
             "date": time.strftime("%Y-%m-%d"),
-            "hardware": hardware(device),
+            "hardware": hardware(RUN.device),
             "torch": torch.__version__,
         }
         writer.writerows(about | row for row in ROWS)
@@ -159,9 +189,9 @@ def throughput(device: str) -> None:
     from ssd_core import upload
     from worker.detection import FrameDetector
 
-    seconds, batches = (0.6, (16, 64)) if device == "cuda" else (0.1, (2,))
+    seconds, batches = (0.8, (64, 16)) if device == "cuda" else (0.1, (2,))
     copy_all = upload.copy_all
-    for model, batch in itertools.product(MODELS, batches):
+    for batch, model in itertools.product(batches, MODELS):
         detector = loaded(model, device)
         images = images_of(model, batch)
 
@@ -174,7 +204,7 @@ def throughput(device: str) -> None:
 
         more = {"model": model, "batch": batch}
         detector.submit(images)()
-        for copiers in (1, 2, 4):
+        for copiers in (4, 2, 1) if batch == batches[0] else (4,):
             upload.copy_all = functools.partial(copy_all, copiers=copiers)
             told(f"arrays, {copiers} copy", detector.submit, **more)
         upload.copy_all = copy_all
@@ -220,8 +250,8 @@ def split(device: str) -> None:
     from ssd_core import cuda_runner, found, upload
     from worker import detection
 
-    seconds, batches = (0.6, (16, 64)) if device == "cuda" else (0.1, (2,))
-    for model, batch in itertools.product(MODELS, batches):
+    seconds, batches = (0.6, (64, 16)) if device == "cuda" else (0.1, (2,))
+    for batch, model in itertools.product(batches, MODELS):
         detector = loaded(model, device)
         images = images_of(model, batch)
         clock = Clock()
@@ -308,26 +338,26 @@ def buckets(device: str) -> None:
 # Decoding
 
 
-def in_a_process(order: str) -> tuple[str, str]:
-    """Run the decoding part on its own: what it printed, and how it failed."""
+def in_a_process(order: str) -> None:
+    """Run a decoding part on its own, and keep the rows that it prints."""
     command = [sys.executable, __file__, "--decoding", order]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DECODING_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        printed = error.stdout or b""
-        return printed.decode() if isinstance(printed, bytes) else printed, "took too long"
-    failed = f"exit code {done.returncode}: {done.stderr[-600:]}" if done.returncode else ""
-    return done.stdout, failed
-
-
-def take_over(order: str, said: tuple[str, str]) -> None:
-    """Keep the rows of another process."""
-    for line in said[0].splitlines():
-        if line.startswith("{"):
-            row = json.loads(line)
-            note(row.pop("part"), row.pop("variant"), **row)
-    if said[1]:
-        note("decoding", order, failed=said[1])
+    limit = max(min(DECODING_SECONDS, RUN.ends_at - time.monotonic()), 1)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                row = json.loads(line)
+                keep_row(row.pop("part"), row.pop("variant"), **row)
+        process.wait()
+        timer.cancel()
+        said.seek(0)
+        if process.returncode:
+            failed = f"exit code {process.returncode}: {said.read()[-600:]}"
+            keep_row("decoding", order, failed=failed)
 
 
 def tell(variant: str, **values: Any) -> None:
@@ -370,9 +400,11 @@ def decoding(order: str) -> None:
     tell("after PyTorch: claim_gpu", result=again or "claimed", flags=str(context_state(driver)))
     if again:
         return
+    for threads in (1, 8, 32):
+        decode_rate(threads, "left there")
     compare_planes()
-    for threads, keep in itertools.product((1, 8), ("copied after a wait", "left there")):
-        decode_rate(threads, keep)
+    for threads in (1, 8):
+        decode_rate(threads, "copied after a wait")
 
 
 def context_state(driver: Any) -> tuple[int, int] | None:
@@ -450,7 +482,10 @@ def decode_rate(threads: int, keep: str, seconds: float = 1.5) -> None:
     workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
     for worker in workers:
         worker.start()
-    time.sleep(1.0)  # opened, and the decoders' memory is there
+    give_up = time.monotonic() + OPENING_SECONDS
+    while not all(counts) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    time.sleep(0.3)  # the decoders' memory is there
     before, cpu, began = sum(counts), time.process_time(), time.perf_counter()
     time.sleep(seconds)
     frames, took = sum(counts) - before, time.perf_counter() - began
@@ -461,7 +496,8 @@ def decode_rate(threads: int, keep: str, seconds: float = 1.5) -> None:
     torch.cuda.synchronize()
     tell(
         f"{threads} threads, {keep}", frames_per_second=round(frames / took, 1),
-        cores=round(cores, 2), us_cpu_per_frame=round(cores * took / max(frames, 1) * 1e6, 1),
+        threads_that_decode=sum(map(bool, counts)), cores=round(cores, 2),
+        us_cpu_per_frame=round(cores * took / max(frames, 1) * 1e6, 1),
         us_convert=round(sum(converting) / max(sum(counts), 1) * 1e6, 1),
     )  # fmt: skip
 

@@ -147,6 +147,26 @@ def test_a_batch_of_many_cameras_is_published_to_each(redis_server):
         assert redis_server.client.xlen(f"ssd:{{{camera}}}:detections") == 3
 
 
+def test_a_server_that_forgot_the_scripts_gets_a_batch_of_many_cameras_once(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    for seq in range(2):
+        sink.publish([detections_event(camera, seq=seq) for camera in "abc"])
+        redis_server.client.script_flush()
+    for camera in "abc":
+        assert redis_server.client.xlen(f"ssd:{{{camera}}}:detections") == 2
+    sink.close()
+
+
+def test_a_camera_that_is_refused_keeps_none_of_the_same_batch_back(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    redis_server.client.set("ssd:{b}:detections", "not a stream")
+    with pytest.raises(CameraRefused, match="camera b: "):
+        sink.publish([detections_event(camera) for camera in "abc"])
+    for camera in "ac":
+        assert redis_server.client.xlen(f"ssd:{{{camera}}}:detections") == 1
+    sink.close()
+
+
 def test_a_replay_whose_stream_was_claimed_by_another_is_turned_away(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.claim_replay("clip", CLAIM, restart=False)

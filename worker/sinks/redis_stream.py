@@ -3,15 +3,18 @@
 Delivery: ``publish.lua`` appends the events whose (epoch, seq) is newer than the camera's producer
 hash and moves the hash in the same step. So a re-send after a lost reply adds nothing, a replay
 goes on where the hash stands, and a stalled worker with an older epoch is turned away (Fenced).
-Cost: one round trip per camera and batch.
+Cost: one round trip per batch, in a cluster one per camera and batch. Each camera's script is
+atomic, the batch is not.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from worker.checkpoint import Checkpoint, ReplayClaim
 from worker.errors import (
@@ -25,12 +28,14 @@ from worker.errors import (
 from worker.events import CameraEvent, Event
 from worker.keys import Keys
 from worker.redis_url import (
+    MISSING_SCRIPT,
     REDIS_ERRORS,
     REPLY_TIMEOUT_SECONDS,
     RedisClient,
     connect,
     destination,
     explain,
+    is_cluster,
     server_of,
 )
 
@@ -74,8 +79,11 @@ class RedisStreamSink:
         by_camera: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_camera[event.data.camera_id].append(event)
-        for camera_id, of_camera in by_camera.items():
-            self._publish_camera(camera_id, of_camera)
+        calls = {camera_id: self._call(camera_id, found) for camera_id, found in by_camera.items()}
+        for camera_id in calls:
+            self._announce(camera_id)
+        for camera_id, appended in self._answers(calls):
+            self._check(camera_id, by_camera[camera_id][-1].data.epoch, appended)
 
     def last_epoch(self, camera_id: str) -> int:
         """The latest epoch known of a live camera; 0 if none is."""
@@ -113,9 +121,9 @@ class RedisStreamSink:
             self._connection = None
         self._announced.clear()  # the next server may be an empty one
 
-    def _publish_camera(self, camera_id: str, events: Sequence[Event]) -> None:
-        replay = camera_id in self._claims
-        keys = self._keys.camera(camera_id, replay=replay)
+    def _call(self, camera_id: str, events: Sequence[Event]) -> "_Call":
+        """What ``publish.lua`` takes for a camera's events."""
+        keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
         arguments: list[str | int] = [self._claims.get(camera_id, ""), self._stream_maxlen]
         for event in events:
             state, reason = (
@@ -126,16 +134,33 @@ class RedisStreamSink:
             )
             arguments += [event.data.epoch, event.data.seq]
             arguments += [event.id, event.type, event.to_json(), state, reason]
+        return _Call([keys.stream, keys.producer, keys.status], arguments)
+
+    def _announce(self, camera_id: str) -> None:
+        """Again and again: the set may be lost with the server's data."""
         with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
-                # Again and again: the set may be lost with the server's data.
                 redis.client.sadd(self._keys.cameras, camera_id)
                 self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
-            appended = redis.publish(keys=[keys.stream, keys.producer, keys.status], args=arguments)
+
+    def _answers(self, calls: Mapping[str, "_Call"]) -> Iterator[tuple[str, int]]:
+        """What the script says to each camera's call."""
+        if not calls:
+            return
+        with self._connected(next(iter(calls))) as redis:
+            answers = redis.publish(list(calls.values()))
+        for camera_id, answer in zip(calls, answers, strict=False):  # none after one that failed
+            with self._connected(camera_id):
+                if isinstance(answer, Exception):
+                    raise answer
+            yield camera_id, answer
+
+    def _check(self, camera_id: str, epoch: int, appended: int) -> None:
+        """Raise what a number below zero stands for; ``epoch`` is that of the newest event."""
         if appended == -1:
             raise Fenced(
                 camera_id,
-                events[-1].data.epoch,
+                epoch,
                 f"camera {camera_id}: another worker has taken over its stream; "
                 "give each camera to one worker, or another id with ID=SOURCE",
             )
@@ -145,6 +170,7 @@ class RedisStreamSink:
                 "the same command publishes those again"
             )
         if appended == -4:
+            keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
             raise _damaged(camera_id, keys.producer)
         if appended == -3:
             raise SinkError(
@@ -175,13 +201,51 @@ class RedisStreamSink:
         return _Connection(connect(self._url, self._reply_timeout))
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What a script is called with."""
+
+    keys: list[str]
+    arguments: list[str | int]
+
+
 class _Connection:
     """A client and the scripts that it runs."""
 
     def __init__(self, client: RedisClient) -> None:
         self.client = client
-        self.publish = client.register_script(_script("publish.lua"))
+        self._publish = client.register_script(_script("publish.lua"))
         self.claim = client.register_script(_script("claim.lua"))
+
+    def publish(self, calls: Sequence[_Call]) -> list[Any]:
+        """The answer to each call of ``publish.lua``, or the error that came instead.
+
+        There may be none to the calls after one that failed. Raises what ends the connection.
+        """
+        # redis-py runs no scripts in the pipeline of a cluster, whose servers each have some keys.
+        if len(calls) == 1 or is_cluster(self.client):
+            return self._one_by_one(calls)
+        answers = self._in_one_go(calls)
+        if any(isinstance(answer, MISSING_SCRIPT) for answer in answers):
+            self.client.script_load(self._publish.script)
+            answers = self._in_one_go(calls)  # it appends nothing twice
+        return answers
+
+    def _one_by_one(self, calls: Sequence[_Call]) -> list[Any]:
+        answers: list[Any] = []
+        for call in calls:
+            try:
+                answers.append(self._publish(keys=call.keys, args=call.arguments))
+            except REDIS_ERRORS as error:
+                return [*answers, error]
+        return answers
+
+    def _in_one_go(self, calls: Sequence[_Call]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.evalsha(self._publish.sha, len(call.keys), *call.keys, *call.arguments)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers
 
 
 def _damaged(camera_id: str, key: str) -> CameraRefused:

@@ -103,6 +103,23 @@ def test_state_changes_are_never_dropped_and_keep_their_order(live):
     assert items[-1].dropped == 1
 
 
+def test_a_detector_that_waits_is_woken_once_the_batch_is_complete():
+    batcher = LatestFrameBatcher(max_batch=4, max_wait_seconds=60)
+    for camera in "abc":
+        batcher.put(StreamUp(camera, 1))
+    batcher.next(0)
+    batches = []
+    detector = threading.Thread(target=lambda: batches.append(batcher.next(30)))
+    detector.start()
+    for camera in "aab":
+        batcher.put(frame(camera))
+    detector.join(0.1)
+    assert batches == []
+    batcher.put(StreamDown("c", 1, "down", "closed"))  # now a and b are all
+    detector.join(5)
+    assert camera_frames(batches[0]) == [("a", 0), ("b", 0)]
+
+
 def test_next_gives_none_when_nothing_comes(live):
     assert live.next(0.01) is None
 
