@@ -68,9 +68,12 @@ bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-bench)
 	$(GPU_PYTHON) benchmarks/scaling.py --device cuda
 
 # What `make test` runs in the interpreter or skips where there is no GPU: every kernel, the detector
-# and, in a process of its own, the decoder, which FFmpeg opens only before PyTorch has.
+# and, in a process of its own, the decoder, which FFmpeg opens only before PyTorch has. Tests that
+# compile "for_gpus" need none. Most of the time goes into compiling, hence several processes, none
+# of which may use all cores.
 test-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
-	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m "cuda or kernels" tests/unit/ssd_core
+	REQUIRE_CUDA=1 OMP_NUM_THREADS=2 $(GPU_PYTHON) -m pytest -m "cuda or kernels" -k "not for_gpus" \
+	  --numprocesses auto --maxprocesses 8 --dist worksteal tests/unit/ssd_core
 	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m cuda tests/unit/worker
 
 clean:

@@ -3,10 +3,11 @@
     python benchmarks/gpu/barriers.py [--quick] [--seconds 60]
 
 For every barrier in ssd_core/ops a copy of the package and its tests is made without it, in a
-temporary folder, and the kernels' tests run there until the first failure; one copy more is left
-as it is and must pass. All copies run at the same time on the one GPU. In Triton's interpreter a
-barrier does nothing, so this needs a device. A race need not show in every run: what survives may
-still be needed. Exits with 1 if a mutant survives or the untouched copy fails.
+temporary folder, and those tests run there that share long lists among warps, until the first
+failure; one copy more is left as it is and must pass. All copies run at the same time on the one
+GPU. In Triton's interpreter a barrier does nothing, so this needs a device. A race need not show in
+every run: what survives may still be needed. Exits with 1 if a mutant survives or the untouched
+copy fails.
 """
 
 import os
@@ -24,8 +25,10 @@ from common import HERE, parser
 ROOT = HERE.parent
 OPS = Path("ssd_core") / "ops"
 TESTS = "tests/unit/ssd_core/test_decode_nms_triton.py"
-LONG_LISTS = "barrier or selection or many or long or real_sizes or hundred"
-"""Those of the tests in which several warps share a list; each copy compiles their kernels anew."""
+LONG_LISTS = "selection"
+"""Part of the names of the tests in which several warps share long lists."""
+WORKERS = 2
+"""Processes that test a copy."""
 BARRIER = re.compile(r"^( *)\w+\.(?:debug_)?barrier\(\)$", re.MULTILINE)
 
 
@@ -50,15 +53,14 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as directory:
         folders = [Path(directory) / f"copy{index}" for index in range(len(barriers) + 1)]
-        workers = max(1, len(os.sched_getaffinity(0)) // len(folders))
-        copies = [start("untouched", copy_into(folders[0]), workers, chosen.quick)]
+        copies = [start("untouched", copy_into(folders[0]), chosen.quick)]
         for folder, (path, barrier) in zip(folders[1:], barriers, strict=True):
             text = (ROOT / path).read_text()
             line = text.count("\n", 0, barrier.start()) + 1
             copy_into(folder)
             without = text[: barrier.start()] + f"{barrier[1]}pass" + text[barrier.end() :]
             (folder / path).write_text(without)
-            copies.append(start(f"{path.name}:{line}", folder, workers, chosen.quick))
+            copies.append(start(f"{path.name}:{line}", folder, chosen.quick))
         deadline = time.monotonic() + chosen.seconds
         outcomes = {copy.name: outcome(copy, deadline) for copy in copies}
     untouched = outcomes.pop("untouched")
@@ -82,18 +84,18 @@ def copy_into(folder: Path) -> Path:
     return folder
 
 
-def start(name: str, folder: Path, workers: int, quick: bool) -> Copy:
+def start(name: str, folder: Path, quick: bool) -> Copy:
     """Run the tests of a copy until one fails."""
     chosen = "as_little_as_can_be" if quick else LONG_LISTS
     command = [sys.executable, "-m", "pytest", TESTS, "-x", "-m", "cuda or kernels", "-k", chosen]
-    command += ["--numprocesses", str(workers), "-p", "no:cacheprovider"]
+    command += ["--numprocesses", str(WORKERS), "-p", "no:cacheprovider"]
     report = folder / "report.txt"
     search = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     others = [entry for entry in search if entry and Path(entry) != ROOT]
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(others)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(others), "OMP_NUM_THREADS": "2"},
         stdout=report.open("w"),
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,7 +6,6 @@ how the kernels work together.
 
 import triton
 import triton.language as tl
-from triton.language.extra import cuda
 
 from ssd_core.box_coder import MAX_LOG_SCALE
 
@@ -29,7 +28,6 @@ def find_candidates(
     ROWS: tl.constexpr,
     EXACT_ROWS: tl.constexpr,
     SOFTMAX: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ) -> None:
     """Appends the candidates among ROWS default boxes of one image to the lists of their classes.
 
@@ -43,10 +41,7 @@ def find_candidates(
     new = tl.program_id(0) * ROWS
     # The last block begins early and reads rows of the one before, so that no address is masked.
     begin = tl.minimum(new, num_boxes - ROWS)
-    may_pass = _may_pass(logits + begin * CLASSES, label, least_logit, CLASSES, ROWS, SOFTMAX)
-    if DEPENDENT:
-        cuda.gdc_wait()  # for the counters to be cleared
-    if may_pass:
+    if _may_pass(logits + begin * CLASSES, label, least_logit, CLASSES, ROWS, SOFTMAX):
         for step in range(0, ROWS, EXACT_ROWS):
             first = begin + step
             here = logits + first * CLASSES
@@ -162,7 +157,6 @@ def suppress(
     BEST_PADDED: tl.constexpr,
     KEPT: tl.constexpr,
     CHUNK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ) -> None:
     """Greedy NMS of one class of one image; appends what it keeps to the image's list.
 
@@ -172,8 +166,6 @@ def suppress(
     """
     class_index = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
-    if DEPENDENT:
-        cuda.gdc_wait()
     count = tl.load(candidate_counts + image * CLASSES + class_index + 1)
     if (count > SHORTER) & (count <= LONGEST):
         mine = keys + (image * (CLASSES - 1) + class_index) * list_size
@@ -266,12 +258,9 @@ def merge(
     DETECTIONS: tl.constexpr,
     DETECTIONS_PADDED: tl.constexpr,
     CHUNK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
 ) -> None:
     """The best DETECTIONS of one image, best first, and zeros behind them."""
     image = tl.program_id(0).to(tl.int64)
-    if DEPENDENT:
-        cuda.gdc_wait()
     mine = kept_keys + image * (CLASSES - 1) * KEPT
     found = tl.load(kept_counts + image)
     count = tl.minimum(found, DETECTIONS)

@@ -95,7 +95,7 @@ def rounding_decides_nothing(case):
 # Equal to the reference
 
 FEW = settings(
-    max_examples=25,
+    max_examples=25 if KERNEL_DEVICE == "cpu" else 6,  # a GPU compiles the kernels for each size
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink an example takes minutes
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
@@ -125,7 +125,6 @@ def some(strategies):
 
 
 @FEW
-@pytest.mark.timeout(600)  # a GPU compiles the kernels for each size
 @given(
     seed=SEEDS,
     sizes=some(SIZES),
@@ -152,7 +151,6 @@ def test_boxes_and_scores_that_tie_come_in_the_order_of_the_reference(
 
 
 @FEW
-@pytest.mark.timeout(600)  # a GPU compiles the kernels for each size
 @given(
     seed=SEEDS,
     sizes=some(SIZES),
@@ -568,32 +566,25 @@ decode_nms_triton(
 
 REGISTERS = 65536
 """Of a multiprocessor; a warp gets them in steps of 8 a thread."""
-BYTES_IN_FLIGHT = 33_000
-"""A multiprocessor's share, of 132, in 4.3 TB/s for the microsecond that a read may take."""
-WARPS_AT_ONCE = {"suppress": 16, "merge": 8}
-"""What hides latency where little is read; one image's merging is a program of 8 warps."""
+WARPS_AT_ONCE = {"find_candidates": 16, "suppress": 16, "merge": 8}
+"""What hides latency; one image's merging is a program of 4 warps, and little is read."""
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "score_threshold"), [("ssd300_vgg16", 0.01), ("ssd_mobilenet_v2_oid", 0.4)]
 )
-def test_the_kernels_compile_for_ampere_and_hopper_without_spills(tmp_path, name, score_threshold):
+def test_the_kernels_compile_for_gpus_without_spills(tmp_path, name, score_threshold):
     launches = PRODUCTION.format(name=name, score_threshold=score_threshold)
     usages = compiled(launches, tmp_path)
     kernels_in_turn = [usage["kernel"] for usage in usages[::2]]
     assert kernels_in_turn == ["find_candidates", "suppress", "suppress", "merge"]
-    classes = MODELS[name].num_classes
-    rows = kernels.LOGITS_PER_BLOCK // triton.next_power_of_2(classes)
     for usage in usages:
         # No spills; 8 bytes are two registers that sm_80's merging saves outside its loops.
         assert usage["LOCAL"] == 0, usage
         assert usage["STACK"] <= 8, usage
         warps_at_once = min(64, REGISTERS // 32 // (8 * -(-usage["REG"] // 8)))
-        if usage["kernel"] == "find_candidates":
-            assert min(32, warps_at_once) * rows * classes * 2 >= BYTES_IN_FLIGHT, usage
-        else:
-            assert warps_at_once >= WARPS_AT_ONCE[usage["kernel"]], usage
+        assert warps_at_once >= WARPS_AT_ONCE[usage["kernel"]], usage
 
 
 SMALLEST = """
@@ -604,7 +595,7 @@ decode_nms_triton(*tensors, "softmax", 0.0, 1.0, 1, 1, (1.0, 1.0, 1.0, 1.0))
 """
 
 
-def test_the_kernels_compile_where_triton_takes_arguments_of_one_for_constants(tmp_path):
+def test_the_kernels_compile_for_gpus_where_triton_takes_arguments_of_one_for_constants(tmp_path):
     assert len(compiled(SMALLEST, tmp_path)) == 6
 
 

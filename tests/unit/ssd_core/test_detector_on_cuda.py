@@ -171,12 +171,13 @@ def test_what_the_default_stream_is_still_making_is_waited_for_from_any_stream(o
         assert_equal(on_cuda.submit([whole])(), expected)
 
 
-def test_a_batch_of_arrays_finds_what_the_same_images_find_scaled_from_other_sizes(on_cuda, images):
-    """Those of the network's size go through a kernel, others through PyTorch."""
-    doubled = [image.repeat(2, axis=0).repeat(2, axis=1) for image in images]
-    found, expected = on_cuda.detect(doubled), on_cuda.detect(images)
-    found = [replace(d, boxes=d.boxes / 2) for d in found]
-    assert_same_things(found, expected)
+def test_images_that_the_kernel_does_not_take_show_what_those_that_it_takes_show(on_cuda, images):
+    """A tensor on the device that is not contiguous goes through PyTorch, others a kernel."""
+    turned = [torch.from_numpy(image).cuda().mT.contiguous().mT for image in images]
+    assert not any(tensor.is_contiguous() for tensor in turned)
+    assert not any(on_cuda._runner._is_ready(tensor) for tensor in turned)
+    assert all(on_cuda._runner._is_ready(image) for image in images)
+    assert_equal(on_cuda.detect(turned), on_cuda.detect(images))
 
 
 def test_waiting_for_a_batch_leaves_the_core_alone(on_cuda, images):
