@@ -54,7 +54,7 @@ CAMERAS_PER_SERVER = 8
 SETTLE_SECONDS = 3.0
 FINEST = 8
 """The search ends when the gap is an eighth of what is carried, or one camera."""
-UP_SECONDS = 20.0
+UP_SECONDS = 40.0
 LOG_CHARACTERS = 1500
 FIRST_PTS_FRAMES = 2
 """FFmpeg gives the first frames of an RTSP stream no pts and no RTCP time yet."""
