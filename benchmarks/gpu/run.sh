@@ -91,7 +91,7 @@ detector() {
     --models ssd300_vgg16 ssd_mobilenet_v2_oid $quick
 }
 live() {
-  benchmark live.py --start 64 --most 192 --seconds-per-step 5 --most-seconds 30 $quick
+  benchmark live.py --start 64 --most 192 --seconds-per-step 5 --most-seconds 70 $quick
 }
 e2e() { benchmark end_to_end.py --rounds 1 --torchvision-frames 150 $quick; }
 
@@ -108,7 +108,7 @@ conv 130
 host 110
 op 20
 detector 25
-live 55
+live 110
 e2e 75"
 names=$(awk '{print $1}' <<<"$limits")
 # What measures nothing shares the machine, but for growth: it asks 10,000 times whether the GPU is
