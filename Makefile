@@ -34,12 +34,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.lint_deploy
 	$(BIN)/python -m tests.lint_audit
 
-# The newest versions that fit every Python, with their hashes, for deployment.
+# The newest versions that fit every Python, with their hashes, for deployment; and with those, what
+# tests, lint and benchmarks add.
+LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --quiet \
+	  --custom-compile-command "make lock"
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 \
-	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --quiet \
-	  --custom-compile-command "make lock" --output-file requirements.lock
+	$(LOCK) --upgrade --output-file requirements.lock
+	$(LOCK) --upgrade --constraints requirements.lock --extra dev --extra bench \
+	  --output-file requirements-dev.lock
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -47,7 +51,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/clang-format -i $(CPP)
 
 # About 9 minutes on two cores. SSD_BENCH_TFLITE names the .tflite file of the LiteRT peer.
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/op.py
 	$(BIN)/python benchmarks/detector.py
 	$(BIN)/python benchmarks/end_to_end.py
@@ -60,7 +64,7 @@ bench: $(VENV)/.installed-bench
 # make bench-gpu BENCH_PYTHON=python3
 BENCH_PYTHON ?=
 GPU_PYTHON = PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(or $(BENCH_PYTHON),$(BIN)/python)
-bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-bench)
+bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
 	$(GPU_PYTHON) benchmarks/op.py --device cuda --seconds 0.7
 	$(GPU_PYTHON) benchmarks/detector.py --device cuda --growth
 	$(GPU_PYTHON) benchmarks/end_to_end.py --device cuda
@@ -86,15 +90,24 @@ $(VENV)/bin/python:
 	  || { rm -rf $(VENV); echo "Python cannot make a virtual environment: on Debian and Ubuntu,"; \
 	       echo "apt install python3-venv"; exit 1; }
 
-$(VENV)/.installed: pyproject.toml setup.py $(CPP) | $(VENV)/bin/python
+# What was tested: exactly the versions of a lock file, where it fits.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK_FITS = $(BIN)/python -c 'import platform, sys; sys.exit((sys.platform, platform.machine()) \
+	  != ("linux", "x86_64") or not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+define install
+	@if $(LOCK_FITS); then \
+	  $(PIP_INSTALL) --require-hashes -r $(1) && $(PIP_INSTALL) --no-deps --no-build-isolation -e .; \
+	else \
+	  echo "$(1) is for Linux on x86_64 with Python 3.11 to 3.13: here come the newest versions"; \
+	  echo "that pyproject.toml allows"; \
+	  $(PIP_INSTALL) -e '.$(2)'; \
+	fi
+	@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml setup.py requirements.lock $(CPP) | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (PyTorch is about 3 GB: a few minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	@touch $@
+	$(call install,requirements.lock,)
 
-$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	@touch $@
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(call install,requirements-dev.lock,[dev,bench])

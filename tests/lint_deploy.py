@@ -1,7 +1,8 @@
 """Lint of what cannot be built everywhere: `python -m tests.lint_deploy`.
 
 The compose file and the Procfile are parsed, the Dockerfile is held against the tree, the options
-that they pass must be options of the worker, and requirements.lock must fit pyproject.toml.
+that they pass must be options of the worker, and the lock files must fit pyproject.toml and one
+another.
 """
 
 import re
@@ -13,9 +14,11 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
+from tests.lint_audit import pins
 from worker.settings import COMMANDS, ENV_PREFIX
 
 ROOT = Path(__file__).parent.parent
+LOCKS = ("requirements.lock", "requirements-dev.lock")
 LOCKED_PYTHONS = ("3.11.9", "3.12.9", "3.13.9")
 PLATFORM = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
 
@@ -47,7 +50,12 @@ def problems():
     if "--require-hashes -r" not in dockerfile or "--no-deps" not in dockerfile:
         yield "Dockerfile: installs something that requirements.lock does not name"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    yield from lock_problems((ROOT / "requirements.lock").read_text(), project["dependencies"])
+    dependencies = project["dependencies"]
+    extras = [line for group in project["optional-dependencies"].values() for line in group]
+    lock, dev_lock = ((ROOT / name).read_text() for name in LOCKS)
+    yield from lock_problems(lock, dependencies)
+    yield from lock_problems(dev_lock, dependencies + extras, "requirements-dev.lock")
+    yield from disagreements(lock, dev_lock)
     for line in (ROOT / "Procfile").read_text().splitlines():
         if not re.fullmatch(rf"[a-z]+: ssd-worker ({'|'.join(COMMANDS)})\b.*", line):
             yield f"Procfile: {line!r} starts no command of the worker"
@@ -76,33 +84,39 @@ def gpu_problems(dockerfile):
         yield "Dockerfile: TRITON_CACHE_DIR is not in the state directory, which the user can write"
 
 
-def lock_problems(lock, dependencies):
+def disagreements(lock, dev_lock):
+    """What is deployed in another version than is tested."""
+    for pin in sorted(set(pins(lock)) - set(pins(dev_lock))):
+        yield f"requirements-dev.lock: {pin} of requirements.lock is not there: make lock"
+
+
+def lock_problems(lock, dependencies, name="requirements.lock"):
     """Why a lock file cannot be installed as it is, or does not fit the dependencies."""
     if re.search(r"://|^--(?!hash)|\bindex", lock, re.MULTILINE):
-        yield "requirements.lock: names an address: make lock"
+        yield f"{name}: names an address: make lock"
         return
-    pins = []
+    pinned_ones = []
     for entry in re.split(r"(?<!\\)\n", lock):
         if entry.strip() and not entry.startswith("#"):
             pinned, *hashes = entry.replace("\\\n", " ").split(" --hash=")
-            pins.append(Requirement(pinned.strip()))
+            pinned_ones.append(Requirement(pinned.strip()))
             if not hashes or not all(
                 re.fullmatch(r"sha256:[0-9a-f]{64}\s*", part) for part in hashes
             ):
-                yield f"requirements.lock: {pins[-1].name} has no hash: make lock"
+                yield f"{name}: {pinned_ones[-1].name} has no hash: make lock"
     for python in LOCKED_PYTHONS:
         environment = default_environment() | PLATFORM
         environment |= {"python_full_version": python, "python_version": python.rpartition(".")[0]}
         versions = {
             pin.name.lower(): next(iter(pin.specifier)).version
-            for pin in pins
+            for pin in pinned_ones
             if pin.marker is None or pin.marker.evaluate(environment)
         }
         for dependency in map(Requirement, dependencies):
             version = versions.get(dependency.name.lower())
             if version is None or not dependency.specifier.contains(version, prereleases=True):
                 yield (
-                    f"requirements.lock: {dependency.name} {version or 'is not there'} on Python "
+                    f"{name}: {dependency.name} {version or 'is not there'} on Python "
                     f"{python}, pyproject.toml wants {dependency.specifier}: make lock"
                 )
 

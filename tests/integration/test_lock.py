@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.lint_audit import UNREACHABLE, pins, verdict
-from tests.lint_deploy import lock_problems
+from tests.lint_deploy import disagreements, lock_problems
 
 LOCK = (ROOT / "requirements.lock").read_text()
 
@@ -36,6 +36,15 @@ def test_a_lock_file_that_cannot_be_trusted_or_does_not_fit_is_refused(change, p
     assert changed != LOCK
     with pytest.raises(AssertionError, match=problem):
         assert list(lock_problems(changed, ["redis>=6.2,<9"])) == []
+
+
+def test_what_is_tested_is_what_is_deployed():
+    tested = (ROOT / "requirements-dev.lock").read_text()
+    assert list(disagreements(LOCK, tested)) == []
+    assert list(disagreements(LOCK, tested.replace("redis==8", "redis==7"))) == [
+        f"requirements-dev.lock: {next(pin for pin in pins(LOCK) if pin.startswith('redis=='))}"
+        " of requirements.lock is not there: make lock"
+    ]
 
 
 def answer(*packages):
