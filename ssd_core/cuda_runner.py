@@ -98,13 +98,15 @@ class CudaRunner:
     def warm_up(self, batch: int) -> None:
         """Compile and capture now what batches up to ``batch`` images will need."""
         with self._lock:
-            for size in buckets_up_to(batch):
-                if size > (self._largest or size):
-                    break
+            waiting = buckets_up_to(batch)
+            while waiting and waiting[0] <= (self._largest or batch * 2):
                 try:
-                    self._program(size)
+                    self._program(waiting[0])
                 except RuntimeError as error:
-                    self._split(size, error)
+                    self._split(waiting[0], error)
+                    waiting = buckets_up_to(batch)  # the split dropped the smaller ones, too
+                else:
+                    waiting.pop(0)
 
     def _wait_for_images(self) -> None:
         """Images may be in the making still, on the caller's stream or on the default one.
@@ -129,13 +131,15 @@ class CudaRunner:
         slot.finish()
         ready = [image if self._is_ready(image) else None for image in images]
         others = [row for row, image in enumerate(ready) if image is None]
-        slot.upload.start(ready)
         with _on(self._stream):
+            # First, since it may find that one is no image: then nothing is under way yet.
+            rgb = [require_rgb(images[row]) for row in others]
+            made = preprocess(rgb, self._spec, self._device, self._dtype)
+            slot.upload.start(ready)
             # The graph computes rows that are left over from a larger batch, too: nobody looks.
             slot.upload.convert_into(program.x[: len(images)], self._spec.mean, self._spec.std)
             if others:
-                rgb = [require_rgb(images[row]) for row in others]
-                self._place(preprocess(rgb, self._spec, self._device, self._dtype), others, program)
+                self._place(made, others, program)
             return slot.take(program.run(), images, self._stream)
 
     def _place(self, made: Tensor, rows: Sequence[int], program: "_Program") -> None:

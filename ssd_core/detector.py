@@ -118,6 +118,16 @@ class Detector:
         return f"{self._implementation}{', reference' if fallback.reason else ''}"
 
     @property
+    def hardware(self) -> str:
+        """``cpu``, or the GPU and the versions that choose its algorithms."""
+        if self.device.type != "cuda":
+            return self.device.type
+        cudnn = torch.backends.cudnn.version()
+        return (
+            f"{torch.cuda.get_device_name(self.device)}, torch {torch.__version__}, cuDNN {cudnn}"
+        )
+
+    @property
     def takes_yuv(self) -> bool:
         """Whether ``submit`` takes YuvImages, and is better served with them."""
         return self._runner is not None and self._runner.takes_yuv

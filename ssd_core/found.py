@@ -82,7 +82,7 @@ def unpacked(rows: npt.NDArray[np.float32]) -> Found:
     taken = np.arange(most) < counts[:, None]
     boxes, scores, labels = np.split(rows[:, :-1], [4 * most, 5 * most], axis=1)
     return Found(
-        torch.from_numpy(boxes.reshape(-1, most, 4)[taken]),
+        torch.from_numpy(boxes.reshape(len(rows), most, 4)[taken]),
         torch.from_numpy(scores[taken]),
         torch.from_numpy(labels[taken].astype(np.int64)),
         counts.tolist(),

@@ -6,7 +6,7 @@ are. Knows no network.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -208,7 +208,10 @@ def copy_all(into: Bytes, contents: Sequence[tuple[int, Bytes]], copiers: int = 
         copiers = 1
     shares = [contents[first::copiers] for first in range(copiers)]
     others = [_copiers().submit(_copy, into, share) for share in shares[1:]]
-    _copy(into, shares[0])
+    try:
+        _copy(into, shares[0])
+    finally:
+        wait(others)  # whoever writes there next must not be disturbed
     for other in others:
         other.result()
 

@@ -11,6 +11,7 @@ class FakeDetector:
     def __init__(self, device="cpu", *, takes_yuv=False, before=lambda images: None):
         self.spec = MODELS["ssd_mobilenet_v2_oid"]
         self.device = torch.device(device)
+        self.hardware = device
         self.dtype = torch.float32
         self.digest = "sha256:00"
         self.score_threshold = 0.5

@@ -69,7 +69,7 @@ class FrameDetector:
     def affecting(self) -> dict[str, str | float]:
         """What detections depend on beside the model's weights."""
         return {
-            "device": self._detector.device.type,
+            "device": self._detector.hardware,
             "precision": str(self._detector.dtype).removeprefix("torch."),
             "score_threshold": self._detector.score_threshold,
             "implementation": self._detector.implementation,

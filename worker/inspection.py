@@ -130,13 +130,16 @@ def _decoders(settings: DoctorSettings) -> str:
 def _hardware_decode(settings: DoctorSettings) -> str:
     """Whether frames are decoded where the detector runs, if that is a GPU."""
     from ssd_core.device import choose_device
-    from worker.sources.capabilities import why_no_gpu_decoding
+    from worker.sources.capabilities import NotTriedError, why_no_gpu_decoding
 
     device = choose_device(settings.device)
     if device.type != "cuda":
         raise ValueError("frames are decoded on the CPU, where detection runs")
     gpu = device.index or 0
-    reason = why_no_gpu_decoding(gpu)
+    try:
+        reason = why_no_gpu_decoding(gpu)
+    except NotTriedError as error:
+        return f"GPU {gpu} opens; whether it decodes was not tried: {error}"
     if reason:
         raise ValueError(f"frames are decoded on the CPU: {reason}")
     return f"H.264 on GPU {gpu}"

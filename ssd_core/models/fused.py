@@ -48,7 +48,7 @@ def tile_for(weight: Tensor, dilation: int = 1) -> Tile:
     if is_small(weight):
         return Tile(128, columns, 16, 4, 3)
     if kernel != [1, 1]:  # fc6 of VGG, or small maps, of which larger tiles would leave some idle
-        return Tile(128, 256, 64, 8, 4) if dilation > 1 else Tile(64, 64, 64, 4, 3)
+        return Tile(128, 128, 64, 8, 3) if dilation > 1 else Tile(64, 64, 64, 4, 3)
     depth = 64 if channels % 64 == 0 else 32
     return Tile(128, columns, depth, 8 if columns == 128 else 4, 3)
 

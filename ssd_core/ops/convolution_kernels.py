@@ -22,6 +22,20 @@ def _jit(kernel: Callable[..., None]) -> Any:
     return triton.jit(kernel, do_not_specialize=[name for name in _SIZES if name in names])
 
 
+# NaN stays NaN, as in PyTorch: decode_nms takes no candidates from it. Triton's own maximum and
+# minimum would turn it into the limit, and an overflow in fp16 into detections.
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _at_least(values: tl.tensor, others: tl.tensor) -> tl.tensor:
+    return tl.maximum(values, others, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _at_most(values: tl.tensor, others: tl.tensor) -> tl.tensor:
+    return tl.minimum(values, others, propagate_nan=tl.PropagateNan.ALL)
+
+
 @_jit
 def convolution_kernel(
     x: tl.tensor,
@@ -101,9 +115,9 @@ def convolution_kernel(
     if RESIDUAL:
         sums += tl.load(residual + at, mask=exists, other=0.0).to(tl.float32)
     if RELU:
-        sums = tl.maximum(sums, 0.0)
+        sums = _at_least(sums, 0.0)
     if SIX:
-        sums = tl.minimum(sums, 6.0)
+        sums = _at_most(sums, 6.0)
     tl.store(out + at, sums.to(out.dtype.element_ty), mask=exists)
 
 
@@ -172,9 +186,9 @@ def finishing_kernel(
         x_ = tl.minimum(tl.maximum(first_x + step % WINDOW, 0), width - 1)
         pixel = ((first_row + y) * width + x_).to(tl.int64)
         pointers = x + pixel[:, None] * channels + column[None, :]
-        value = tl.maximum(value, tl.load(pointers).to(tl.float32))
+        value = _at_least(value, tl.load(pointers).to(tl.float32))
     if BIAS:
-        value = tl.maximum(value + tl.load(bias + column)[None, :], 0.0)
+        value = _at_least(value + tl.load(bias + column)[None, :], 0.0)
     at = known.to(tl.int64)[:, None] * channels + column[None, :]
     tl.store(out + at, value.to(out.dtype.element_ty), mask=(row < rows)[:, None])
 
@@ -262,9 +276,9 @@ def depthwise_kernel(
             sums += value * tap.to(tl.float32)[None, :]
     sums += tl.load(bias + column)[None, :]
     if RELU:
-        sums = tl.maximum(sums, 0.0)
+        sums = _at_least(sums, 0.0)
     if SIX:
-        sums = tl.minimum(sums, 6.0)
+        sums = _at_most(sums, 6.0)
     at = known.to(tl.int64)[:, None] * channels + column[None, :]
     tl.store(out + at, sums.to(out.dtype.element_ty), mask=(row < rows)[:, None])
 

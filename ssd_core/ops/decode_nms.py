@@ -171,10 +171,10 @@ class Fallback:
         raise_if_of_device(error)
         if self.reason:
             return
-        self.reason = _why_no_kernels(error)
+        self.reason = why_no_kernels(error)
         log.warning(
-            "no Triton kernels: frames are scaled on the CPU and boxes decoded in plain PyTorch, "
-            "slower: %s",
+            "no Triton kernels: frames are scaled on the CPU, boxes decoded in plain PyTorch, "
+            "no CUDA graphs used, slower: %s",
             self.reason,
         )
         log.debug("why there are no Triton kernels", exc_info=error)
@@ -183,7 +183,7 @@ class Fallback:
 fallback = Fallback()
 
 
-def _why_no_kernels(error: BaseException) -> str:
+def why_no_kernels(error: BaseException) -> str:
     """What is missing, or what failed, in one line."""
     said = one_line(error)
     if isinstance(error, ImportError):

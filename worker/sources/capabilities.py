@@ -52,19 +52,24 @@ _claimed: list[Any] = []
 """Held until the process ends: the context closes with the last that holds it."""
 
 
+class NotTriedError(Exception):
+    """Whether a GPU decodes could not be found out."""
+
+
 def why_no_gpu_decoding(gpu: int) -> str:
     """Why pictures do not come from a CUDA device, tried as the worker does; empty if they do.
 
     Claims the device, hence before PyTorch takes it. Then decodes an H.264 picture: FFmpeg opens
-    devices that it cannot decode on, and then decodes on the CPU without a word.
+    devices that it cannot decode on, and then decodes on the CPU without a word. Raises
+    NotTriedError where there is no picture to try.
     """
     reason = claim_gpu(gpu)
     if reason:
         return reason
     try:
         sample = _encoded_picture()
-    except (FFmpegError, ValueError):  # an FFmpeg without libx264
-        return ""
+    except (FFmpegError, ValueError) as error:
+        raise NotTriedError("this FFmpeg has no libx264 to make a picture with") from error
     try:
         with av.open(sample, "r", hwaccel=hardware_decoder(gpu)) as container:
             picture = next(container.decode(video=0))

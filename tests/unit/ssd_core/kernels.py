@@ -29,7 +29,8 @@ POINTERS = {
 def compiled(launches, directory):
     """What the kernels that the code ``launches`` starts take of each GPU, compiled as it asks.
 
-    [{"kernel": name, "capability": 80, "REG": registers of a thread, "STACK": bytes, ...}]
+    [{"kernel": name, "capability": 80, "REG": registers of a thread, "STACK": bytes,
+      "LAUNCH_SHARED": bytes of shared memory that a launch asks for, ...}]
     """
     tools = Path(find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
     for tool in ("ptxas", "cuobjdump"):
@@ -70,8 +71,13 @@ def build(kernel, arguments, options, capability):
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
+    general = {param.name for param in kernel.params if param.do_not_specialize}
     constants = {name: options[name] for name in names if name in options}
-    constants |= {name: 1 for name, value in arguments.items() if type(value) is int and value == 1}
+    constants |= {
+        name: 1
+        for name, value in arguments.items()
+        if type(value) is int and value == 1 and name not in general
+    }
     options = {name: value for name, value in options.items() if name not in constants}
     values = {name: value for name, value in arguments.items() if name not in constants}
     types = {name: kind(value) for name, value in values.items()}
@@ -82,15 +88,16 @@ def build(kernel, arguments, options, capability):
         attrs={
             (names.index(name),): [["tt.divisibility", 16]]
             for name, value in values.items()
-            if is_divisible(value)
+            if name not in general and is_divisible(value)
         },
     )
     target = GPUTarget("cuda", capability, 32)
-    binary = triton.compile(source, target=target, options=options).asm["cubin"]
-    Path("kernel.cubin").write_bytes(binary)
+    compiled = triton.compile(source, target=target, options=options)
+    Path("kernel.cubin").write_bytes(compiled.asm["cubin"])
     command = [sys.argv[1], "--dump-resource-usage", "kernel.cubin"]
     dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return {name: int(number) for name, number in re.findall(r"([A-Z]+):(\d+)", dump)}
+    usage = {name: int(number) for name, number in re.findall(r"([A-Z]+):(\d+)", dump)}
+    return usage | {"LAUNCH_SHARED": compiled.metadata.shared}
 
 
 def kind(value):

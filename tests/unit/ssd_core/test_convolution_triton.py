@@ -17,6 +17,9 @@ ROUNDING = {torch.float16: 5e-4, torch.bfloat16: 4e-3}
 ALL_AROUND = (1, 1, 1, 1)
 SAME_ODD = (0, 1, 0, 1)
 MOST_REGISTERS = 255
+MOST_SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
+"""Of a block: the least of any GPU with compute capability 8.x (8.6 and 8.9), and 9.0's (CUDA C++
+Programming Guide, technical specifications per compute capability)."""
 
 
 DTYPES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
@@ -202,6 +205,27 @@ def test_input_of_another_layout_is_taken_too(dtype):
     assert torch.equal(layer(wide[:, 8:40]), expected)
 
 
+def test_nan_stays_nan(dtype):
+    """decode_nms takes no candidates from it; a zero in its place might become one."""
+    x = random(1, 32, 4, 6, dtype=dtype)
+    x[0, :, 1, 1] = float("nan")
+    layer = Layer(32, 32, (1, 1), dtype)
+    x, bias = x.to(DEVICE), torch.zeros(32, device=DEVICE)
+    for activation in ("none", "relu", "relu6"):
+        assert where_nan(layer(x, activation)) == [[1, 1]]
+    assert where_nan(op.finish(x, None, op.Pool(2, 2))) == [[0, 0]]
+    taps, around = (
+        torch.ones(9, 32, dtype=dtype, device=DEVICE),
+        op.Geometry((3, 3), padding=ALL_AROUND),
+    )
+    assert len(where_nan(op.depthwise(x, taps, bias, around, "relu6"))) == 9
+    assert where_nan(op.finish(x, bias)) == [[1, 1]]
+
+
+def where_nan(x):
+    return x[0].isnan().all(0).nonzero().tolist()
+
+
 @pytest.mark.parametrize("channels", [16, 96, 144])
 @pytest.mark.parametrize(("stride", "padding"), [(1, ALL_AROUND), (2, SAME_ODD), (2, ALL_AROUND)])
 def test_a_depthwise_convolution_is_that_of_fp64_rounded_once(channels, stride, padding, dtype):
@@ -231,14 +255,15 @@ from ssd_core.models.fused import tile_for
 from ssd_core.ops.convolution_triton import *
 def activations(*shape):
     return torch.empty(shape, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-for out, channels, kernel, residual in [
-    (512, 512, 3, False), (64, 3, 3, False), (1024, 1024, 1, False), (24, 144, 1, True),
-    (960, 160, 1, False), (168, 1280, 1, False),
+for out, channels, kernel, dilation, residual in [
+    (512, 512, 3, 1, False), (1024, 512, 3, 6, False), (64, 3, 3, 1, False),
+    (1024, 1024, 1, 1, False), (24, 144, 1, 1, True), (960, 160, 1, 1, False),
+    (168, 1280, 1, 1, False),
 ]:
     weight = torch.empty(out, channels, kernel, kernel, dtype=torch.bfloat16)
-    packed = pack(weight, None, tile_for(weight))
-    padding = (1, 1, 1, 1) if kernel == 3 else (0, 0, 0, 0)
-    geometry = Geometry((kernel, kernel), padding=padding)
+    packed = pack(weight, None, tile_for(weight, dilation))
+    padding = (dilation,) * 4 if kernel == 3 else (0, 0, 0, 0)
+    geometry = Geometry((kernel, kernel), dilation=dilation, padding=padding)
     skip = activations(16, out, 38, 38) if residual else None
     convolve(activations(16, channels, 38, 38), packed, geometry, "relu", skip)
 depthwise(activations(16, 96, 150, 150), torch.empty(9, 96).bfloat16(), torch.empty(96),
@@ -253,9 +278,10 @@ split_heads(activations(16, 384, 38, 38), torch.empty(380), 364,
 
 def test_kernels_compiled_for_gpus_keep_their_sums_in_registers(tmp_path):
     usage = compiled(LAUNCHES, tmp_path)
-    assert len(usage) == 12 * len(CAPABILITIES)  # the first layer's input is widened
+    assert len(usage) == 13 * len(CAPABILITIES)  # the first layer's input is widened
     for launch in usage:
         assert launch["REG"] <= MOST_REGISTERS, launch
         assert launch["LOCAL"] == 0, launch
+        assert launch["LAUNCH_SHARED"] <= MOST_SHARED_BYTES[launch["capability"]], launch
         if launch["capability"] == 90:
             assert launch["STACK"] == 0, launch

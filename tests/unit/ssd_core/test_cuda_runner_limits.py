@@ -126,6 +126,7 @@ def test_memory_may_become_short_while_warming_up(network, spec, expect, caplog)
     runner = runner_of(small, spec)
     runner.warm_up(32)
     assert len(warnings_of(caplog)) == small.failures == 1
+    assert sorted(runner._programs) == [1, 2, 3]  # half of the 6 that did not fit, and less
     assert_found(runner.submit(pictures(9))(), expect(pictures(9)))
     assert small.failures == 1
 

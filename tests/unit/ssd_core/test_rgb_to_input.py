@@ -10,7 +10,6 @@ from tests.conftest import KERNEL_DEVICE
 from tests.unit.ssd_core.kernels import compiled
 
 pytestmark = pytest.mark.kernels
-pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.rgb_to_input")
 

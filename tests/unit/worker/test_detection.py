@@ -242,7 +242,7 @@ def test_warming_up_on_cuda_prepares_the_device_for_the_batch():
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"device": torch.device("cuda")}, "device"),
+        ({"hardware": "NVIDIA H200, torch 2.11.0"}, "device"),
         ({"dtype": torch.bfloat16}, "precision"),
         ({"score_threshold": 0.7}, "score_threshold"),
         ({"implementation": "compiled"}, "implementation"),

@@ -5,7 +5,12 @@ import pytest
 from av.error import FFmpegError
 
 from worker.sources import capabilities
-from worker.sources.capabilities import claim_gpu, video_decoders, why_no_gpu_decoding
+from worker.sources.capabilities import (
+    NotTriedError,
+    claim_gpu,
+    video_decoders,
+    why_no_gpu_decoding,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +90,13 @@ def test_a_decoder_that_fails_says_why(driver, monkeypatch):
     assert "No decoder surfaces left" in why_no_gpu_decoding(0)
 
 
-def test_an_ffmpeg_that_cannot_encode_the_sample_is_no_reason(driver, monkeypatch):
+def test_an_ffmpeg_that_cannot_encode_the_sample_leaves_open_whether_the_gpu_decodes(
+    driver, monkeypatch
+):
     def no_encoder():
         raise ValueError("libx264")
 
     driver(*BOTH)
     monkeypatch.setattr(capabilities, "_encoded_picture", no_encoder)
-    assert why_no_gpu_decoding(0) == ""
+    with pytest.raises(NotTriedError, match="no libx264"):
+        why_no_gpu_decoding(0)
