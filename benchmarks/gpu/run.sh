@@ -95,19 +95,19 @@ live() {
 }
 e2e() { benchmark end_to_end.py --rounds 1 --torchvision-frames 150 $quick; }
 
-limits="warm 60
-tests 85
-accuracy 70
+limits="warm 75
+tests 130
+accuracy 120
 decoder 50
-replay 85
-memcheck 85
-barriers 75
+replay 140
+memcheck 110
+barriers 100
 growth 30
 op_variants 100
 conv 130
 host 110
 op 20
-detector 25
+detector 60
 live 110
 e2e 75"
 names=$(awk '{print $1}' <<<"$limits")
