@@ -18,8 +18,9 @@ demo: install
 	@echo "Read them from Redis:    $(BIN)/ssd-worker subscribe --replay --from start --count 2"
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
 
+# Four at a time also on two cores: most tests wait for servers and processes.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 # Every fault that is injected into real servers and processes, the long ones too.
 test-faults: $(VENV)/.installed-dev

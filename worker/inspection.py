@@ -97,6 +97,7 @@ def _kernels(settings: DoctorSettings) -> str:
     """Whether the fast paths of the device are there, found out by taking them."""
     import torch
 
+    from ssd_core import Detector
     from ssd_core.cpu_fusion import why_not_fused
     from ssd_core.device import choose_device, choose_precision
     from ssd_core.ops.decode_nms import decode_nms, fallback
@@ -115,7 +116,9 @@ def _kernels(settings: DoctorSettings) -> str:
     torch.cuda.synchronize(device)
     if fallback.reason:
         raise ValueError(f"decode_nms runs in plain PyTorch, slower: {fallback.reason}")
-    return f"triton {version('triton')}"
+    if Detector.load(device=str(device)).implementation != "fused":
+        raise ValueError("convolutions are not fused, the network is slower: a warning says why")
+    return f"triton {version('triton')}, fused convolutions"
 
 
 def _decoders(settings: DoctorSettings) -> str:
