@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/ssd-worker replay samples/walkway.mp4 --redis-url embedded \
 	  --output demo/detections.jsonl --annotate demo/annotated.mp4 --overwrite --restart
 	@echo
-	@echo "Watch the detections:    open demo/annotated.mp4"
+	@echo "Watch the detections:    demo/annotated.mp4"
 	@echo "Read them as JSON Lines: head -n 2 demo/detections.jsonl"
 	@echo "Read them from Redis:    $(BIN)/ssd-worker subscribe --replay --from start --count 2"
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
