@@ -43,10 +43,10 @@ from processes import resident_bytes
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd_core import Detector, build_model
-from ssd_core.cuda_runner import same_algorithms
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.models.zoo import MODELS, get_spec
 from ssd_core.ops import decode_nms
+from ssd_core.runners.cuda import same_algorithms
 
 PEER_OF = {
     "ssd300_vgg16": "ssd300_vgg16",

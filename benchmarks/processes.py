@@ -20,7 +20,7 @@ from typing import Any
 
 import redis
 
-from worker.embedded import ensure_running, url
+from worker.servers.embedded import ensure_running, url
 
 WORKER = [sys.executable, "-m", "worker.cli"]
 """`ssd-worker`, in the Python that runs the benchmark."""

@@ -34,15 +34,15 @@ from processes import server
 
 PARTS = {
     "frame decoding": ["worker.sources.recording:DecodedPictures.__iter__"],
-    "scaling": ["worker.sources.picture:PictureConverter.convert"],
+    "scaling": ["worker.sources.conversion:PictureConverter.convert"],
     "preprocess": ["ssd_core.detector:Detector.preprocess"],
     "network": ["ssd_core.models.ssd:SSD.forward"],
     "decode_nms": ["ssd_core.detector:decode_nms"],
     "unpacking detections": [
         "ssd_core.detector:Detector.detect",
-        "worker.detection:FrameDetector._rounded",
+        "worker.pipeline.detection:FrameDetector._rounded",
     ],
-    "making events": ["worker.event_maker:EventMaker.make"],
+    "making events": ["worker.pipeline.event_maker:EventMaker.make"],
     "JSON": ["worker.events:_CloudEvent.to_json"],
     "publishing": ["worker.sinks.redis_stream:RedisStreamSink.publish"],
 }
@@ -156,7 +156,7 @@ def attach(meter: Meter, totals: dict[str, float]) -> None:
             function = getattr(owner, name)
             wrap = metered_iterator if name == "__iter__" else metered
             setattr(owner, name, wrap(meter, part, function))
-    pipeline, name = find("worker.pipeline:Pipeline.run")
+    pipeline, name = find("worker.pipeline.pipeline:Pipeline.run")
     run = getattr(pipeline, name)
 
     @wraps(run)

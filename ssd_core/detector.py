@@ -11,11 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssd_core.checkpoint import load_model
-from ssd_core.compiled import compile_network
-from ssd_core.cpu_fusion import fuse_for_cpu
-from ssd_core.cuda_fusion import fuse_for_cuda
-from ssd_core.cuda_runner import CudaRunner
+from ssd_core.checkpoints.loading import load_model
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.errors import DeviceError
 from ssd_core.found import Detections, Found, joined, unpadded
@@ -24,6 +20,10 @@ from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
 from ssd_core.ops import decode_nms
 from ssd_core.ops.decode_nms import fallback
 from ssd_core.preprocess import Image, preprocess, require_rgb
+from ssd_core.runners.compiled import compile_network
+from ssd_core.runners.cpu_fusion import fuse_for_cpu
+from ssd_core.runners.cuda import CudaRunner
+from ssd_core.runners.cuda_fusion import fuse_for_cuda
 from ssd_core.yuv import YuvImage
 
 DEFAULT_MODEL = next(iter(MODELS))

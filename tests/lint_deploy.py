@@ -15,7 +15,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from tests.lint_audit import pins
-from worker.settings import COMMANDS, ENV_PREFIX
+from worker.settings.fields import COMMANDS, ENV_PREFIX
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock")

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, cast
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
-from worker.secrets import hide, redact, redact_tracebacks, shown_argument
-from worker.settings import (
+from worker.secrecy.redaction import hide, redact, redact_tracebacks, shown_argument
+from worker.settings.fields import (
     COMMANDS,
     DoctorSettings,
     ModelsSettings,
@@ -26,8 +26,8 @@ from worker.settings import (
     RunSettings,
     Settings,
     SubscribeSettings,
-    load_settings,
 )
+from worker.settings.loading import load_settings
 
 USAGE = """\
 usage: ssd-worker COMMAND ...
@@ -90,23 +90,23 @@ def _run(command: str, arguments: list[str]) -> int:
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:
         case RunSettings():
-            from worker.run import run_live
+            from worker.commands.run import run_live
 
             return run_live(settings)
         case ReplaySettings():
-            from worker.replay import run_replay
+            from worker.commands.replay import run_replay
 
             return run_replay(settings)
         case SubscribeSettings():
-            from worker.subscribe import run_subscribe
+            from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
         case ModelsSettings():
-            from worker.inspection import print_models
+            from worker.commands.models import print_models
 
             return print_models()
         case DoctorSettings():
-            from worker.inspection import run_doctor
+            from worker.commands.doctor import run_doctor
 
             return run_doctor(settings)
     raise AssertionError(command)

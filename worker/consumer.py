@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from worker.errors import SinkUnavailable, UsageError
 from worker.events import Event, parse_event
 from worker.keys import Keys
-from worker.redis_url import REDIS_ERRORS, connect, explain, server_name
+from worker.servers.address import REDIS_ERRORS, connect, explain, server_name
 
 log = logging.getLogger(__name__)
 

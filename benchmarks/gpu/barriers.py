@@ -24,7 +24,7 @@ from common import HERE, parser
 
 ROOT = HERE.parent
 OPS = Path("ssd_core") / "ops"
-TESTS = "tests/unit/ssd_core/test_decode_nms_triton.py"
+TESTS = "tests/unit/ssd_core/ops/test_decode_nms_triton.py"
 LONG_LISTS = "selection"
 """Part of the names of the tests in which several warps share long lists."""
 WORKERS = 2

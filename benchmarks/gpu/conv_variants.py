@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/conv_variants.py [--models ssd300_vgg16 ...] [--batch 64] [--seconds 90]
 
-Layers are taken from the fused network (`ssd_core/models/fused.py`): each is timed with its bias,
-activation and skip connection on random bf16 input, as a captured graph of some launches after one
-another. Variants:
+Layers are taken from the fused network (`ssd_core/runners/cuda_network.py`): each is timed with its
+bias, activation and skip connection on random bf16 input, as a captured graph of some launches
+after one another. Variants:
 
 - cudnn: `F.conv2d` with bias, then activation and skip connection as PyTorch has them
 - cudnn bare: the convolution alone, without bias: the least that any cuDNN variant could take
@@ -37,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import hardware, introduce
 
-from ssd_core.cuda_runner import same_algorithms
-from ssd_core.models import fused
 from ssd_core.models.zoo import build_model, get_spec
 from ssd_core.ops import convolution_triton as op
+from ssd_core.runners import cuda_network as fused
+from ssd_core.runners.cuda import same_algorithms
 
 OUT = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results" / "gpu"))
 MODELS = ("ssd300_vgg16", "ssd_mobilenet_v2_oid")

@@ -186,8 +186,8 @@ def pipelined(start: Callable[[Any], Callable[[], Any]], images: Any, seconds: f
 
 
 def throughput(device: str) -> None:
-    from ssd_core import upload
-    from worker.detection import FrameDetector
+    from ssd_core.runners import plane_upload as upload
+    from worker.pipeline.detection import FrameDetector
 
     seconds, batches = (0.8, (64, 16)) if device == "cuda" else (0.1, (2,))
     copy_all = upload.copy_all
@@ -247,8 +247,9 @@ class Clock:
 
 
 def split(device: str) -> None:
-    from ssd_core import cuda_runner, found, upload
-    from worker import detection
+    from ssd_core import found
+    from ssd_core.runners import cuda as cuda_runner, plane_upload as upload
+    from worker.pipeline import detection
 
     seconds, batches = (0.6, (64, 16)) if device == "cuda" else (0.1, (2,))
     for batch, model in itertools.product(batches, MODELS):
@@ -300,7 +301,7 @@ def events(device: str) -> None:
 
 
 def buckets(device: str) -> None:
-    from ssd_core.cuda_runner import bucket
+    from ssd_core.runners.cuda import bucket
 
     if device != "cuda":
         return

@@ -40,7 +40,7 @@ warm() { # Triton's cache, for all that follows
 tests() {
   local workers=10 paths=(tests/unit/ssd_core) selection="cuda or kernels"
   if [ -n "$dry" ]; then
-    workers=2 paths=(tests/unit/ssd_core/test_decode_nms_fallback.py) selection="kernels"
+    workers=2 paths=(tests/unit/ssd_core/ops/test_decode_nms_fallback.py) selection="kernels"
   fi
   # Those that compile "for_gpus" need none, and take a minute. Idle workers take others' tests.
   # Without a limit each worker's PyTorch would use all cores.

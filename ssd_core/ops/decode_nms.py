@@ -18,7 +18,7 @@ from ssd_core.box_coder import BOX_WEIGHTS
 from ssd_core.failures import one_line, raise_if_of_device
 from ssd_core.ops import decode_nms_native as native
 from ssd_core.ops.decode_nms_numpy import decode_nms_numpy
-from ssd_core.ops.reference import (
+from ssd_core.ops.decode_nms_reference import (
     DecodedDetections,
     UnsupportedSizeError,
     decode_nms_reference,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssd_core.ops.decode_nms_numpy import logit_bound
-from ssd_core.ops.reference import DecodedDetections, UnsupportedSizeError
+from ssd_core.ops.decode_nms_reference import DecodedDetections, UnsupportedSizeError
 
 log = logging.getLogger(__name__)
 

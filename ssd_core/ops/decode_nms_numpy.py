@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
-from ssd_core.ops.reference import DecodedDetections, class_scores
+from ssd_core.ops.decode_nms_reference import DecodedDetections, class_scores
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ import triton
 from torch import Tensor
 
 from ssd_core.ops.decode_nms_kernels import find_candidates, merge, suppress
-from ssd_core.ops.reference import DecodedDetections, UnsupportedSizeError
+from ssd_core.ops.decode_nms_reference import DecodedDetections, UnsupportedSizeError
 
 # Times: 32 images of 8,732 boxes and 91 classes, fp32, on an NVIDIA H200; "sparse" as a network
 # sees pictures, "dense" with every box a candidate of every class (benchmarks/gpu/op_variants.py).

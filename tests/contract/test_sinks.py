@@ -4,9 +4,9 @@ import pytest
 
 from tests.conftest import stream_events
 from tests.events import camera_event, detections_event
-from worker.checkpoint import ReplayClaim
 from worker.errors import CameraRefused, Fenced, SinkError, UsageError
 from worker.events import parse_event
+from worker.publishing.checkpoint import ReplayClaim
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.memory import MemorySink
 from worker.sinks.redis_stream import RedisStreamSink

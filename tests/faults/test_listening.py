@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import WALKWAY, free_port, wait_until
 from tests.faults.rtsp_faults import Camera, Clip
-from worker.embedded import ensure_running
 from worker.errors import WorkerError
 from worker.frames import Frame
+from worker.servers.embedded import ensure_running
 from worker.sources.live import LiveSource
 
 LISTEN = "0A"
@@ -87,7 +87,7 @@ def test_the_embedded_server_does_not_inherit_the_passwords_of_the_environment(
     program = tmp_path / "server"
     program.write_text(f"#!/bin/sh\necho started > {tmp_path}/seen\nexport >> {tmp_path}/seen\n")
     program.chmod(0o700)
-    monkeypatch.setattr("worker.embedded.get_binary_path", lambda: program)
+    monkeypatch.setattr("worker.servers.embedded.get_binary_path", lambda: program)
     monkeypatch.setenv("GATE_PASSWORD", "alpha bravo")
     with pytest.raises(WorkerError, match="did not start"):
         ensure_running(tmp_path, free_port())

@@ -11,10 +11,10 @@ import trustme
 
 from tests.conftest import REDIS_BINARIES, ROOT, RedisServer, free_port, json_lines, wait_until
 from tests.events import camera_event, detections_event
-from worker.checkpoint import ReplayClaim
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
-from worker.redis_url import connect
+from worker.publishing.checkpoint import ReplayClaim
+from worker.servers.address import connect
 from worker.sinks.redis_stream import RedisStreamSink
 
 PASSWORD = "alpha@bravo:charlie/delta#eagle?fox07%golfer"  # an ACL file takes no spaces
@@ -364,7 +364,7 @@ def test_what_tls_refuses_is_told_in_one_line_with_a_way_out(tls, host, options,
 
 @needs_tls
 def test_a_server_without_tls_is_told_from_one_that_is_away(tls, valkey_server, monkeypatch):
-    monkeypatch.setattr("worker.redis_url.REPLY_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("worker.servers.address.REPLY_TIMEOUT_SECONDS", 0.5)
     _, files = tls
     with pytest.raises(SinkUnavailable, match=r"does not answer in TLS: .* write redis://"):
         connect(f"rediss://localhost:{valkey_server.port}?{files.options()}")

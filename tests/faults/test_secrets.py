@@ -19,10 +19,10 @@ import pytest
 
 from tests.conftest import free_port, wait_until
 from tests.faults.rtsp_faults import CLOSE, SILENT, Camera, Clip
-from worker import secrets
 from worker.cli import main
 from worker.errors import SinkError
-from worker.redis_url import connect
+from worker.secrecy import redaction
+from worker.servers.address import connect
 from worker.sources.live import LiveSource
 
 USER = "watchman"
@@ -253,7 +253,7 @@ def redis_addresses(valkey, old, silent):
 def command(monkeypatch, capsys):
     """Run a command in this process, which is as before afterwards; code, and what it said."""
     monkeypatch.setattr("worker.cli.setproctitle", lambda title: None)
-    monkeypatch.setattr(secrets, "_hidden", {})
+    monkeypatch.setattr(redaction, "_hidden", {})
     for where, name in ((sys, "excepthook"), (threading, "excepthook"), (logging, "lastResort")):
         monkeypatch.setattr(where, name, getattr(where, name))
     handlers = {name: logging.getLogger(name).handlers[:] for name in ("worker", "ssd_core")}
@@ -273,12 +273,12 @@ def command(monkeypatch, capsys):
 def test_no_failure_of_redis_shows_the_login_of_its_address(
     valkey_server, old_redis, command, monkeypatch
 ):
-    monkeypatch.setattr("worker.redis_url.REPLY_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("worker.servers.address.REPLY_TIMEOUT_SECONDS", 0.5)
     valkey_server.client.config_set("requirepass", "another")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = valkey_server.port, old_redis, silent.getsockname()[1]
         for address, expected in redis_addresses(*ports):
-            secrets._hidden.clear()
+            redaction._hidden.clear()
             code, said = command("subscribe", "--redis-url", address, "--log-level", "debug")
             assert code in (1, 2), address
             assert_nothing_shows(address, said)
@@ -322,7 +322,7 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
         return 0
 
     monkeypatch.setattr("worker.sources.live.open_camera", fail)
-    monkeypatch.setattr("worker.run.run_live", run_live)
+    monkeypatch.setattr("worker.commands.run.run_live", run_live)
     code, said = command("run", f"gate={url}", *style)
     assert code == 0
     assert_nothing_shows("the log", said)
@@ -335,7 +335,7 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
 BUGS = """
 import logging, sys, threading
 from worker import cli
-from worker.settings import SubscribeSettings
+from worker.settings.fields import SubscribeSettings
 
 def fail(*_):
     raise RuntimeError(f"cannot open {sys.argv[2]}")

@@ -28,7 +28,7 @@ def run_patched(cli, patch, *arguments):
 
 HANGING_DETECTOR = """
     import threading
-    from worker.detection import FrameDetector
+    from worker.pipeline.detection import FrameDetector
     detect, batches = FrameDetector.__call__, []
     def hang_for_ever():
         threading.Event().wait()

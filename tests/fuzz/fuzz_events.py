@@ -17,11 +17,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["worker.events", "worker.settings", "argparse", "pydantic_settings", "tomllib"]
+    include=["worker.events", "worker.settings.loading", "argparse", "pydantic_settings", "tomllib"]
 ):
     from worker.errors import UsageError
     from worker.events import parse_event
-    from worker.settings import COMMANDS, load_settings
+    from worker.settings.fields import COMMANDS
+    from worker.settings.loading import load_settings
 
 SEEDS = (
     b'e{"specversion":"1.0","id":"a/1/0","source":"ssd-worker/a","type":"ssd.camera.v1","data":'

@@ -20,9 +20,9 @@ from pathlib import Path
 from tests.fuzz.mutations import KINDS, broken, make_clips
 from tests.fuzz.watched import Watched
 from worker.errors import SourceError, UsageError
-from worker.event_maker import EventMaker
 from worker.events import ModelInfo, parse_event
 from worker.frames import Frame, FrameBatch, StreamDown, StreamUp
+from worker.pipeline.event_maker import EventMaker
 from worker.sources import live
 from worker.sources.recording import RecordingSource, probe_recording
 

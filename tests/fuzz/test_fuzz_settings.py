@@ -8,9 +8,10 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
-from worker import secrets
 from worker.errors import UsageError
-from worker.settings import COMMANDS, ENV_PREFIX, Settings, load_settings
+from worker.secrecy import redaction
+from worker.settings.fields import COMMANDS, ENV_PREFIX, Settings
+from worker.settings.loading import load_settings
 
 PASSWORD = "s3cr3t-pa55word"
 SECRET_FIELDS = ["redis_url", "sources", "paths"]
@@ -129,11 +130,11 @@ def test_no_message_holds_a_password_of_the_file(tmp_path, command, name, secret
 
 def assert_hidden(said, arguments=()):
     """What is said holds no password once it has gone the way of the command line's messages."""
-    with mock.patch.dict(secrets._hidden, clear=True):
+    with mock.patch.dict(redaction._hidden, clear=True):
         for word in arguments:
-            secrets.hide(word)
+            redaction.hide(word)
         if isinstance(said, str):
-            assert PASSWORD not in secrets.redact(said)
+            assert PASSWORD not in redaction.redact(said)
 
 
 @pytest.mark.parametrize("message", ["two\nlines", "", PASSWORD])

@@ -6,8 +6,8 @@ import pytest
 import redis
 
 from tests.conftest import free_port, wait_until
-from worker.embedded import data_directory, ensure_running, is_ours
 from worker.errors import WorkerError
+from worker.servers.embedded import data_directory, ensure_running, is_ours
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT, wait_until
 from tests.events import camera_event, detections_event
-from worker.settings import COMMANDS
+from worker.settings.fields import COMMANDS
 from worker.sinks.redis_stream import RedisStreamSink
 
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
-from worker.redis_url import connect
+from worker.servers.address import connect
 from worker.sinks.redis_stream import RedisStreamSink
 
 CAMERAS = ("gate", "yard", "door", "hall")  # of different cluster slots
@@ -113,7 +113,7 @@ def test_what_is_no_address_is_refused(url):
 
 
 def test_a_listener_that_never_answers_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr("worker.redis_url.REPLY_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("worker.servers.address.REPLY_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SinkUnavailable, match=f"127.0.0.1:{port}"):

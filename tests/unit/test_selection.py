@@ -7,8 +7,8 @@ import pytest
 HERE = Path(__file__).parent / "ssd_core"
 RUN_KERNELS = sorted(
     path
-    for path in HERE.glob("test_*.py")
-    if any(text in path.read_text() for text in ("KERNEL_DEVICE", "ssd_core.runners"))
+    for path in HERE.rglob("test_*.py")
+    if any(text in path.read_text() for text in ("KERNEL_DEVICE", "ssd_core.cuda_runners"))
 )
 
 

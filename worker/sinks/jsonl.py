@@ -14,9 +14,9 @@ from glob import escape
 from io import BufferedWriter
 from pathlib import Path
 
-from worker.checkpoint import Checkpoint
 from worker.errors import SinkError, UsageError
 from worker.events import CameraEvent, Event, parse_event
+from worker.publishing.checkpoint import Checkpoint
 
 
 class JsonlSink:

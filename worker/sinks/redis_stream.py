@@ -16,7 +16,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from worker.checkpoint import Checkpoint, ReplayClaim
 from worker.errors import (
     CameraRefused,
     Fenced,
@@ -27,7 +26,8 @@ from worker.errors import (
 )
 from worker.events import CameraEvent, Event
 from worker.keys import Keys
-from worker.redis_url import (
+from worker.publishing.checkpoint import Checkpoint, ReplayClaim
+from worker.servers.address import (
     MISSING_SCRIPT,
     REDIS_ERRORS,
     REPLY_TIMEOUT_SECONDS,

@@ -10,7 +10,7 @@ from av.codec import Codec
 from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
 
-from worker.sources.picture import hardware_decoder
+from worker.sources.opening import hardware_decoder
 
 COMMON_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "mpeg4")
 DRIVER_LIBRARIES = {

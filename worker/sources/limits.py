@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import av.packet
-
 from worker.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -85,6 +83,8 @@ class Limits:
 @functools.cache
 def _set_largest_block() -> Callable[[int], object]:
     """FFmpeg's ``av_max_alloc`` (libavutil/mem.h), which PyAV does not offer itself."""
+    import av.packet  # here, so that settings can have limits without PyAV
+
     try:
         function = ctypes.CDLL(av.packet.__file__).av_max_alloc
     except (OSError, AttributeError) as error:

@@ -19,15 +19,11 @@ from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.capture_clock import CaptureClock
+from worker.sources.conversion import make_converter
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
-from worker.sources.picture import (
-    make_converter,
-    seconds_of,
-    time_base_of,
-    upright_size,
-)
+from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
 from worker.sources.reconnecting import CONNECTS, Backoff
 from worker.sources.sampling import Sampler

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.error import ArgumentError, MemoryError as NoMemoryError
 
 from worker.errors import SourceError
 from worker.sources.limits import Limits, Meter
-from worker.sources.picture import hardware_decoder
 
 BUFFER_BYTES = 1 << 16
 INVALID_SEEK = -22
@@ -51,6 +51,14 @@ DECRYPTION = "crypto"
 
 class FormatRefused(SourceError):
     """A source is in a format that FFmpeg knows but may not read here."""
+
+
+def hardware_decoder(gpu: int | None) -> HWAccel | None:
+    """What makes FFmpeg decode on a GPU and leave the pictures there; None for None.
+
+    Codecs that the GPU does not know are decoded on the CPU.
+    """
+    return None if gpu is None else HWAccel("cuda", device=str(gpu), is_hw_owned=True)
 
 
 def camera_options(url: str, limits: Limits, *, allow_playlists: bool = False) -> dict[str, str]:

@@ -22,15 +22,10 @@ from av.error import FFmpegError
 
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
+from worker.sources.conversion import PictureConverter, make_converter
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.opening import FormatRefused, open_recording, video_of
-from worker.sources.picture import (
-    PictureConverter,
-    make_converter,
-    seconds_of,
-    time_base_of,
-    upright_size,
-)
+from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.sampling import Sampler
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from ssd_core import MODELS, Detector, build_model
-from ssd_core.checkpoint import save_checkpoint
+from ssd_core.checkpoints.loading import save_checkpoint
 from ssd_core.detector import fold_batch_norm
 from ssd_core.errors import DeviceError, UnknownModelError
 from ssd_core.yuv import YuvImage

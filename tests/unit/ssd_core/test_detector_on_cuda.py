@@ -13,7 +13,7 @@ from ssd_core import Detector
 from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
-from worker.sources.picture import PictureConverter
+from worker.sources.conversion import PictureConverter
 from worker.sources.planes import PlaneReader
 
 pytestmark = pytest.mark.cuda

@@ -14,7 +14,8 @@ from tests.conftest import WALKWAY
 from tests.unit.worker.sources.test_opening import http_server
 from worker.errors import SourceError
 from worker.frames import Frame, StreamDown
-from worker.settings import RunSettings, load_settings
+from worker.settings.fields import RunSettings
+from worker.settings.loading import load_settings
 from worker.sources.limits import Limits, Meter, OverLimit
 from worker.sources.live import LiveSource
 from worker.sources.recording import DecodedPictures, RecordingSource, probe_recording

@@ -13,8 +13,8 @@ from tests.clips import cut, pictures, set_rotation
 from tests.conftest import WALKWAY
 from worker.frames import Frame, StreamDown, StreamUp
 from worker.sources.capabilities import claim_gpu
+from worker.sources.conversion import PictureConverter
 from worker.sources.live import LiveSource
-from worker.sources.picture import PictureConverter
 from worker.sources.planes import PlaneReader
 from worker.sources.recording import DecodedPictures, RecordingSource, probe_recording
 

@@ -1,0 +1,1 @@
+"""Batches on a device: a pool of CPU cores, or CUDA with streams and graphs."""

@@ -1,0 +1,176 @@
+import threading
+import time
+
+import pytest
+
+from tests.frames import frame
+from worker.frames import StreamDown, StreamUp
+from worker.pipeline.batching import LatestFrameBatcher, LosslessBatcher
+
+UP, DOWN = StreamUp("gate", 1), StreamDown("gate", 1, "down", "closed")
+
+
+def camera_frames(batch):
+    return [(f.camera_id, f.frame_index) for f in batch.frames]
+
+
+@pytest.fixture
+def live():
+    return LatestFrameBatcher(max_batch=4, max_wait_seconds=0.05)
+
+
+def test_a_newer_frame_replaces_the_waiting_one_and_takes_over_its_counts(live):
+    live.put(frame(index=0, skipped=1))
+    live.put(frame(index=1, dropped=2))
+    live.put(frame(index=2, skipped=3))
+    (kept,) = live.next(1).frames
+    assert kept.frame_index == 2
+    assert kept.dropped == 4  # frames 0 and 1, and the two that frame 1 stood for
+    assert kept.skipped == 4
+    assert live.next(0) is None
+
+
+def test_a_busy_camera_does_not_overtake_one_that_waits(live):
+    for camera in "abcdef":
+        live.put(StreamUp(camera, 1))
+    live.next(0)
+    live.put(frame("quiet", 0))
+    for index in range(50):
+        for camera in "abcd":
+            live.put(frame(camera, index))
+    assert ("quiet", 0) in camera_frames(live.next(1))
+
+
+def test_every_camera_gets_its_turn_when_there_are_more_than_fit(live):
+    cameras = "abcdefgh"
+    served = []
+    for index in range(4):
+        for camera in cameras:
+            live.put(frame(camera, index))
+        served += [camera for camera, _ in camera_frames(live.next(1))]
+    assert sorted(served) == sorted(cameras * 2)
+
+
+def test_a_batch_is_never_larger_than_the_maximum(live):
+    for camera in "abcdefg":
+        live.put(frame(camera))
+    assert len(live.next(1).frames) == 4
+    assert len(live.next(1).frames) == 3
+
+
+def test_a_batch_goes_out_at_once_when_every_camera_that_is_up_is_in_it():
+    patient = LatestFrameBatcher(max_batch=8, max_wait_seconds=60)
+    for camera in ("a", "b"):
+        patient.put(StreamUp(camera, 1))
+    patient.next(0)
+    patient.put(frame("a"))
+    assert patient.next(0) is None
+    patient.put(frame("b"))
+    assert camera_frames(patient.next(0)) == [("a", 0), ("b", 0)]
+
+
+def test_a_camera_that_went_down_is_not_waited_for():
+    patient = LatestFrameBatcher(max_batch=8, max_wait_seconds=60)
+    patient.put(StreamUp("a", 1))
+    patient.put(StreamUp("b", 1))
+    patient.put(StreamDown("b", 1, "down", "stall"))
+    patient.next(0)
+    patient.put(frame("a"))
+    assert camera_frames(patient.next(0)) == [("a", 0)]
+
+
+def test_a_frame_waits_for_others_no_longer_than_the_deadline(live):
+    live.put(StreamUp("gate", 1))
+    live.put(StreamUp("other", 1))
+    live.next(0)
+    started = time.monotonic()
+    live.put(frame())
+    assert live.next(10) is not None
+    assert 0.04 <= time.monotonic() - started < 5
+
+
+def test_state_changes_are_never_dropped_and_keep_their_order(live):
+    live.put(UP)
+    live.put(frame(index=0))
+    live.put(DOWN)
+    live.put(StreamUp("gate", 2))
+    live.put(frame(index=1, epoch=2))
+    items = [*live.next(1).items]
+    while (batch := live.next(0.1)) is not None:
+        items += batch.items
+    assert [i for i in items if not hasattr(i, "image")] == [UP, DOWN, StreamUp("gate", 2)]
+    assert [i.frame_index for i in items if hasattr(i, "image")] == [1]
+    assert items[-1].dropped == 1
+
+
+def test_a_detector_that_waits_is_woken_once_the_batch_is_complete():
+    batcher = LatestFrameBatcher(max_batch=4, max_wait_seconds=60)
+    for camera in "abc":
+        batcher.put(StreamUp(camera, 1))
+    batcher.next(0)
+    batches = []
+    detector = threading.Thread(target=lambda: batches.append(batcher.next(30)))
+    detector.start()
+    for camera in "aab":
+        batcher.put(frame(camera))
+    detector.join(0.1)
+    assert batches == []
+    batcher.put(StreamDown("c", 1, "down", "closed"))  # now a and b are all
+    detector.join(5)
+    assert camera_frames(batches[0]) == [("a", 0), ("b", 0)]
+
+
+def test_next_gives_none_when_nothing_comes(live):
+    assert live.next(0.01) is None
+
+
+def test_a_closed_live_batcher_takes_nothing_more_but_gives_what_waits(live):
+    live.put(frame())
+    live.close()
+    assert live.put(frame(index=1)) is False
+    assert camera_frames(live.next(0)) == [("gate", 0)]
+    assert live.next(0) is None
+
+
+def test_a_lossless_batcher_gives_every_frame_in_full_batches_and_a_rest():
+    batcher = LosslessBatcher(max_batch=4)
+
+    def read():
+        batcher.put(UP)
+        for index in range(10):
+            batcher.put(frame(index=index))
+        batcher.put(StreamDown("gate", 1, "ended", "end_of_file"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    batches = []
+    while (batch := batcher.next(1)) is not None:
+        batches.append([f.frame_index for f in batch.frames])
+    reader.join()
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_lossless_batcher_never_cuts_a_batch_short_however_slow_the_source():
+    batcher = LosslessBatcher(max_batch=2)
+    batcher.put(frame(index=0))
+    assert batcher.next(0.05) is None
+    batcher.put(frame(index=1))
+    assert len(batcher.next(0).frames) == 2
+
+
+def test_a_full_lossless_batcher_blocks_its_source_until_there_is_room_or_it_closes():
+    batcher = LosslessBatcher(max_batch=2)
+    taken = []
+    reader = threading.Thread(
+        target=lambda: taken.extend(batcher.put(frame(index=i)) for i in range(8))
+    )
+    reader.start()
+    reader.join(0.2)
+    assert taken == [True] * 4
+    batcher.next(1)
+    reader.join(0.2)
+    assert taken == [True] * 6
+    batcher.close()
+    reader.join(1)
+    assert taken == [True] * 6 + [False] * 2
+    assert batcher.next(0) is None

@@ -1,0 +1,256 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from ssd_core import Detector
+from ssd_core.errors import DeviceError
+from tests.clips import pictures
+from tests.conftest import WALKWAY
+from tests.detectors import FakeDetector
+from worker.errors import DetectorError, UsageError
+from worker.events import BOX_DECIMALS, SCORE_DECIMALS
+from worker.pipeline.detection import (
+    CPU_BATCH_PER_CORE,
+    CUDA_BATCH,
+    FrameDetector,
+    cpu_threads,
+    rounded,
+)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector.load(device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [p.reformat(300, 300, "rgb24").to_ndarray() for p in pictures(WALKWAY, 7)]
+
+
+def batch(*numbers):
+    return [np.array([number]) for number in numbers]
+
+
+def widths(found):
+    """The number of each image, read from its detection."""
+    return [round(100 * detections[0].box[2]) for detections in found]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_batch_gives_the_detections_of_each_image_in_order(detector, images, count):
+    found = FrameDetector(detector)(images[:count])()
+    assert len(found) == count
+    for detections, image in zip(found, images, strict=False):
+        alone = detector.detect([image])[0]
+        assert [d.label for d in detections] == alone.names
+        boxes = np.array([d.box for d in detections])
+        assert boxes == pytest.approx(alone.boxes_normalised.numpy(), abs=1e-3)
+
+
+def test_no_images_give_no_detections(detector):
+    assert FrameDetector(detector)([])() == []
+
+
+def test_equal_batches_give_equal_detections(detector, images):
+    frame_detector = FrameDetector(detector)
+    assert frame_detector(images[:4])() == frame_detector(images[:4])()
+
+
+def test_numbers_are_rounded(detector, images):
+    for detection in FrameDetector(detector)(images[:1])()[0]:
+        assert detection.score == round(detection.score, 4)
+        assert all(edge == round(edge, 5) for edge in detection.box)
+
+
+@pytest.mark.parametrize("decimals", [SCORE_DECIMALS, BOX_DECIMALS])
+def test_a_whole_batch_is_rounded_as_python_rounds_each_number(decimals):
+    numbers = np.random.default_rng(0).random(100_000, np.float32)
+    ties = np.arange(1 << 16, dtype=np.float32) / (1 << 16)
+    near_ties = ((np.arange(20_000) + 0.5) / 10**decimals).astype(np.float32)
+    for values in (numbers, ties, near_ties, np.float32([-0.0, -0.1, 1.5, 1e-30])):
+        expected = [round(value, decimals) for value in values.tolist()]
+        assert rounded(torch.from_numpy(values), decimals) == expected
+
+
+def test_only_the_labels_asked_for_are_kept(detector, images):
+    found = FrameDetector(detector, ["Car"])(images[:1])()[0]
+    assert found
+    assert {d.label for d in found} == {"Car"}
+
+
+def test_an_unknown_label_is_refused_with_the_known_ones(detector):
+    with pytest.raises(UsageError, match="does not know Zebra: it knows Bicycle, Boot"):
+        FrameDetector(detector, ["Zebra"])
+
+
+# On a CPU
+
+
+def test_on_a_cpu_it_takes_images_and_decodes_on_the_cpu(detector):
+    frame_detector = FrameDetector(detector)
+    assert frame_detector.takes_planes is False
+    assert frame_detector.works_ahead is False
+    assert frame_detector.default_batch == CPU_BATCH_PER_CORE * cpu_threads()
+    assert frame_detector.image_size == (300, 300)
+
+
+@pytest.mark.parametrize(
+    ("cores", "images", "shares"),
+    [
+        (1, 2, [2]),
+        (2, 4, [2, 2]),
+        (2, 3, [1, 2]),
+        (2, 1, [1]),
+        (4, 6, [2, 2, 2]),
+        (4, 3, [1, 1, 1]),
+        (2, 9, [1, 2, 2, 2, 2]),
+    ],
+)
+def test_a_batch_is_cut_into_shares_for_the_cores_none_above_the_best_size(
+    monkeypatch, cores, images, shares
+):
+    monkeypatch.setattr("worker.pipeline.detection.cpu_threads", lambda: cores)
+    monkeypatch.setattr("worker.pipeline.detection.CPU_BATCH_PER_CORE", 2)
+    fake = FakeDetector()
+    FrameDetector(fake)(batch(*range(images)))()
+    assert sorted(count for count, _ in fake.shares) == shares
+
+
+def test_a_share_runs_on_one_thread_and_leaves_the_callers_threads_as_they_are():
+    before = torch.get_num_threads()
+    fake = FakeDetector()
+    FrameDetector(fake)(batch(1, 2, 3, 4))()
+    assert {threads for _, threads in fake.shares} == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_warming_up_on_a_cpu_runs_every_size_of_share_as_shares_are_run():
+    fake = FakeDetector()
+    FrameDetector(fake).warm_up(16)
+    assert {count for count, _ in fake.shares} == set(range(1, CPU_BATCH_PER_CORE + 1))
+    assert {threads for _, threads in fake.shares} == {1}
+    assert fake.warmed_up == []
+
+
+def test_shares_that_finish_in_another_order_are_put_back_in_order(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.detection.cpu_threads", lambda: 2)
+    second_is_done = threading.Event()
+
+    def first_waits(images):
+        if images[0][0] == 1:
+            assert second_is_done.wait(20)
+        else:
+            second_is_done.set()
+
+    found = FrameDetector(FakeDetector(before=first_waits))(batch(1, 2, 3, 4))()
+    assert widths(found) == [1, 2, 3, 4]
+
+
+def test_starting_a_batch_does_not_wait_for_its_detections():
+    go_on = threading.Event()
+    wait = FrameDetector(FakeDetector(before=lambda _: go_on.wait(20)))(batch(1, 2))
+    go_on.set()
+    assert widths(wait()) == [1, 2]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_batches_started_at_once_give_their_own_detections_in_any_order_of_waiting(order):
+    frame_detector = FrameDetector(FakeDetector())
+    waits = [frame_detector(batch(*range(start, start + 5))) for start in (0, 20, 40)]
+    found = {index: widths(waits[index]()) for index in order}
+    assert found == {index: list(range(20 * index, 20 * index + 5)) for index in range(3)}
+
+
+def test_real_batches_started_at_once_find_what_they_find_one_by_one(detector, images):
+    frame_detector = FrameDetector(detector)
+    cut = [images[:2], images[2:5], images[5:]]
+    one_by_one = [frame_detector(part)() for part in cut]
+    waits = [frame_detector(part) for part in cut]
+    assert [wait() for wait in reversed(waits)] == one_by_one[::-1]
+
+
+def test_an_error_in_a_share_comes_out_where_the_detections_are_waited_for():
+    def fail(images):
+        raise RuntimeError("oneDNN failed")
+
+    wait = FrameDetector(FakeDetector(before=fail))(batch(1, 2, 3))
+    with pytest.raises(RuntimeError, match="oneDNN failed"):
+        wait()
+
+
+# On CUDA
+
+
+def test_on_cuda_a_batch_goes_to_the_device_whole():
+    fake = FakeDetector("cuda", takes_yuv=True)
+    frame_detector = FrameDetector(fake)
+    assert widths(frame_detector(batch(*range(20)))()) == list(range(20))
+    assert [len(images) for images in fake.submitted] == [20]
+    assert fake.shares == []
+
+
+def test_on_cuda_it_works_ahead_on_planes_of_its_own_gpu():
+    frame_detector = FrameDetector(FakeDetector("cuda:1", takes_yuv=True))
+    assert frame_detector.works_ahead is True
+    assert frame_detector.takes_planes is True
+    assert frame_detector.gpu == 1
+    assert frame_detector.default_batch == CUDA_BATCH
+
+
+def test_on_cuda_without_the_kernel_it_takes_images():
+    frame_detector = FrameDetector(FakeDetector("cuda"))
+    assert frame_detector.works_ahead is True
+    assert frame_detector.takes_planes is False
+    assert frame_detector.gpu == 0
+
+
+def test_a_gpu_without_memory_for_an_image_ends_the_run_with_its_line():
+    class Full(FakeDetector):
+        def submit(self, images):
+            raise DeviceError("device cuda: no memory left for one image")
+
+    with pytest.raises(DetectorError, match="no memory left for one image"):
+        FrameDetector(Full("cuda"))(batch(1))
+
+
+@pytest.mark.parametrize("start", ["a batch", "warm-up"])
+def test_a_gpu_that_fails_ends_the_run_with_a_line(start):
+    class Failing(FakeDetector):
+        def submit(self, images):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with")
+
+        def warm_up(self, batch):
+            self.submit([])
+
+    frame_detector = FrameDetector(Failing("cuda"))
+    with pytest.raises(DetectorError) as caught:
+        frame_detector(batch(1)) if start == "a batch" else frame_detector.warm_up(4)
+    assert str(caught.value) == (
+        "the GPU failed (CUDA error: an illegal memory access): start the worker again"
+    )
+
+
+def test_warming_up_on_cuda_prepares_the_device_for_the_batch():
+    fake = FakeDetector("cuda")
+    FrameDetector(fake).warm_up(12)
+    assert fake.warmed_up == [12]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"hardware": "NVIDIA H200, torch 2.11.0"}, "device"),
+        ({"dtype": torch.bfloat16}, "precision"),
+        ({"score_threshold": 0.7}, "score_threshold"),
+        ({"implementation": "compiled"}, "implementation"),
+        ({"takes_yuv": True}, "scaled_by"),
+    ],
+)
+def test_whatever_changes_detections_changes_what_a_replay_is_claimed_with(change, name):
+    plain, other = FakeDetector(), FakeDetector()
+    vars(other).update(change)
+    before, after = FrameDetector(plain).affecting, FrameDetector(other).affecting
+    assert [key for key in before if before[key] != after[key]] == [name]

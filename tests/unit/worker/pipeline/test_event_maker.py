@@ -1,0 +1,126 @@
+import pytest
+
+from tests.events import MODEL, PERSON
+from tests.frames import frame
+from worker.frames import FrameBatch, StreamDown, StreamUp
+from worker.pipeline import event_maker
+from worker.pipeline.event_maker import EventMaker
+
+UP = StreamUp("gate", 1000)
+
+
+def make(maker, *items, found=None):
+    batch = FrameBatch(tuple(items))
+    return maker.make(batch, [[PERSON]] * len(batch.frames) if found is None else found)
+
+
+@pytest.fixture
+def live():
+    return EventMaker(MODEL)
+
+
+def test_live_events_are_numbered_across_both_types_and_named_by_camera_epoch_and_seq(live):
+    down = StreamDown("gate", 1000, "down", "closed")
+    events = make(live, UP, frame(index=0, epoch=1000), frame(index=1, epoch=1000), down)
+    assert [e.id for e in events] == [f"gate/1000/{seq}" for seq in range(4)]
+    assert [e.type for e in events] == [
+        "ssd.camera.v1",
+        "ssd.detections.v1",
+        "ssd.detections.v1",
+        "ssd.camera.v1",
+    ]
+    assert {e.source for e in events} == {"ssd-worker/gate"}
+
+
+def test_a_new_epoch_counts_from_zero(live):
+    make(live, UP, frame(index=7, epoch=1000))
+    up, first = make(live, StreamUp("gate", 2000), frame(index=0, epoch=2000))
+    assert (up.data.epoch, up.data.seq) == (2000, 0)
+    assert first.data.seq == 1
+
+
+def test_cameras_are_numbered_apart(live):
+    events = make(live, frame("a", epoch=1), frame("b", epoch=1), frame("a", 1, epoch=1))
+    assert [(e.data.camera_id, e.data.seq) for e in events] == [("a", 0), ("b", 0), ("a", 1)]
+
+
+def test_a_live_frame_without_detections_gives_no_event_but_its_counts_are_told_later(live):
+    quiet = make(live, frame(index=0, dropped=2, skipped=1), found=[[]])
+    assert quiet == []
+    (event,) = make(live, frame(index=3, dropped=1, skipped=4))
+    assert (event.data.dropped, event.data.skipped, event.data.seq) == (3, 5, 0)
+    (event,) = make(live, frame(index=4))
+    assert (event.data.dropped, event.data.skipped) == (0, 0)
+
+
+def test_publish_all_gives_every_live_frame_an_event():
+    (event,) = make(EventMaker(MODEL, publish_all=True), frame(), found=[[]])
+    assert event.data.detections == ()
+
+
+def test_a_replay_gives_every_frame_an_event_that_no_clock_touches():
+    maker = EventMaker(MODEL, recording_digest="abc")
+    up = StreamUp("gate", 0, first_seq=8)
+    end = StreamDown("gate", 0, "ended", "end_of_file", frames=40)
+    first, second, ended = make(
+        maker, up, frame(index=30, epoch=0), frame(index=33, epoch=0), end, found=[[], [PERSON]]
+    )
+    assert [e.id for e in (first, second, ended)] == ["abc/30", "abc/33", "abc/ended"]
+    assert [e.data.seq for e in (first, second, ended)] == [8, 9, 10]
+    assert all(e.time is None and e.data.mode == "replay" for e in (first, second, ended))
+    assert ended.data.frames == 40
+    assert maker.heartbeats() == []
+    assert maker.stopped() == []
+
+
+def test_a_quiet_camera_gets_a_heartbeat_with_its_state(live, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: now[0])
+    make(live, UP, StreamUp("yard", 5), StreamDown("yard", 5, "down", "stall"))
+    now[0] += 9.9
+    assert live.heartbeats() == []
+    now[0] += 0.2
+    up, down = live.heartbeats()
+    assert (up.data.camera_id, up.data.state, up.data.reason) == ("gate", "up", "heartbeat")
+    assert (down.data.camera_id, down.data.state, down.data.reason) == ("yard", "down", "stall")
+    assert live.heartbeats() == []
+
+
+def test_a_camera_that_ended_gets_no_heartbeat(live, monkeypatch):
+    make(live, UP, StreamDown("gate", 1000, "ended", "end_of_file"))
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: 1e12)
+    assert live.heartbeats() == []
+
+
+def test_lost_events_are_told_by_a_degraded_event(live):
+    make(live, UP)
+    (event,) = live.lost({"gate": 17})
+    assert (event.data.state, event.data.reason, event.data.dropped) == (
+        "degraded",
+        "events_lost",
+        17,
+    )
+
+
+def test_stopping_tells_only_of_cameras_that_are_up(live):
+    make(live, UP, StreamUp("yard", 5), StreamDown("yard", 5, "down", "stall"))
+    (event,) = live.stopped()
+    assert (event.data.camera_id, event.data.state, event.data.reason) == (
+        "gate",
+        "down",
+        "stopped",
+    )
+
+
+def test_a_down_without_an_epoch_belongs_to_the_current_one(live):
+    make(live, UP)
+    (event,) = make(live, StreamDown("gate", None, "ended", "internal_error"))
+    assert (event.data.epoch, event.data.seq) == (1000, 1)
+
+
+def test_a_frame_without_pts_gives_an_event_without_pts(live):
+    import dataclasses
+
+    (event,) = make(live, dataclasses.replace(frame(), pts=None))
+    assert "pts" not in event.to_json().replace("pts_seconds", "")
+    assert event.data.time_base == "1/10"

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.conftest import wait_until
+from worker.pipeline.watchdog import EXIT_CODE, watchdog
+
+SECONDS = 0.2
+
+
+class Work:
+    def __init__(self, busy=True):
+        self.busy = busy
+        self.steps = 0
+
+    def progress(self):
+        return self.steps
+
+    def has_work(self):
+        return self.busy
+
+
+@pytest.fixture
+def ends():
+    return []
+
+
+def test_work_that_stands_still_ends_the_process_and_says_where(ends, caplog, capfd):
+    with watchdog(Work(), SECONDS, ends.append):
+        wait_until(lambda: ends)
+    assert ends == [EXIT_CODE] == [70]
+    assert "no progress" in caplog.text
+    assert "test_watchdog.py" in capfd.readouterr().err  # the stack of every thread
+
+
+STUCK = """
+import logging, os, sys, time
+from worker.pipeline.watchdog import watchdog
+
+class Work:
+    progress = lambda self: 0
+    has_work = lambda self: True
+
+logging.basicConfig()
+with watchdog(Work(), 0.2):
+    os.set_blocking(2, True)
+    sys.stderr.write("x" * (1 << 20))  # holds the lock of the log's stream for ever
+"""
+
+
+def test_a_process_whose_log_nobody_reads_is_ended_too():
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stderr=subprocess.PIPE)
+    try:
+        assert process.wait(30) == EXIT_CODE
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+def test_work_that_goes_on_does_not(ends):
+    work = Work()
+    with watchdog(work, SECONDS, ends.append):
+        deadline = time.monotonic() + 3 * SECONDS
+        while time.monotonic() < deadline:
+            work.steps += 1
+            time.sleep(SECONDS / 50)
+    assert ends == []
+
+
+def test_nothing_to_do_is_no_reason(ends):
+    with watchdog(Work(busy=False), SECONDS, ends.append):
+        time.sleep(3 * SECONDS)
+    assert ends == []
+
+
+def test_the_time_counts_from_when_work_came(ends):
+    work = Work(busy=False)
+    with watchdog(work, SECONDS, ends.append):
+        time.sleep(2 * SECONDS)
+        assert ends == []
+        work.busy = True
+        started = time.monotonic()
+        wait_until(lambda: ends)
+    assert time.monotonic() - started > SECONDS / 2
+
+
+def test_zero_seconds_are_for_ever(ends):
+    threads = threading.active_count()
+    with watchdog(Work(), 0, ends.append):
+        assert threading.active_count() == threads
+        time.sleep(SECONDS)
+    assert ends == []
+
+
+def test_it_goes_away_with_the_work(ends):
+    with watchdog(Work(), SECONDS, ends.append):
+        pass
+    wait_until(lambda: all(t.name != "watchdog" for t in threading.enumerate()))
+    time.sleep(2 * SECONDS)
+    assert ends == []

@@ -1,0 +1,78 @@
+from urllib.parse import quote
+
+import pytest
+
+from worker.secrecy import redaction
+from worker.secrecy.redaction import hide, hide_value, redact, shown, shown_argument
+
+PASSWORD = "alpha@bravo:charlie/delta#echo?fox%golf hotel"
+
+
+@pytest.fixture(autouse=True)
+def forgetting(monkeypatch):
+    monkeypatch.setattr(redaction, "_hidden", {})
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("rtsp://admin:secret@host:554/live?token=abc", "rtsp://host:554"),
+        ("rtsp://10.0.0.9/user=admin&password=secret", "rtsp://10.0.0.9"),
+        (f"rtsp://admin:{quote(PASSWORD, safe='')}@host/x", "rtsp://host"),
+        ("rtsp://admin:sec@ret:more%@host/x", "rtsp://host"),
+        (f"rtsp://admin:{PASSWORD}@host/x", "rtsp://..."),
+        ("rtsp://admin:1/secret@host", "rtsp://..."),
+        ("rtsp://admin:secret[@host", "rtsp://..."),
+        ("redis://:pass#word@host:6379/0", "redis://..."),
+        ("unix://:secret@/run/redis.sock?password=x", "unix:///run/redis.sock"),
+    ],
+)
+def test_only_scheme_host_and_port_of_a_url_are_shown(url, text):
+    assert shown(url) == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("gate=rtsp://admin:secret@host/x", "gate=rtsp://host"),
+        ("--redis-url=redis://:secret@host:6379/0", "--redis-url=redis://host:6379"),
+        ("gate=admin:secret@host/x", "gate=..."),
+        ("admin:secret@host/x", "..."),
+        ("clips/friday.mp4", "clips/friday.mp4"),
+        ("--max-batch=8", "--max-batch=8"),
+    ],
+)
+def test_an_argument_is_shown_without_its_login(argument, text):
+    assert shown_argument(argument) == text
+
+
+@pytest.mark.parametrize("password", [PASSWORD, quote(PASSWORD, safe=""), "s3cret"])
+def test_what_was_hidden_is_in_no_text_in_any_form(password):
+    url = f"rtsp://watchman:{password}@host/live?password=other-one"
+    hide(f"gate={url}")
+    text = redact(f"[Errno 5] {url!r}: 'AUTH' 'watchman' '{password}' {quote(PASSWORD, safe='')}")
+    if password == "s3cret":
+        assert (
+            text == f"[Errno 5] 'rtsp://host': 'AUTH' 'watchman' '***' {quote(PASSWORD, safe='')}"
+        )
+    else:
+        assert "alpha" not in text
+        assert "hotel" not in text
+
+
+def test_a_login_is_taken_out_of_a_url_that_nobody_hid():
+    assert redact("see rtsp://admin:secret@host/x for") == "see rtsp://***@host/x for"
+    assert redact("write redis://USER:PASSWORD@HOST") == "write redis://USER:PASSWORD@HOST"
+
+
+def test_a_short_password_does_not_tear_words_out_of_the_log():
+    hide("rtsp://admin:gate@host/x")
+    assert redact("camera gate: up") == "camera gate: up"
+    assert "admin:gate" not in redact("x admin:gate@host")
+
+
+def test_a_name_that_stands_for_a_secret_is_none():
+    hide("rtsp://{GATE_USER}:{GATE_PASSWORD}@host/x")
+    assert redact("{GATE_PASSWORD} is not there") == "{GATE_PASSWORD} is not there"
+    hide_value("correct horse")
+    assert redact("a correct horse") == "a ***"

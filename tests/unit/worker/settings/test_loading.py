@@ -1,0 +1,112 @@
+import pytest
+
+from worker.errors import UsageError
+from worker.settings.fields import COMMANDS, ReplaySettings, RunSettings, SubscribeSettings
+from worker.settings.loading import load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    import os
+
+    for name in [n for n in os.environ if n.startswith("SSD_WORKER_")]:
+        monkeypatch.delenv(name)
+
+
+def run_settings(*arguments):
+    return load_settings(RunSettings, "run", list(arguments))
+
+
+def test_flag_beats_environment_beats_file_beats_default(monkeypatch, tmp_path):
+    file = tmp_path / "worker.toml"
+    file.write_text('max_batch = 2\nmax_wait_ms = 7\nlabels = ["Person"]\n')
+    monkeypatch.setenv("SSD_WORKER_MAX_BATCH", "3")
+    settings = run_settings("cam.mp4", "--config", str(file))
+    assert (settings.max_batch, settings.max_wait_ms, settings.labels) == (3, 7, ["Person"])
+    assert settings.model == "ssd_mobilenet_v2_oid"
+    assert run_settings("cam.mp4", "--config", str(file), "--max-batch", "4").max_batch == 4
+
+
+def test_the_file_can_be_named_by_the_environment(monkeypatch, tmp_path):
+    file = tmp_path / "worker.toml"
+    file.write_text("loop = true\n")
+    monkeypatch.setenv("SSD_WORKER_CONFIG", str(file))
+    assert run_settings("cam.mp4").loop is True
+    assert run_settings("cam.mp4", "--no-loop").loop is False
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--labels", "Person,Car"), ("--labels", "Person", "--labels", "Car")]
+)
+def test_labels_come_in_one_list_or_one_by_one(arguments):
+    assert run_settings("cam.mp4", *arguments).labels == ["Person", "Car"]
+
+
+def test_nothing_is_compiled_and_the_decoder_is_chosen_unless_asked(monkeypatch):
+    settings = run_settings("cam.mp4")
+    assert (settings.compile, settings.hwaccel) == (False, "auto")
+    assert run_settings("cam.mp4", "--compile", "--hwaccel", "none").compile is True
+    monkeypatch.setenv("SSD_WORKER_HWACCEL", "cuda")
+    assert run_settings("cam.mp4").hwaccel == "cuda"
+
+
+def test_an_unknown_decoder_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"--hwaccel: .*'auto', 'cuda' or 'none'"):
+        run_settings("cam.mp4", "--hwaccel", "banana")
+
+
+def test_labels_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SSD_WORKER_LABELS", "Person, Computer mouse")
+    assert run_settings("cam.mp4").labels == ["Person", "Computer mouse"]
+
+
+def test_a_file_may_hold_settings_of_other_commands(tmp_path):
+    file = tmp_path / "worker.toml"
+    file.write_text('stride = 5\ngroup = "alerts"\nkey_prefix = "site1"\n')
+    assert run_settings("cam.mp4", "--config", str(file)).key_prefix == "site1"
+
+
+def test_a_bad_value_in_the_environment_is_named_without_the_value(monkeypatch):
+    monkeypatch.setenv("SSD_WORKER_MAX_BATCH", "s3cret")
+    with pytest.raises(UsageError, match="--max-batch: input should be") as caught:
+        run_settings("cam.mp4")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    (tmp_path / "worker.toml").write_text("max_batch: 3\n")
+    with pytest.raises(UsageError, match=r"worker\.toml"):
+        run_settings("cam.mp4", "--config", str(tmp_path / "worker.toml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        ((), "embedded"),
+        (("--output", "x.jsonl"), "none"),
+        (("--annotate", "x.mp4"), "none"),
+        (("--output", "x.jsonl", "--redis-url", "redis://h"), "redis://h"),
+    ],
+)
+def test_a_replay_publishes_to_redis_unless_it_has_a_file(arguments, url):
+    settings = load_settings(ReplaySettings, "replay", ["x.avi", *arguments])
+    assert settings.effective_redis_url == url
+
+
+def test_from_is_the_flag_of_the_start_and_options_may_stand_before_cameras():
+    settings = load_settings(SubscribeSettings, "subscribe", ["--from", "start", "gate", "yard"])
+    assert (settings.start, settings.cameras) == ("start", ["gate", "yard"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_description(command):
+    for name, field in COMMANDS[command].model_fields.items():
+        assert field.description, name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_printed_and_exits_with_zero(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        load_settings(COMMANDS[command], command, ["--help"])
+    assert caught.value.code == 0
+    assert f"ssd-worker {command}" in capsys.readouterr().out

@@ -1,0 +1,33 @@
+"""`ssd-worker subscribe`: events as JSON Lines on stdout."""
+
+import signal
+
+from worker.commands.wiring import on_stop_signals, resolve_redis_url
+from worker.consumer import EventConsumer
+from worker.settings.fields import SubscribeSettings
+from worker.settings.naming import check_camera_id
+
+
+def run_subscribe(settings: SubscribeSettings) -> int:
+    """Print events until stopped or ``--count`` is reached; returns the exit code."""
+    for camera_id in settings.cameras:
+        check_camera_id(camera_id)
+    consumer = EventConsumer(
+        resolve_redis_url(settings, settings.redis_url or "embedded"),
+        settings.cameras or None,
+        group=settings.group,
+        consumer=settings.consumer,
+        start=settings.start,
+        replay=settings.replay,
+        prefix=settings.key_prefix,
+    )
+    printed = 0
+    with consumer, on_stop_signals(consumer.stop) as signals:
+        for event in consumer:
+            print(event.to_json(), flush=True)
+            if settings.group is not None:
+                consumer.ack(event)
+            printed += 1
+            if printed == settings.count:
+                return 0
+    return 130 if signal.SIGINT in signals else 0

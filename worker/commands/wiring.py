@@ -1,0 +1,137 @@
+"""What `run` and `replay` put together alike: detector, Redis address, signals."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from worker.errors import UsageError
+from worker.secrecy.names import fill_in
+from worker.servers.embedded import HOST, ensure_running
+from worker.settings.fields import DetectorSettings, RedisSettings
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    import torch
+
+    from worker.pipeline.detection import FrameDetector
+
+
+def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
+    """The URL to connect to; starts the embedded server if that is what was asked for."""
+    if redis_url == "embedded":
+        log.info("using the embedded Valkey on %s:%d", HOST, settings.embedded_port)
+        return ensure_running(settings.state_dir, settings.embedded_port)
+    return fill_in(redis_url, settings.secrets)
+
+
+def check_model(settings: DetectorSettings) -> None:
+    """Raise UsageError for a model or label that does not exist, before anything is started."""
+    # torch takes seconds to import: only once the settings are known to be good.
+    from ssd_core.errors import SsdError
+    from ssd_core.models.zoo import get_spec
+    from worker.pipeline.detection import check_labels
+
+    try:
+        spec = get_spec(settings.model)
+    except SsdError as error:
+        raise UsageError(f"--model: {error}") from error
+    if settings.labels is not None and settings.weights is None:
+        check_labels(settings.labels, spec.labels[1:], spec.name)
+
+
+@dataclass(frozen=True)
+class DetectorSetup:
+    """The detector, and how to feed it."""
+
+    detector: "FrameDetector"
+    max_batch: int
+    """Frames it takes at once."""
+    gpu: int | None
+    """CUDA device that decodes frames for it; None: the CPU does."""
+
+
+def load_detector(settings: DetectorSettings) -> DetectorSetup:
+    """Load what the settings name, ready to run. Raises UsageError."""
+    import torch
+
+    from ssd_core import Detector
+    from ssd_core.device import choose_device
+    from ssd_core.errors import SsdError
+    from worker.pipeline.detection import FrameDetector
+
+    try:
+        device = choose_device(settings.device)
+        gpu, reason = _claim_decoding_gpu(settings, device)
+        detector = Detector.load(
+            settings.model,
+            weights=settings.weights,
+            device=str(device),
+            precision=settings.precision,
+            score_threshold=settings.score_threshold,
+            compile=settings.compile,
+        )
+        frame_detector = FrameDetector(detector, settings.labels)
+        max_batch = settings.max_batch or frame_detector.default_batch
+        frame_detector.warm_up(max_batch)
+    except SsdError as error:
+        raise UsageError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"--device {settings.device}: no memory left for {settings.model}: free memory on it, "
+            "or use another device or a smaller model"
+        ) from error
+    if gpu is not None and not frame_detector.takes_planes:
+        gpu, reason = None, "there are no Triton kernels for the detector"
+    if gpu is not None:
+        # Once more, now that PyTorch has the device: what is refused here would end every source.
+        gpu, reason = _claim_decoding_gpu(settings, device)
+    if gpu is None and settings.hwaccel == "cuda":
+        raise UsageError(f"--hwaccel cuda: {reason}: use auto or none")
+    if device.type == "cuda":
+        where = "CPU" if gpu is None else "GPU, where it knows the codec"
+        log.info("frames are decoded on the %s%s", where, reason and f": {reason}")
+    return DetectorSetup(frame_detector, max_batch, gpu)
+
+
+def _claim_decoding_gpu(
+    settings: DetectorSettings, device: "torch.device"
+) -> tuple[int | None, str]:
+    """The CUDA device that decodes frames, or None and why not. Comes before the detector."""
+    if settings.hwaccel == "none":
+        return None, "--hwaccel none"
+    if device.type != "cuda":
+        return None, "the detector does not run on CUDA"
+    # PyAV is for the sources to know; this asks one of them.
+    from worker.sources.capabilities import claim_gpu
+
+    gpu = device.index or 0
+    reason = claim_gpu(gpu)
+    return (None, reason) if reason else (gpu, "")
+
+
+@contextmanager
+def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Call ``stop`` at SIGINT and SIGTERM; gives the list that the signals are noted in.
+
+    The second signal ends the process the hard way.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

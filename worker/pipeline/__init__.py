@@ -1,0 +1,1 @@
+"""The pipeline: readers, batching, detection, events, and the records of its cameras."""

@@ -1,0 +1,72 @@
+"""Names in braces, in the URLs of cameras and of Redis: secrets from elsewhere than the URL.
+
+``rtsp://{GATE_USER}:{GATE_PASSWORD}@camera.local/stream`` takes both from ``--secrets``, a TOML
+file of names or a directory with a file for each (as Docker, Kubernetes and systemd give them), or
+else from the environment, and writes them so that any character may be in them. Braces have no
+other meaning in a URL, and shells leave them alone. Shows names, never what they stand for.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+from worker.errors import UsageError
+from worker.secrecy.redaction import NAME, hide_value
+
+READABLE_BY_OTHERS = 0o004
+
+
+def fill_in(text: str, secrets: Path | None) -> str:
+    """A URL, or ``CAMERA_ID=URL``, with what its names in braces stand for; other text as it is.
+
+    Raises UsageError for a name that is not known, and if the secrets cannot be read.
+    """
+    if "://" not in text or not NAME.search(text):
+        return text
+    known = _read_names(secrets) if secrets is not None and not secrets.is_dir() else {}
+
+    def value(name: re.Match[str]) -> str:
+        found = _find(name[1], known, secrets)
+        hide_value(found)
+        return quote(found, safe="")
+
+    return NAME.sub(value, text)
+
+
+def _find(name: str, known: dict[str, str], secrets: Path | None) -> str:
+    if name in known:
+        return known[name]
+    if secrets is not None and secrets.is_dir():
+        try:
+            return (secrets / name).read_text(encoding="utf-8").rstrip("\r\n")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UsageError(f"--secrets {secrets / name}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"--secrets {secrets / name}: not UTF-8 text") from error
+    if name not in os.environ:
+        where = f"neither in --secrets {secrets} nor" if secrets is not None else "not"
+        raise UsageError(
+            f"{{{name}}} is {where} in the environment: set it, or write a {{ of the URL as %7B"
+        )
+    return os.environ[name]
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    """The names of a TOML file, which must be the user's own secret."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & READABLE_BY_OTHERS:
+                raise UsageError(f"--secrets {path}: every user can read it: chmod 600 {path}")
+            names = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"--secrets {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f'--secrets {path}: expected lines of NAME = "TEXT" (TOML)') from error
+    for name, value in names.items():
+        if not isinstance(value, str):
+            raise UsageError(f'--secrets {path}: {name}: expected "TEXT" in quotes')
+    return names

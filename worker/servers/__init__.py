@@ -1,0 +1,1 @@
+"""Servers of the Redis protocol: their addresses, and the embedded Valkey."""

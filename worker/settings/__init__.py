@@ -1,0 +1,1 @@
+"""Settings: fields, and how they are read from flags, environment and files."""

@@ -1,0 +1,253 @@
+"""The settings of every command: one field per option, and with it one flag, variable and TOML key.
+
+Checks what can be seen in the settings themselves. Opens nothing.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_state_path
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
+
+from worker.sources.limits import Limits
+
+ENV_PREFIX = "SSD_WORKER_"
+LIVE_STREAM_MAXLEN = 100_000
+INT_MAX = 2**31 - 1
+"""The most pixels that FFmpeg itself takes."""
+SPOOL_MAX_BYTES = 1 << 30
+"""About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
+
+
+class Settings(BaseSettings):
+    """What every command takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+        extra="forbid",
+        # A model's name and a field's name do not clash.
+        protected_namespaces=(),
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level to log on stderr"
+    )
+    log_json: bool = Field(False, description="log JSON lines instead of text")
+
+
+class RedisSettings(Settings):
+    """Where events go, or come from."""
+
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss://, unix:// or redis+cluster:// URL, 'embedded' (a Valkey "
+        "that starts by itself) or 'none'; default: embedded, but none for a replay that has "
+        "--output or --annotate",
+    )
+    secrets: Path | None = Field(
+        None,
+        description="TOML file, or directory with a file for each, of the names that stand in "
+        "braces in URLs, as in redis://:{PASSWORD}@HOST; default: the environment",
+    )
+    key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
+    embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
+    state_dir: Path = Field(
+        user_state_path("ssd-worker", appauthor=False),
+        description="where the embedded server and the spool keep their data",
+    )
+
+
+class DetectorSettings(RedisSettings):
+    """What to detect, and on what."""
+
+    model: str = Field("ssd_mobilenet_v2_oid", description="name from `ssd-worker models`")
+    weights: str | None = Field(
+        None, description="checkpoint file, or 'coco'; default: those in the package"
+    )
+    device: str = Field("auto", description="auto, cpu or cuda[:N]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="the network's arithmetic; auto: the fastest the device has"
+    )
+    compile: bool = Field(
+        False, description="compile the network first: seconds to minutes, then faster on a GPU"
+    )
+    hwaccel: Literal["auto", "cuda", "none"] = Field(
+        "auto", description="where frames are decoded; auto: on the GPU, if one is used and can"
+    )
+    score_threshold: float | None = Field(
+        None, ge=0, lt=1, description="least score of a detection; default: the model's"
+    )
+    labels: Annotated[list[str] | None, NoDecode] = Field(
+        None, description="publish only these, separated by commas; default: all"
+    )
+    fps: float | None = Field(
+        None, gt=0, description="analyse at most so many frames a second of each source"
+    )
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="frames a batch; default: 4 a core on a CPU, 16 on a GPU",
+    )
+
+    watchdog_seconds: float = Field(
+        120,
+        ge=0,
+        description="end with code 70 after so long without progress though frames wait; 0: never",
+    )
+    max_pixels: int = Field(
+        Limits.max_pixels, ge=1, le=INT_MAX, description="pixels a frame may have"
+    )
+    max_streams: int = Field(
+        Limits.max_streams, ge=1, le=1000, description="streams a file or camera may have"
+    )
+    max_bytes_without_frame: int = Field(
+        Limits.max_bytes_without_frame,
+        ge=1,
+        description="bytes that may come in a row without a frame",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """What a source may cost."""
+        return Limits(self.max_pixels, self.max_streams, self.max_bytes_without_frame)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split_labels(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str) else value
+        if values is None:
+            return None
+        labels = [part.strip() for item in values for part in str(item).split(",")]
+        if not all(labels):
+            raise ValueError("expected labels separated by commas, such as Person,Car")
+        return labels
+
+
+class RunSettings(DetectorSettings):
+    """Watch cameras until stopped."""
+
+    sources: CliPositionalArg[list[str]] = Field(
+        min_length=1, description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
+    )
+    max_wait_ms: float = Field(
+        20, ge=0, le=10_000, description="longest a frame waits for others to fill a batch"
+    )
+    loop: bool = Field(False, description="play files again and again")
+    allow_playlists: bool = Field(
+        False, description="a camera may be an HLS or DASH playlist, which names hosts to read from"
+    )
+    publish: Literal["detections", "all"] = Field(
+        "detections", description="publish frames with detections, or all frames"
+    )
+    stream_maxlen: int = Field(
+        LIVE_STREAM_MAXLEN, ge=0, description="entries kept per camera, about; 0: all"
+    )
+
+    spool_dir: Path | None = Field(
+        None,
+        description="where events wait on disk while Redis is away; default: spool in --state-dir",
+    )
+    spool_max_bytes: int = Field(
+        SPOOL_MAX_BYTES,
+        ge=0,
+        description="of this worker in the spool; beyond it the oldest events go",
+    )
+
+    @model_validator(mode="after")
+    def _has_somewhere_to_publish(self) -> "RunSettings":
+        if self.redis_url == "none":
+            raise ValueError("--redis-url none leaves `run` nowhere to publish: give a URL")
+        return self
+
+
+class ReplaySettings(DetectorSettings):
+    """Analyse every frame of recordings."""
+
+    paths: CliPositionalArg[list[str]] = Field(
+        min_length=1, description="video file, or CAMERA_ID=PATH"
+    )
+    output: Path | None = Field(
+        None, description="file for the events: .jsonl, .parquet, or .json for COCO"
+    )
+    annotate: Path | None = Field(None, description="MP4 to draw the detections into")
+    stride: int = Field(1, ge=1, description="analyse every Nth frame")
+    restart: bool = Field(False, description="begin anew: discard what was published or written")
+    overwrite: bool = Field(False, description="replace output files that exist")
+    stream_maxlen: int = Field(0, ge=0, description="entries kept per stream, about; 0: all")
+
+    @model_validator(mode="after")
+    def _outputs_fit(self) -> "ReplaySettings":
+        if self.output is not None and self.output.suffix not in (".jsonl", ".parquet", ".json"):
+            raise ValueError(f"--output {self.output}: expected .jsonl, .parquet or .json (COCO)")
+        if self.annotate is not None and self.annotate.suffix != ".mp4":
+            raise ValueError(f"--annotate {self.annotate}: expected .mp4")
+        if self.annotate is not None and len(self.paths) > 1:
+            raise ValueError("--annotate draws into one file: replay one recording at a time")
+        if self.redis_url == "none" and self.output is None and self.annotate is None:
+            raise ValueError(
+                "--redis-url none leaves the replay nowhere to write: give --output or --annotate"
+            )
+        if self.fps is not None and self.stride > 1:
+            raise ValueError("--fps and --stride both choose frames: give one of them")
+        return self
+
+    @property
+    def effective_redis_url(self) -> str:
+        """The URL, or the default that goes with the outputs."""
+        has_file = self.output is not None or self.annotate is not None
+        return self.redis_url or ("none" if has_file else "embedded")
+
+
+class SubscribeSettings(RedisSettings):
+    """Print events as JSON Lines."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
+
+    cameras: CliPositionalArg[list[str]] = Field(
+        default=[], description="camera ids; default: all, also those that come later"
+    )
+    start: str = Field(
+        "new",
+        pattern=r"^(start|new|\d+(-\d+)?)$",
+        description="where to begin: start, new or an ENTRY_ID; a group that exists goes on "
+        "where it was",
+    )
+    count: int | None = Field(None, ge=1, description="stop after so many events")
+    group: str | None = Field(None, description="consumer group to read and acknowledge in")
+    consumer: str | None = Field(None, description="name in the group; default: host and process")
+    replay: bool = Field(False, description="read replays instead of live cameras")
+
+    @model_validator(mode="after")
+    def _group_and_server_fit(self) -> "SubscribeSettings":
+        if self.consumer is not None and self.group is None:
+            raise ValueError("--consumer names a member of a group: give --group too")
+        if self.redis_url == "none":
+            raise ValueError("--redis-url none has no events to read")
+        return self
+
+
+class ModelsSettings(Settings):
+    """List the models."""
+
+
+class DoctorSettings(RedisSettings):
+    """Look at what this machine has."""
+
+    device: str = Field("auto", description="device to check: auto, cpu or cuda[:N]")
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "run": RunSettings,
+    "replay": ReplaySettings,
+    "subscribe": SubscribeSettings,
+    "models": ModelsSettings,
+    "doctor": DoctorSettings,
+}

@@ -1,0 +1,87 @@
+"""Camera ids: from what was typed, or made from the file or URL.
+
+Refuses what cannot be a source without showing it: there may be a password in it.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from worker.errors import UsageError
+from worker.frames import CAMERA_ID
+from worker.secrecy.redaction import HOW_TO_WRITE, hide, split_url
+
+MAX_LENGTH = 64
+LONGEST_LOGIN_BYTES = 127
+"""FFmpeg's RTSP client cuts a longer USER:PASSWORD, as it stands in the URL, without a word."""
+
+
+def parse_sources(arguments: Iterable[str]) -> dict[str, str]:
+    """Camera ids and their URLs or paths, from ``SOURCE`` or ``CAMERA_ID=SOURCE`` each.
+
+    Raises UsageError for a bad id or URL, and for two sources with one id.
+    """
+    sources: dict[str, str] = {}
+    for argument in arguments:
+        camera_id, source = _parse_source(argument)
+        if camera_id in sources:
+            raise UsageError(
+                f"two sources have the camera id {camera_id}: name them with CAMERA_ID=SOURCE"
+            )
+        sources[camera_id] = source
+    return sources
+
+
+def _parse_source(argument: str) -> tuple[str, str]:
+    hide(argument)
+    named, equals, source = argument.partition("=")
+    if "@" in argument and "://" not in argument:
+        _check_that_one_is_a_file(argument, source)
+    if equals and "/" not in named and not Path(argument).exists():
+        check_camera_id(named)
+        if not source:
+            raise UsageError(f"camera {named}: there is no source after the =")
+        if "://" in source:
+            _host(source, f"camera {named}")
+        return named, source
+    return _derived_id(argument), argument
+
+
+def check_camera_id(camera_id: str) -> None:
+    """Raise UsageError unless the id fits into keys, file names and URLs as it is."""
+    if not CAMERA_ID.fullmatch(camera_id):
+        raise UsageError(
+            f"camera id {camera_id!r}: use 1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-'"
+        )
+
+
+def _check_that_one_is_a_file(*paths: str) -> None:
+    if not any(path and Path(path).exists() for path in paths):
+        raise UsageError(
+            "a source with an @ in it is no file that exists: a camera's URL begins with its "
+            "protocol, such as rtsp://USER:PASSWORD@HOST/PATH"
+        )
+
+
+def _derived_id(source: str) -> str:
+    """The file's stem, or the URL's host: cameras have passwords in all the rest."""
+    if "://" not in source:
+        text = Path(source).stem
+    elif not (text := _host(source, "a camera")):
+        raise UsageError("a camera's URL names no host: expected rtsp://HOST/PATH")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:MAX_LENGTH] or "camera"
+
+
+def _host(url: str, camera: str) -> str:
+    """The URL's host. Raises UsageError if the URL cannot mean what its writer meant."""
+    try:
+        parts = split_url(url)
+    except ValueError:
+        raise UsageError(f"{camera}: its URL cannot be read: {HOW_TO_WRITE}") from None
+    login = len(parts.netloc.rpartition("@")[0].encode())
+    if parts.scheme in ("rtsp", "rtsps") and login > LONGEST_LOGIN_BYTES:
+        raise UsageError(
+            f"{camera}: its user and password take {login} bytes in the URL, and FFmpeg reads "
+            f"{LONGEST_LOGIN_BYTES}: choose shorter ones"
+        )
+    return parts.hostname or ""
