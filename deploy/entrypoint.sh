@@ -7,23 +7,37 @@
 
 worker=
 stopped=
+forwarded=
 
 stop() {
     stopped=yes
-    [ -z "$worker" ] || kill -TERM "$worker" 2>/dev/null
+    forward
+}
+
+# Once: a second SIGTERM ends the worker without an orderly stop.
+forward() {
+    if [ -z "$worker" ] || [ -n "$forwarded" ]; then
+        return
+    fi
+    forwarded=yes
+    # Before it becomes ssd-worker the new process is a copy of this shell, and would lose the signal.
+    while [ "/proc/$worker/exe" -ef "/proc/$$/exe" ]; do
+        sleep 0.1
+    done
+    kill -TERM "$worker" 2>/dev/null
 }
 
 start() {
     "$@" &
     worker=$!
-    # The signal may have come before there was something to forward it to.
-    [ -z "$stopped" ] || stop
+    # The signal may have come before there was a process to forward it to.
+    [ -z "$stopped" ] || forward
 }
 
-# A signal ends `wait` early.
 finish() {
     wait "$worker"
     code=$?
+    # A signal ends `wait` early.
     while kill -0 "$worker" 2>/dev/null; do
         wait "$worker"
         code=$?
