@@ -86,6 +86,17 @@ class Source(Protocol):
 
     camera_id: str
 
+    @property
+    def due_at(self) -> float:
+        """When the reading thread gives its next sign of life at the latest, by the monotonic
+        clock. Once that has passed it hangs, in a decoder or a driver.
+        """
+        ...
+
+    def current_epoch(self) -> int:
+        """The epoch of the latest connection, named now if there was none; from any thread."""
+        ...
+
     def __iter__(self) -> Iterator[SourceItem]:
         """Frames in pts order, between StreamUp and StreamDown."""
         ...

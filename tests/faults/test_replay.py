@@ -61,7 +61,7 @@ def test_a_replay_goes_on_after_a_server_that_was_frozen(undisturbed, cli, valke
     time.sleep(12)  # longer than a reply is waited for
     valkey_server.process.send_signal(signal.SIGCONT)
     said = finish(process)
-    assert "Redis is away, events wait" in said
+    assert "Redis is unavailable, events are queued" in said
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 

@@ -144,7 +144,7 @@ def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(cli, valkey_
     said = []
     for line in process.stderr:
         said.append(line)
-        if "events cannot be spooled" in line:
+        if "cannot spool events" in line:
             break
     valkey_server.start()
     wait_until(lambda: len(events_of(valkey_server.client, "gate")) > 20)

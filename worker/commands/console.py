@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from worker.pipeline.pipeline import Summary
+from worker.pipeline.summary import Summary
 
 
 class _Rate(ProgressColumn):

@@ -24,8 +24,11 @@ from worker.commands.wiring import (
 )
 from worker.errors import UsageError
 from worker.pipeline.batching import LosslessBatcher
+from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
-from worker.pipeline.pipeline import Pipeline, Summary
+from worker.pipeline.filtering import DetectionFilter
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.summary import Summary
 from worker.pipeline.watchdog import watchdog
 from worker.publishing import Sink
 from worker.publishing.checkpoint import Checkpoint, ReplayClaim
@@ -148,10 +151,11 @@ def _replay(
     frames = recording.frames // settings.stride
     if settings.fps is not None:
         frames = min(frames, round(recording.frames / recording.rate * settings.fps))
+    wanted = DetectionFilter(None if settings.labels is None else frozenset(settings.labels))
     with progress_bar(recording.camera_id, frames, done_before=checkpoint.events) as advance:
         publisher = LosslessPublisher(sinks.all(), capacity=WAITING_BATCHES * max_batch)
         pipeline = Pipeline(
-            [source],
+            [Camera(recording.camera_id, lambda: source, filter=wanted)],
             LosslessBatcher(max_batch),
             detector,
             EventMaker(detector.model, recording_digest=recording.digest),

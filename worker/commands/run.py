@@ -1,10 +1,8 @@
 """`ssd-worker run`: cameras to Redis until stopped."""
 
-import contextlib
 import logging
 import signal
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from worker.commands.console import print_summary
@@ -14,11 +12,14 @@ from worker.commands.wiring import (
     on_stop_signals,
     resolve_redis_url,
 )
-from worker.errors import CameraRefused, SinkUnavailable, SpoolError, UsageError
+from worker.errors import SpoolError, UsageError
 from worker.pipeline.batching import LatestFrameBatcher
+from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
+from worker.pipeline.filtering import DetectionFilter
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
+from worker.publishing.epochs import Epochs
 from worker.publishing.live import LivePublisher
 from worker.publishing.spool import Spool
 from worker.secrecy.names import fill_in
@@ -49,15 +50,17 @@ def run_live(settings: RunSettings) -> int:
     detector = setup.detector
     sink = _sink(settings)
     spool = _spool(settings, sink.destination, sources)
-    last_epochs = _last_epochs(sources, sink, spool)
+    epochs = Epochs()
+    epochs.learn(sources, sink, spool)
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS)
-    pipeline = Pipeline(
-        [
-            LiveSource(
+
+    def camera(camera_id: str, url: str) -> Camera:
+        def source() -> LiveSource:
+            return LiveSource(
                 camera_id,
-                source,
+                url,
                 detector.image_size,
-                epochs_after(last_epochs[camera_id]),
+                epochs.of(camera_id),
                 fps=settings.fps,
                 loop=settings.loop,
                 as_planes=detector.takes_planes,
@@ -65,8 +68,12 @@ def run_live(settings: RunSettings) -> int:
                 limits=settings.limits,
                 allow_playlists=settings.allow_playlists,
             )
-            for camera_id, source in sources.items()
-        ],
+
+        wanted = DetectionFilter(None if settings.labels is None else frozenset(settings.labels))
+        return Camera(camera_id, source, filter=wanted)
+
+    pipeline = Pipeline(
+        [camera(*source) for source in sources.items()],
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
         detector,
         EventMaker(detector.model, publish_all=settings.publish == "all"),
@@ -114,31 +121,6 @@ def _spool(settings: RunSettings, destination: str, cameras: Collection[str]) ->
         return Spool(directory.expanduser(), destination, cameras, settings.spool_max_bytes)
     except SpoolError as error:
         raise UsageError(f"--spool-dir: {error}: choose another place") from error
-
-
-def _last_epochs(cameras: Iterable[str], sink: RedisStreamSink, spool: Spool) -> dict[str, int]:
-    """The latest epoch known of each camera; of Redis's only where it answers."""
-    last = dict.fromkeys(cameras, 0)
-    with contextlib.suppress(SpoolError):  # a full disk: that is told already
-        last = {camera_id: spool.last_epoch(camera_id) for camera_id in cameras}
-    try:
-        for camera_id in last:
-            with contextlib.suppress(CameraRefused):  # told when it is to be published
-                last[camera_id] = max(last[camera_id], sink.last_epoch(camera_id))
-    except SinkUnavailable as error:
-        log.warning("events wait in the spool until Redis is there: %s", error)
-    return last
-
-
-def epochs_after(last: int) -> Callable[[], int]:
-    """A source of epochs: milliseconds since 1970, each above the one before and above ``last``."""
-
-    def next_epoch() -> int:
-        nonlocal last
-        last = max(round(time.time() * 1000), last + 1)
-        return last
-
-    return next_epoch
 
 
 def _check_file(camera_id: str, source: str, limits: Limits) -> None:

@@ -75,7 +75,7 @@ def load_detector(settings: DetectorSettings) -> DetectorSetup:
             score_threshold=settings.score_threshold,
             compile=settings.compile,
         )
-        frame_detector = FrameDetector(detector, settings.labels)
+        frame_detector = FrameDetector(detector)
         max_batch = settings.max_batch or frame_detector.default_batch
         frame_detector.warm_up(max_batch)
     except SsdError as error:

@@ -25,8 +25,12 @@ class Batcher(Protocol):
         """The next batch, or None if there is none within ``timeout`` seconds."""
         ...
 
+    def has_batch(self) -> bool:
+        """Whether ``next`` would return a batch at once."""
+        ...
+
     def close(self) -> None:
-        """Take no more items, and let go of blocked sources."""
+        """Take no more items, and release sources that are blocked in ``put``."""
         ...
 
 
@@ -87,6 +91,11 @@ class LatestFrameBatcher:
                 until = give_up if self._deadline is None else min(give_up, self._deadline)
                 self._condition.wait(max(until - now, 0))
             return FrameBatch(tuple(self._take()))
+
+    def has_batch(self) -> bool:
+        """Whether ``next`` would return a batch at once."""
+        with self._condition:
+            return self._due()
 
     def close(self) -> None:
         """Take no more items; what waits can still be fetched with ``next``."""
@@ -167,6 +176,11 @@ class LosslessBatcher:
             batch = FrameBatch(tuple(self._items.popleft() for _ in range(self._batch_length())))
             self._condition.notify_all()
             return batch
+
+    def has_batch(self) -> bool:
+        """Whether ``next`` would return a batch at once."""
+        with self._condition:
+            return self._batch_length() > 0
 
     def close(self) -> None:
         """Take no more items, and forget those that are waiting: a resumed replay reads them."""

@@ -8,7 +8,7 @@ torch 2.15.0).
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
@@ -21,6 +21,7 @@ from ssd_core import Detections, Detector
 from ssd_core.errors import SsdError
 from worker.errors import DetectorError, UsageError
 from worker.events import BOX_DECIMALS, SCORE_DECIMALS, Detection, ModelInfo
+from worker.pipeline.filtering import EVERYTHING, DetectionFilter
 
 CPU_BATCH_PER_CORE = 4
 """With both cores free, replays went at 127 frames/s in shares of 2 and 148 in shares of 4; larger
@@ -29,15 +30,10 @@ CUDA_BATCH = 16
 
 
 class FrameDetector:
-    """Detects, keeps the labels asked for, and rounds, so that equal runs give equal bytes."""
+    """Detects, keeps what each camera publishes, and rounds, for equal bytes in equal runs."""
 
-    def __init__(self, detector: Detector, labels: Collection[str] | None = None) -> None:
-        """``labels``: publish only these; None: all. Raises UsageError for unknown ones."""
-        known = detector.spec.labels[1:]
-        if labels is not None:
-            check_labels(labels, known, detector.spec.name)
+    def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        self._labels = frozenset(known if labels is None else labels)
         self._threads = cpu_threads() if detector.device.type == "cpu" else 1
         # Batches queue up here where the pipeline works ahead: a core that is done goes on at once.
         self._pool = ThreadPoolExecutor(
@@ -101,37 +97,24 @@ class FrameDetector:
         for size in range(1, CPU_BATCH_PER_CORE + 1):  # weights are laid out for each
             list(self._pool.map(self._detector.detect, [[blank] * size] * self._threads))
 
-    def __call__(self, images: list[Any]) -> Callable[[], list[list[Detection]]]:
-        """Start on the images; what comes back waits for the detections of each, best first.
+    def __call__(
+        self, images: list[Any], filters: Sequence[DetectionFilter] | None = None
+    ) -> Callable[[], list[list[Detection]]]:
+        """Start on the images; the function returned waits for the detections of each, best first.
 
-        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes. Raises
+        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes;
+        ``filters`` has one for each and says which of its detections to return; None: all. Raises
         DetectorError if a GPU has no memory left for one image.
         """
+        filters = [EVERYTHING] * len(images) if filters is None else filters
         with _device_errors():
             wait = self._start(images)
 
         def finish() -> list[list[Detection]]:
             with _device_errors():
-                return self._rounded(list(wait()))
+                return _published(list(wait()), filters)
 
         return finish
-
-    def _rounded(self, found: list[Detections]) -> list[list[Detection]]:
-        """The detections of each image to publish, alike in equal runs."""
-        if not found:
-            return []
-        scores = rounded(torch.cat([image.scores for image in found]), SCORE_DECIMALS)
-        boxes = rounded(torch.cat([image.boxes_normalised for image in found]), BOX_DECIMALS)
-        labels = torch.cat([image.labels for image in found]).tolist()
-        numbers = zip(labels, scores, boxes, strict=True)
-        return [
-            [
-                Detection(label=name, class_id=class_id, score=score, box=tuple(box))
-                for name, (class_id, score, box) in zip(image.names, numbers, strict=False)
-                if name in self._labels
-            ]
-            for image in found
-        ]
 
     def _start(self, images: list[Any]) -> Callable[[], Iterable[Detections]]:
         """On a CPU each core takes a share of the batch."""
@@ -144,6 +127,33 @@ class FrameDetector:
             for start in range(0, len(images), size)
         ]
         return lambda: chain.from_iterable(share.result() for share in shares)
+
+
+def _published(
+    found: list[Detections], filters: Sequence[DetectionFilter]
+) -> list[list[Detection]]:
+    """The detections of each image to publish, alike in equal runs."""
+    if not found:
+        return []
+    scores = rounded(torch.cat([image.scores for image in found]), SCORE_DECIMALS)
+    boxes = rounded(torch.cat([image.boxes_normalised for image in found]), BOX_DECIMALS)
+    labels = torch.cat([image.labels for image in found]).tolist()
+    published: list[list[Detection]] = []
+    start = 0
+    for image, wanted in zip(found, filters, strict=True):
+        published.append(
+            [
+                Detection(
+                    label=image.names[position],
+                    class_id=labels[start + position],
+                    score=scores[start + position],
+                    box=tuple(boxes[start + position]),
+                )
+                for position in wanted.kept(image)
+            ]
+        )
+        start += len(image)
+    return published
 
 
 def rounded(values: torch.Tensor, decimals: int) -> list[Any]:

@@ -24,7 +24,7 @@ class Converter(Protocol):
         ...
 
 
-def make_converter(image_size: tuple[int, int], *, as_planes: bool) -> Converter:
+def make_converter(image_size: tuple[int, int] | None, *, as_planes: bool) -> Converter:
     """A converter to RGB of ``image_size``, or one that hands on planes in full size."""
     if as_planes:
         # Imports torch: only where it is used.

@@ -13,6 +13,12 @@ first picture: cameras that are joined in mid-stream may keep one waiting for th
 """
 PICTURELESS_SECONDS = 5.0
 """The time over which packets and pictures are compared."""
+WORK_SECONDS = SILENCE_SECONDS - 1
+"""For what a reader does with one packet itself: decoding, converting, handing on. With the second
+that the pipeline takes to be sure, a camera whose reader hangs there is down after SILENCE_SECONDS.
+"""
+READ_GRACE_SECONDS = 2.0
+"""By how much a read may exceed the time after which FFmpeg was told to give up."""
 PACKETS_A_PICTURE = 3
 """More of them, and a connection counts as lost. The two fields of an interlaced picture may be two
 packets; of noise, FFmpeg makes a picture out of every tenth or so."""

@@ -7,6 +7,7 @@ nothing of cameras that come and go.
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class RecordingSource:
     def __init__(
         self,
         recording: Recording,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | None,
         *,
         first_seq: int = 0,
         stride: int = 1,
@@ -116,8 +117,9 @@ class RecordingSource:
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """``image_size``: (height, width) of the images. ``first_seq``: analysed frames to pass.
+        """``image_size``: (height, width) of the images; None: each picture's own.
 
+        ``first_seq``: number of the first frame to give, among those to analyse.
         ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
         """
         self.camera_id = recording.camera_id
@@ -129,6 +131,13 @@ class RecordingSource:
         self._limits = limits
         self._last_seconds: float | None = None
         self._stopped = False
+
+    due_at = math.inf
+    """No limit: to pass over the frames before a checkpoint may take long."""
+
+    def current_epoch(self) -> int:
+        """0: a recording has no connections."""
+        return 0
 
     def stop(self) -> None:
         """End the iteration at the next frame, without StreamDown."""

@@ -15,9 +15,11 @@ from worker.pipeline.detection import (
     CPU_BATCH_PER_CORE,
     CUDA_BATCH,
     FrameDetector,
+    check_labels,
     cpu_threads,
     rounded,
 )
+from worker.pipeline.filtering import DetectionFilter
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +77,34 @@ def test_a_whole_batch_is_rounded_as_python_rounds_each_number(decimals):
         assert rounded(torch.from_numpy(values), decimals) == expected
 
 
-def test_only_the_labels_asked_for_are_kept(detector, images):
-    found = FrameDetector(detector, ["Car"])(images[:1])()[0]
-    assert found
-    assert {d.label for d in found} == {"Car"}
+def test_each_image_keeps_what_its_filter_asks_for(detector, images):
+    filters = [
+        DetectionFilter(labels=frozenset({"Car"})),
+        DetectionFilter(score_threshold=0.5),
+        DetectionFilter(),
+    ]
+    cars, sure, every = FrameDetector(detector)(images[:3], filters)()
+    _, all_sure, all_every = FrameDetector(detector)(images[:3])()
+    assert {d.label for d in cars} == {"Car"}
+    assert sure == [d for d in all_sure if d.score > 0.5] != all_sure
+    assert every == all_every
 
 
-def test_an_unknown_label_is_refused_with_the_known_ones(detector):
+@pytest.mark.parametrize("threshold", [0.3, 0.41, 0.5])
+def test_a_higher_threshold_of_a_camera_gives_what_a_detector_at_that_threshold_gives(
+    detector, images, threshold
+):
+    low = Detector.load(device="cpu", precision="fp32", score_threshold=0.05)
+    high = Detector.load(device="cpu", precision="fp32", score_threshold=threshold)
+    wanted = DetectionFilter(score_threshold=threshold)
+    found = FrameDetector(low)(images[:4], [wanted] * 4)()
+    assert found == FrameDetector(high)(images[:4])()
+    assert any(found)
+
+
+def test_an_unknown_label_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="does not know Zebra: it knows Bicycle, Boot"):
-        FrameDetector(detector, ["Zebra"])
+        check_labels(["Zebra"], ["Bicycle", "Boot"], "a model")
 
 
 # On a CPU
