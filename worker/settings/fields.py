@@ -16,25 +16,11 @@ from worker.sources.limits import Limits
 ENV_PREFIX = "SSD_WORKER_"
 LIVE_STREAM_MAXLEN = 100_000
 INT_MAX = 2**31 - 1
-"""The most pixels that FFmpeg itself takes."""
+"""The maximum number of pixels that FFmpeg itself accepts."""
 SPOOL_MAX_BYTES = 1 << 30
 """About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
 
 Transport = Literal["auto", "tcp", "udp"]
-
-
-def split_labels(value: Any) -> Any:
-    """Labels as a list: from a list, text with commas, or a list of such texts; None stays None.
-
-    Raises ValueError if one of them is empty.
-    """
-    values = [value] if isinstance(value, str) else value
-    if values is None:
-        return None
-    labels = [part.strip() for item in values for part in str(item).split(",")]
-    if not all(labels):
-        raise ValueError("expected labels separated by commas, such as Person,Car")
-    return labels
 
 
 class Settings(BaseSettings):
@@ -48,8 +34,6 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_exit_on_error=False,
         extra="forbid",
-        # A model's name and a field's name do not clash.
-        protected_namespaces=(),
     )
 
     config: Path | None = Field(None, description="TOML file with any of these settings")
@@ -107,7 +91,13 @@ class DetectionSettings(Settings):
     @field_validator("labels", mode="before")
     @classmethod
     def _split_labels(cls, value: Any) -> Any:
-        return split_labels(value)
+        values = [value] if isinstance(value, str) else value
+        if values is None:
+            return None
+        labels = [part.strip() for item in values for part in str(item).split(",")]
+        if not all(labels):
+            raise ValueError("expected labels separated by commas, such as Person,Car")
+        return labels
 
 
 class DetectorSettings(DetectionSettings, RedisSettings):

@@ -5,8 +5,8 @@ import pytest
 
 from worker.errors import UsageError
 from worker.settings.cameras import (
-    CamerasFileError,
     CameraSettings,
+    CamerasFileError,
     Problem,
     cameras_of,
     read_cameras,
@@ -127,7 +127,7 @@ def test_the_error_is_the_first_problem_and_where_to_find_the_others():
 def test_the_error_over_two_files_names_the_command_with_both():
     config = write(GATE + "fps = 0\n", "worker.toml")
     write("[cameras.yard]\n")
-    with pytest.raises(CamerasFileError, match="`ssd-worker cameras cameras.toml --config w") as _:
+    with pytest.raises(CamerasFileError, match=r"`ssd-worker cameras cameras\.toml --config w"):
         of_run("--config", str(config), "--cameras", "cameras.toml")
 
 
