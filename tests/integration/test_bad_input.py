@@ -96,7 +96,7 @@ def test_a_url_that_is_no_camera_s_is_refused_without_being_shown(cli):
         (("--stride", "x"), "--stride"),
         (("--output", "tags.csv"), "expected .jsonl, .parquet or .json"),
         (("--annotate", "video.avi"), "expected .mp4"),
-        (("--output", "nowhere/tags.jsonl"), "there is no directory nowhere"),
+        (("--output", "nowhere/tags.jsonl"), "the directory nowhere does not exist"),
         (("--redis-url", "none"), "nowhere to write"),
         (("--redis-url", "http://localhost"), "expected redis://"),
         (("--redis-url", "redis://localhost:notaport"), "redis-url"),
@@ -236,7 +236,7 @@ def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_goes_on(
 
     again = cli(*replay)
     assert again.returncode == DONE, again.stderr
-    assert "goes on after" in again.stderr
+    assert "resuming after" in again.stderr
     assert len(output.read_text().splitlines()) == 41
 
 

@@ -46,7 +46,7 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
         assert redis_server.client.xlen(STREAM) < FRAMES
     result = cli("replay", WALKWAY, "--redis-url", redis_server.url)
     assert result.returncode == 0, result.stderr
-    assert "goes on after" in result.stderr
+    assert "resuming after" in result.stderr
 
     expected = uninterrupted.read_text().splitlines()
     assert stream_events(redis_server.client, STREAM) == expected
@@ -67,7 +67,7 @@ def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(cli, t
 
     result = cli("replay", WALKWAY, "--output", output)
     assert result.returncode == 0, result.stderr
-    assert "goes on after" in result.stderr
+    assert "resuming after" in result.stderr
     assert output.read_bytes() == reference.read_bytes()
     assert not journal.exists()
 
@@ -78,7 +78,7 @@ def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(cli, val
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "same command goes on" in stderr
+    assert "run the same command to resume" in stderr
     stored = valkey_server.client.xlen(STREAM)
     assert 8 <= stored < FRAMES
     assert stored % 4 == 0  # whole batches of the size asked for
@@ -104,7 +104,7 @@ def test_a_finished_replay_is_not_done_again_unless_asked(cli, valkey_server, sh
     first = valkey_server.client.xrange("ssd:{short}:replay")
     again = cli(*replay)
     assert again.returncode == 0
-    assert "finished already" in again.stderr
+    assert "already finished" in again.stderr
     assert valkey_server.client.xrange("ssd:{short}:replay") == first
 
     assert cli(*replay, "--restart").returncode == 0
