@@ -1,14 +1,14 @@
 """Takes over changes of the files that name cameras, while the worker runs.
 
-Looks at the files every second, and at once on SIGHUP. A file is read when it has not changed for one
-look, so that one that is being written is not read by halves. A file with a mistake changes nothing
-and is one log line. Knows neither the files' format nor the pipeline.
+Looks at the files every second, and at once on SIGHUP. A changed file is read once it has stayed
+the same for one look, so that half-written files are not taken over. A file with a mistake changes
+nothing and is one log line. Knows neither the files' format nor the pipeline.
 """
 
 import logging
 import signal
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,16 +20,19 @@ LOOK_SECONDS = 1.0
 
 
 @contextmanager
-def reloading(files: Collection[Path], reload: Callable[[], object]) -> Iterator[None]:
+def reloading(
+    files: Collection[Path], taken_over: Sequence[Hashable], reload: Callable[[], object]
+) -> Iterator[None]:
     """Call ``reload`` in a thread of its own when a file has changed, and on SIGHUP.
 
-    A WorkerError of ``reload`` is logged. Without files nothing is done, and SIGHUP ends the process
-    as it does by default.
+    ``taken_over``: the ``fingerprints`` of the files as they were before they were last read. A
+    WorkerError of ``reload`` is logged. Without files nothing is watched, and SIGHUP ends the
+    process as it does by default.
     """
     if not files:
         yield
         return
-    watching = _FileWatch(files, reload)
+    watching = _FileWatch(files, taken_over, reload)
     before = signal.signal(signal.SIGHUP, lambda *_: watching.look_now())
     watching.start()
     try:
@@ -42,10 +45,12 @@ def reloading(files: Collection[Path], reload: Callable[[], object]) -> Iterator
 class _FileWatch:
     """The thread that looks at the files."""
 
-    def __init__(self, files: Collection[Path], reload: Callable[[], object]) -> None:
+    def __init__(
+        self, files: Collection[Path], taken_over: Sequence[Hashable], reload: Callable[[], object]
+    ) -> None:
         self._files = files
         self._reload = reload
-        self._taken_over = self._last_look = self._fingerprints()
+        self._taken_over = self._last_look = taken_over
         self._asked = False
         self._stopping = False
         self._wake = threading.Event()
@@ -67,7 +72,7 @@ class _FileWatch:
         while not self._stopping:
             self._wake.wait(LOOK_SECONDS)
             self._wake.clear()
-            found = self._fingerprints()
+            found = fingerprints(self._files)
             is_settled, self._last_look = found == self._last_look, found
             if self._asked or (is_settled and found != self._taken_over):
                 self._asked, self._taken_over = False, found
@@ -81,9 +86,10 @@ class _FileWatch:
         except Exception:  # a bug must not end the watching of files
             log.exception("the cameras stay as they are: internal error: please report this")
 
-    def _fingerprints(self) -> list[Hashable]:
-        """What changes with the files, links followed; None for one that is not there."""
-        return [_fingerprint(path) for path in self._files]
+
+def fingerprints(files: Collection[Path]) -> list[Hashable]:
+    """What changes with the files, links followed; None for one that does not exist."""
+    return [_fingerprint(path) for path in files]
 
 
 def _fingerprint(path: Path) -> Hashable:

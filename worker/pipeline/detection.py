@@ -62,6 +62,26 @@ class FrameDetector:
         return self._detector.spec.labels
 
     @property
+    def default_threshold(self) -> float:
+        """The model's own score threshold."""
+        return self._detector.spec.score_threshold
+
+    def lowest_threshold(self, thresholds: Collection[float | None]) -> float:
+        """The lowest of some cameras' thresholds, where None stands for the model's own."""
+        default = self.default_threshold
+        return min((default if t is None else t for t in thresholds), default=default)
+
+    @property
+    def score_threshold(self) -> float:
+        """Only scores above it are detected; cameras may ask for more by their filters."""
+        return self._detector.score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, threshold: float) -> None:
+        if threshold != self._detector.score_threshold:
+            self._detector.score_threshold = threshold
+
+    @property
     def affecting(self) -> dict[str, str | float]:
         """What detections depend on beside the model's weights."""
         return {

@@ -161,6 +161,7 @@ class Readers:
             record.wanted = record.camera_id in wanted
         for camera_id in [name for name in self._readers if name not in wanted]:
             self._take_down(self._readers.pop(camera_id), "ended", "removed")
+            log.info("camera %s: removed", camera_id)
         new = [name for name in wanted if name not in {*self._readers, *self._set_aside}]
         self._publisher.add_cameras(new)
         for camera_id, camera in wanted.items():
@@ -172,6 +173,7 @@ class Readers:
                 reader.camera = camera
             elif reader is not None:
                 self._take_down(reader, "down", "reconfigured")
+                log.info("camera %s: reconnecting with other settings", camera_id)
                 self._readers[camera_id] = _Reader(camera, self)
 
     def _replace_hung(self) -> None:

@@ -201,6 +201,11 @@ class RunSettings(DetectorSettings, CameraDefaults):
         "discarded and counted",
     )
 
+    @property
+    def camera_files(self) -> list[Path]:
+        """The files that may name cameras."""
+        return [path for path in (self.config, self.cameras) if path is not None]
+
     @model_validator(mode="after")
     def _has_somewhere_to_publish(self) -> "RunSettings":
         if self.redis_url == "none":
