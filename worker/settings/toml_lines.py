@@ -28,6 +28,8 @@ TOKEN = re.compile(
 )
 WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 """How tomllib ends its messages."""
+TWICE = re.compile(r"Cannot (declare|mutate|redefine|overwrite) |Duplicate ")
+"""How it begins those about keys, which it quotes: a URL in the wrong place is a key."""
 
 Key = tuple[str, ...]
 
@@ -73,6 +75,8 @@ def _parse(text: str) -> dict[str, Any]:
         if where is not None:
             message = message[: where.start()]
             line = int(where[1]) if where[1] else text.rstrip("\n").count("\n") + 1
+        if TWICE.match(message):
+            message = "a table or key is given twice"
         raise TomlError(f"not TOML: {message[0].lower()}{message[1:]}", line) from error
     except RecursionError as error:
         raise TomlError("brackets are nested too deeply", None) from error

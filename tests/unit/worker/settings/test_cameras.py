@@ -223,6 +223,7 @@ def test_the_same_source_twice_is_allowed_with_a_warning(caplog):
         f"['rtsp://u:{PASSWORD}@h/x']\n['rtsp://u:{PASSWORD}@h/x']\n",
         f"[cameras.'rtsp://u:{PASSWORD}@h/x']\nsource = 'x'\n",
         f"[cameras.'u:{PASSWORD}@h']\nsource = 'x'\n",
+        f"[cameras.'{PASSWORD}']\n[cameras.'{PASSWORD}']\n",
         f"[cameras]\ngate = 'rtsp://u:{PASSWORD}@h/x'\n",
         f"cameras = 'rtsp://u:{PASSWORD}@h/x'\n",
     ],

@@ -69,6 +69,22 @@ def test_what_is_not_toml_is_refused_with_its_line(text, expected):
     assert "line" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "['s3kret']\n['s3kret']",
+        "'s3kret' = {}\n['s3kret'.x]",
+        "'s3kret' = 1\n's3kret' = 2",
+        "[a]\n's3kret'.x = 1\n[a.'s3kret']",
+        "\na = {'s3kret' = 1, 's3kret' = 2}",
+    ],
+)
+def test_a_key_given_twice_is_refused_without_being_quoted(text):
+    with pytest.raises(TomlError, match="not TOML: a table or key is given twice") as caught:
+        Document(text)
+    assert caught.value.line in (2, 3)
+
+
 def test_brackets_and_dots_of_any_depth_are_one_error_or_a_key():
     with pytest.raises(TomlError, match="nested"):
         Document("x = " + "[" * 20_000 + "]" * 20_000)
