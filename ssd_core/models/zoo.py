@@ -22,6 +22,7 @@ from ssd_core.default_boxes import (
 from ssd_core.errors import UnknownModelError
 from ssd_core.models import mobilenet, vgg
 from ssd_core.models.ssd import SSD, initialise
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ class ModelSpec:
     def default_boxes(self) -> Tensor:
         """(A, 4) fp32 cxcywh in fractions of the input, in the order of the head outputs."""
         return tile_default_boxes(self.feature_maps, self.box_sizes, self.cells)
+
+    def decode_settings(self, score_threshold: float | None = None) -> DecodeSettings:
+        """How the outputs become detections; ``score_threshold`` replaces the model's own."""
+        return DecodeSettings(
+            self.activation,
+            self.score_threshold if score_threshold is None else score_threshold,
+            self.iou_threshold,
+            self.candidates_per_class,
+            self.max_detections,
+        )
 
     def with_labels(self, labels: tuple[str, ...]) -> "ModelSpec":
         """The same model for other classes, as a fine-tuned checkpoint brings them."""

@@ -81,7 +81,8 @@ def _kernels(settings: DoctorSettings) -> str:
 
     from ssd_core import Detector
     from ssd_core.device import choose_device, choose_precision
-    from ssd_core.ops.decode_nms import decode_nms, fallback
+    from ssd_core.ops import DecodeSettings, decode_nms
+    from ssd_core.ops.decode_nms import fallback
     from ssd_core.ops.decode_nms_native import why_missing
     from ssd_core.runners.cpu_fusion import why_not_fused
 
@@ -94,7 +95,8 @@ def _kernels(settings: DoctorSettings) -> str:
             raise ValueError(f"decode_nms runs in NumPy, which is slower: {why_missing()}")
         return "oneDNN's fused convolutions, decode_nms in C++"
     outputs = torch.zeros(1, 1, 4, device=device), torch.zeros(1, 1, 2, device=device)
-    decode_nms(*outputs, torch.zeros(1, 4, device=device), "softmax", 0.5, 0.5, 1, 1)
+    decoding = DecodeSettings("softmax", 0.5, 0.5, 1, 1)
+    decode_nms(*outputs, torch.zeros(1, 4, device=device), decoding)
     torch.cuda.synchronize(device)
     if fallback.reason:
         raise ValueError(f"decode_nms runs in plain PyTorch, which is slower: {fallback.reason}")
