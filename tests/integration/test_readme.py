@@ -27,8 +27,8 @@ PAGES = {
     ]
 }
 README = PAGES["README.md"]
-POSITIONAL = {"sources", "paths", "file"}
-WITH_A_CAMERAS_FILE = () if "cameras" in COMMANDS else ("--cameras", "--transport", "--json")
+POSITIONAL = {"sources", "paths"}
+WITH_A_CAMERAS_FILE = () if "cameras" in COMMANDS else ("--cameras", "--transport")
 
 
 def blocks(language):
@@ -104,12 +104,14 @@ def settings_rows():
 
 def options_of(command):
     """The fields of a command by their flags, positional ones left out."""
-    fields = COMMANDS[command].model_fields
+    settings = COMMANDS[command]
     positional = POSITIONAL | ({"cameras"} if command in ("subscribe", "cameras") else set())
+    flags = {
+        name: name.replace("_", "-") for name in settings.model_fields if name not in positional
+    }
+    shorter = settings.model_config.get("cli_shortcuts") or {}
     return {
-        f"--{name.replace('_', '-')}".replace("--start", "--from"): field
-        for name, field in fields.items()
-        if name not in positional
+        f"--{shorter.get(flag, flag)}": settings.model_fields[name] for name, flag in flags.items()
     }
 
 
@@ -160,6 +162,20 @@ def test_every_command_shown_exists_with_its_options():
         assert command in COMMANDS, page
         flags = {word for word in words if word.startswith("--")} - {"--help"}
         assert flags <= set(options_of(command)) | set(WITH_A_CAMERAS_FILE), (page, command)
+
+
+@pytest.mark.skipif("cameras" not in COMMANDS, reason="there is no command `cameras`")
+def test_the_cameras_page_shows_what_the_command_prints(cli, tmp_path):
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGES["docs/cameras.md"], re.DOTALL)
+    mistakes = example.replace("fps = 5", "fps = 0").replace('"Car"', '"Cra"')
+    (tmp_path / "cameras.toml").write_text(example)
+    (tmp_path / "mistakes.toml").write_text(mistakes)
+    cli.env |= {"GATE_USER": "guard", "GATE_PASSWORD": "s3cret-1"}
+    for name, code in (("cameras.toml", 0), ("mistakes.toml", 2)):
+        done = cli("cameras", name)
+        assert done.returncode == code, done.stderr
+        shown = f"$ ssd-worker cameras {name}\n{done.stdout}{done.stderr}```"
+        assert shown in PAGES["docs/cameras.md"]
 
 
 def test_every_make_target_named_exists():
