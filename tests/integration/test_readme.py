@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -307,13 +306,29 @@ def quoted_messages():
         yield re.match(quote, cell).group()
 
 
-def test_the_messages_quoted_are_in_the_code():
+def texts_of_the_code():
     files = [*(ROOT / "worker").rglob("*.py"), *(ROOT / "ssd_core").rglob("*.py")]
-    texts = [text for file in files for text in texts_of(Path(file).read_text())]
-    texts.append((ROOT / "Makefile").read_text())
+    return [text for file in files for text in texts_of(file.read_text())]
+
+
+def test_the_messages_quoted_are_in_the_code():
+    texts = [*texts_of_the_code(), (ROOT / "Makefile").read_text()]
     messages = [quoted.strip("`") for quoted in quoted_messages()]
     assert len(messages) > 25
     filled_in = r"\(.*?\)|\.\.\.|\bX\b|HOST:PORT|\b\d[\d.]*\b|WRONGTYPE|\bRedis\b|\bdown\b"
     for message in messages:
         pattern = ".*".join(map(re.escape, re.split(filled_in, message)))
         assert any(re.search(pattern, text) for text in texts), message
+
+
+def test_the_log_lines_shown_are_in_the_code():
+    patterns = [
+        ".+".join(map(re.escape, text.split("\0")))
+        for text in texts_of_the_code()
+        if len(text.replace("\0", "")) > 8
+    ]
+    log_line = r"^\d\d:\d\d:\d\d [A-Z]+ +(.+)$"
+    lines = [line for page in PAGES.values() for line in re.findall(log_line, page, re.MULTILINE)]
+    assert len(lines) > 3
+    for line in lines:
+        assert any(re.fullmatch(pattern, line) for pattern in patterns), line
