@@ -66,6 +66,28 @@ def test_every_page_can_be_reached_from_the_readme():
         assert f"](docs/{path.name})" in README
 
 
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"CHANGELOG.md"}))
+def test_every_path_named_exists(page):
+    folders = "ssd_core|worker|tests|benchmarks|deploy|docs|samples"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", PAGES[page]):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_benchmarks_page_names_every_script_that_make_runs_and_none_that_is_missing():
+    named = set(re.findall(r"^\| `(\w+\.py)` \|", PAGES["benchmarks/README.md"], re.MULTILINE))
+    assert named >= set(re.findall(r"benchmarks/(\w+\.py)", (ROOT / "Makefile").read_text()))
+    assert {name for name in named if not (ROOT / "benchmarks" / name).exists()} == set()
+
+
+@pytest.mark.parametrize("package", ["ssd_core", "worker"])
+def test_the_map_of_the_architecture_has_every_folder(package):
+    (part,) = re.findall(
+        rf"^{package}/ .*?(?=^\S|\Z)", PAGES["docs/architecture.md"], re.MULTILINE | re.DOTALL
+    )
+    folders = {p.parent.name for p in (ROOT / package).glob("*/*") if p.is_file()}
+    assert set(re.findall(r"^  (\w+)/ ", part, re.MULTILINE)) == folders - {"__pycache__"}
+
+
 # The README
 
 
@@ -316,9 +338,9 @@ def test_the_messages_quoted_are_in_the_code():
     messages = [quoted.strip("`") for quoted in quoted_messages()]
     assert len(messages) > 25
     filled_in = r"\(.*?\)|\.\.\.|\bX\b|HOST:PORT|\b\d[\d.]*\b|WRONGTYPE|\bRedis\b|\bdown\b"
-    for message in messages:
-        pattern = ".*".join(map(re.escape, re.split(filled_in, message)))
-        assert any(re.search(pattern, text) for text in texts), message
+    patterns = [".*".join(map(re.escape, re.split(filled_in, message))) for message in messages]
+    missing = [p for p in patterns if not any(re.search(p, text) for text in texts)]
+    assert missing == []
 
 
 def test_the_log_lines_shown_are_in_the_code():
