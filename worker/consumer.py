@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from worker.errors import SinkUnavailable, UsageError
 from worker.events import Event, parse_event
 from worker.keys import Keys
-from worker.servers.address import REDIS_ERRORS, connect, explain, server_name
+from worker.servers.address import REDIS_ERRORS, connect, explain, server_of_client
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class EventConsumer:
         Raises UsageError, SinkUnavailable or SinkError.
         """
         self._client = connect(url)
-        self._server = server_name(self._client)
+        self._server = server_of_client(self._client)
         self._cluster = isinstance(self._client, RedisCluster)
         self._keys = Keys(prefix)
         self._cameras = None if cameras is None else list(cameras)

@@ -36,7 +36,7 @@ from worker.servers.address import (
     destination,
     explain,
     is_cluster,
-    server_of,
+    server_of_url,
 )
 
 ANNOUNCE_SECONDS = 30.0
@@ -191,7 +191,7 @@ class RedisStreamSink:
                 self._redis = self._connect()
             yield self._redis
         except REDIS_ERRORS as error:
-            explained = explain(error, server_of(self._url))
+            explained = explain(error, server_of_url(self._url))
             if "WRONGTYPE" in str(error):  # one of the camera's keys holds someone else's data
                 raise CameraRefused(camera_id, f"camera {camera_id}: {explained}") from error
             if isinstance(explained, SinkUnavailable):
