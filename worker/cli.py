@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
-from worker.secrecy.redaction import hide, redact, redact_tracebacks, shown_argument
+from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _hide_secrets(arguments: list[str]) -> None:
     """Comes before any output: other users see command lines, and logs are passed on."""
-    setproctitle(" ".join(["ssd-worker", *map(shown_argument, arguments)]))
+    setproctitle(" ".join(["ssd-worker", *map(redact_argument, arguments)]))
     for argument in arguments:
         hide(argument)
     redact_tracebacks()
@@ -86,7 +86,7 @@ def _hide_secrets(arguments: list[str]) -> None:
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(
-            f"unknown command {shown_argument(command)!r}: expected {', '.join(COMMANDS)}"
+            f"unknown command {redact_argument(command)!r}: expected {', '.join(COMMANDS)}"
         )
     settings = load_settings(COMMANDS[command], command, arguments)
     # Outside a pipeline (loading, drawing), SIGTERM ends the process as Ctrl-C does.

@@ -229,7 +229,7 @@ def old_redis():
 
 
 def test_a_server_that_repeats_the_login_is_not_repeated(old_redis):
-    with pytest.raises(SinkError, match="said: unknown command") as caught:
+    with pytest.raises(SinkError, match="answered: unknown command") as caught:
         connect(f"redis://{LOGIN}@127.0.0.1:{old_redis}")
     assert_nothing_shows("the error", str(caught.value))
 

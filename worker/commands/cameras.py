@@ -11,7 +11,7 @@ from functools import cached_property
 
 from worker.commands.tables import print_table
 from worker.errors import UsageError
-from worker.secrecy.redaction import redact, shown
+from worker.secrecy.redaction import redact, redact_url
 from worker.settings.cameras import CameraSettings, Inspection, Problem, inspect_cameras
 from worker.settings.fields import CamerasSettings
 
@@ -114,7 +114,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _shown_source(camera: CameraSettings) -> str:
-    return shown(camera.source) if "://" in camera.source else camera.source
+    return redact_url(camera.source) if "://" in camera.source else camera.source
 
 
 def _as_json(inspection: Inspection, wrong: list[str]) -> dict[str, object]:

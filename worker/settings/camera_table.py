@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from worker.secrecy.redaction import shown_argument
+from worker.secrecy.redaction import redact_argument
 from worker.settings.fields import Transport
 
 Anchor = Literal["bottom", "centre"]
@@ -107,7 +107,7 @@ def unknown_key(key: str, known: Collection[str]) -> str:
         return f"{key} is not supported yet: remove it"
     close = get_close_matches(key, known, n=1)
     way_out = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return f"unknown key {shown_argument(key)}: {way_out}"
+    return f"unknown key {redact_argument(key)}: {way_out}"
 
 
 def _unknown_labels(labels: list[str], known: Collection[str] | None) -> list[tuple[str, str]]:
@@ -120,6 +120,6 @@ def _unknown_labels(labels: list[str], known: Collection[str] | None) -> list[tu
         close = get_close_matches(label, known, n=1)
         way_out = f"did you mean {close[0]}?" if close else f"it knows {', '.join(known)}"
         wrong.append(
-            ("labels", f"labels: the model does not know {shown_argument(label)}: {way_out}")
+            ("labels", f"labels: the model does not know {redact_argument(label)}: {way_out}")
         )
     return wrong

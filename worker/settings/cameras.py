@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from worker.errors import UsageError
 from worker.secrecy.names import fill_in
-from worker.secrecy.redaction import hide, redact, shown_argument
+from worker.secrecy.redaction import hide, redact, redact_argument
 from worker.settings.camera_table import Anchor, CameraTable, Polygon, check_table, unknown_key
 from worker.settings.fields import COMMANDS, CameraDefaults, CamerasSettings, RunSettings
 from worker.settings.naming import check_camera_id, check_source, parse_sources
@@ -178,7 +178,7 @@ class _Inspector:
 
     def _table(self, camera_id: str, table: Any, document: Document, path: Path) -> list[Problem]:
         """Add the camera of a table; returns what is wrong with it instead, if anything is."""
-        shown_id = shown_argument(camera_id)
+        shown_id = redact_argument(camera_id)
         line = document.line("cameras", camera_id)
         checked, wrong = check_table(table, self._known_labels)
         source = table.get("source") if isinstance(table, dict) else table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worker.errors import UsageError
 from worker.frames import CAMERA_ID
-from worker.secrecy.redaction import HOW_TO_WRITE, hide, shown_argument, split_url
+from worker.secrecy.redaction import HOW_TO_WRITE, hide, redact_argument, split_url
 
 MAX_LENGTH = 64
 LONGEST_LOGIN_BYTES = 127
@@ -53,7 +53,7 @@ def check_camera_id(camera_id: str) -> None:
     """Raise UsageError unless the id can be part of keys, file names and URLs as it is."""
     if not CAMERA_ID.fullmatch(camera_id):
         raise UsageError(
-            f"camera id {shown_argument(camera_id)!r}: use 1 to {MAX_LENGTH} letters, digits, "
+            f"camera id {redact_argument(camera_id)!r}: use 1 to {MAX_LENGTH} letters, digits, "
             "'.', '_' and '-'"
         )
 
