@@ -113,7 +113,7 @@ def pip(*arguments):
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode and any(sign in done.stdout + done.stderr for sign in OFFLINE):
-        pytest.skip("the package index is not reachable")
+        pytest.skip("the light client installed alone (the package index is not reachable)")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

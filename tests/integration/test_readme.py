@@ -37,8 +37,8 @@ def test_the_settings_table_names_each_commands_options(command):
     assert named == flags
 
 
-def test_the_table_of_models_is_what_the_command_prints(cli):
-    printed = cli("models").stdout
+def test_the_table_of_models_is_what_the_command_prints(exec_cli):
+    printed = exec_cli("models").stdout
     assert printed in README
 
 
