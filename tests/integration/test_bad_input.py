@@ -263,18 +263,18 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_
 
 
 def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_goes_on(
-    cli, short_clip, tmp_path
+    exec_cli, short_clip, tmp_path
 ):
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     output = tmp_path / "tags.jsonl"
     replay = ("replay", short_clip, "--output", output)
-    result = cli(*replay, preexec_fn=limit_file_size)
+    result = exec_cli(*replay, preexec_fn=limit_file_size)
     assert_refused(result, FAILED, str(output), "cannot write")
     assert not output.exists()
 
-    again = cli(*replay)
+    again = exec_cli(*replay)
     assert again.returncode == DONE, again.stderr
     assert "resuming after" in again.stderr
     assert len(output.read_text().splitlines()) == 41

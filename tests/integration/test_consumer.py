@@ -247,8 +247,8 @@ def test_subscribe_in_a_group_goes_on_where_it_was(cli, redis_server, publish):
     assert [json.loads(line)["data"]["seq"] for line in lines] == [0, 1, 2, 3, 4]
 
 
-def test_subscribe_stops_at_a_signal(cli, valkey_server):
-    process = cli.start("subscribe", "--redis-url", valkey_server.url)
+def test_subscribe_stops_at_a_signal(exec_cli, valkey_server):
+    process = exec_cli.start("subscribe", "--redis-url", valkey_server.url)
     wait_until(lambda: len(valkey_server.client.client_list()) > 1, what="the subscriber")
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGINT)
@@ -257,11 +257,11 @@ def test_subscribe_stops_at_a_signal(cli, valkey_server):
     assert "Traceback" not in stderr
 
 
-def test_the_embedded_server_is_started_by_a_subscriber_and_shared(cli, short_clip, tmp_path):
+def test_the_embedded_server_is_started_by_a_subscriber_and_shared(exec_cli, short_clip, tmp_path):
     with (tmp_path / "events.jsonl").open("w") as file:
-        subscriber = cli.start("subscribe", "--replay", "--count", 41, stdout=file)
+        subscriber = exec_cli.start("subscribe", "--replay", "--count", 41, stdout=file)
         wait_until(lambda: list(tmp_path.glob("state/valkey-*/valkey.pid")), what="the server")
-        result = cli("replay", short_clip)
+        result = exec_cli("replay", short_clip)
         assert result.returncode == 0, result.stderr
         assert "using the embedded Valkey" in result.stderr
         assert subscriber.wait(timeout=20) == 0

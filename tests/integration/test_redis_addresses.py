@@ -76,7 +76,10 @@ def test_a_missing_cluster_and_a_server_that_is_not_a_cluster_are_distinguished(
         connect(f"redis+cluster://127.0.0.1:{start('valkey').port}")
 
 
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
+@pytest.mark.skipif(
+    not shutil.which("redis-server"),
+    reason="Redis with TLS (no redis-server; Valkey's wheel has no TLS)",
+)
 def test_tls_with_a_certificate_that_is_checked(start, tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")

@@ -52,11 +52,11 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
     assert stream_events(redis_server.client, STREAM) == expected
 
 
-def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(cli, tmp_path):
+def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(exec_cli, tmp_path):
     reference, output = tmp_path / "reference.jsonl", tmp_path / "tags.jsonl"
-    assert cli("replay", WALKWAY, "--output", reference).returncode == 0
+    assert exec_cli("replay", WALKWAY, "--output", reference).returncode == 0
 
-    process = cli.start("replay", WALKWAY, "--output", output)
+    process = exec_cli.start("replay", WALKWAY, "--output", output)
     journal = wait_until(lambda: next(tmp_path.glob("tags.jsonl.partial-*"), None))
     wait_until(lambda: journal.stat().st_size > 30_000, what="some events")
     process.kill()
@@ -65,15 +65,15 @@ def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(cli, t
     with journal.open("ab") as file:
         file.write(b'{"specversion":"1.0","id":"torn')
 
-    result = cli("replay", WALKWAY, "--output", output)
+    result = exec_cli("replay", WALKWAY, "--output", output)
     assert result.returncode == 0, result.stderr
     assert "resuming after" in result.stderr
     assert output.read_bytes() == reference.read_bytes()
     assert not journal.exists()
 
 
-def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(cli, valkey_server):
-    process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
+def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(exec_cli, valkey_server):
+    process = exec_cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 8, what="some events")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)

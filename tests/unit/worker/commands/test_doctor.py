@@ -71,7 +71,7 @@ def test_without_a_gpu_frames_are_decoded_where_detection_runs(doctor):
     assert lines["hardware decode"].startswith("no  hardware decode: frames are decoded on the CPU")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize(
     ("built_for", "driver", "said"),
     [
