@@ -61,9 +61,13 @@ class DetectorSetup:
 
 
 def load_detector(
-    settings: DetectorSettings, thresholds: Collection[float | None]
+    settings: DetectorSettings, thresholds: Collection[float | None] | None = None
 ) -> DetectorSetup:
-    """Load what the settings name, ready to run at the lowest threshold. Raises UsageError."""
+    """Load what the settings name, ready to run. Raises UsageError.
+
+    ``thresholds``: those of the cameras, to run at the lowest; default: that of the settings.
+    """
+    thresholds = [settings.score_threshold] if thresholds is None else thresholds
     import torch
 
     from ssd_core import Detector
