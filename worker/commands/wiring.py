@@ -94,8 +94,8 @@ def load_detector(
         raise UsageError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"--device {settings.device}: no memory left for {settings.model}: free memory on it, "
-            "or use another device or a smaller model"
+            f"--device {settings.device}: no memory left for the model: free memory on it, or "
+            "use another device or a smaller model"
         ) from error
     if gpu is not None and not frame_detector.takes_planes:
         gpu, reason = None, "there are no Triton kernels for the detector"
