@@ -53,7 +53,7 @@ format: $(VENV)/.installed-dev
 
 # About 9 minutes on two cores. SSD_BENCH_TFLITE names the .tflite file of the LiteRT peer.
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/op.py
+	$(BIN)/python benchmarks/decode_nms.py
 	$(BIN)/python benchmarks/detector.py
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/profile_replay.py
@@ -66,7 +66,7 @@ bench: $(VENV)/.installed-dev
 BENCH_PYTHON ?=
 GPU_PYTHON = PYTHONPATH=$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH} $(or $(BENCH_PYTHON),$(BIN)/python)
 bench-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
-	$(GPU_PYTHON) benchmarks/op.py --device cuda --seconds 0.7
+	$(GPU_PYTHON) benchmarks/decode_nms.py --device cuda --seconds 0.7
 	$(GPU_PYTHON) benchmarks/detector.py --device cuda --growth
 	$(GPU_PYTHON) benchmarks/end_to_end.py --device cuda
 	$(GPU_PYTHON) benchmarks/live.py --device cuda

@@ -210,20 +210,13 @@ def gpu_figures(detector: Detector, batch: int) -> dict[str, float]:
 
     spec = detector.spec
     default_boxes = spec.default_boxes().to(detector.device)
+    settings = spec.decode_settings(detector.score_threshold)
     x = detector.preprocess(frames(spec.image_size, batch))
 
     def post_process(outputs: tuple[torch.Tensor, torch.Tensor]) -> Any:
-        return decode_nms(
-            *outputs,
-            default_boxes,
-            spec.activation,
-            detector.score_threshold,
-            spec.iou_threshold,
-            spec.candidates_per_class,
-            spec.max_detections,
-        )
+        return decode_nms(*outputs, default_boxes, settings)
 
-    network = detector._network
+    network = detector._runner.network
     outputs = network(x)
     with same_algorithms():
         both = captured(lambda: post_process(network(x)))

@@ -35,12 +35,12 @@ from processes import server
 PARTS = {
     "frame decoding": ["worker.sources.recording:DecodedPictures.__iter__"],
     "scaling": ["worker.sources.conversion:PictureConverter.convert"],
-    "preprocess": ["ssd_core.detector:Detector.preprocess"],
+    "preprocess": ["ssd_core.runners.cpu:preprocess"],
     "network": ["ssd_core.models.ssd:SSD.forward"],
-    "decode_nms": ["ssd_core.detector:decode_nms"],
+    "decode_nms": ["ssd_core.runners.cpu:decode_nms"],
     "unpacking detections": [
-        "ssd_core.detector:Detector.detect",
-        "worker.pipeline.detection:FrameDetector._rounded",
+        "ssd_core.runners.cpu:CpuRunner._run_share",
+        "worker.pipeline.detection:_published",
     ],
     "making events": ["worker.pipeline.event_maker:EventMaker.make"],
     "JSON": ["worker.events:_CloudEvent.to_json"],

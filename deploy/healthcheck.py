@@ -31,7 +31,7 @@ from worker.servers.address import (
     RedisClient,
     connect,
     explain,
-    server_of,
+    server_of_url,
 )
 from worker.servers.embedded import url as embedded_url
 from worker.settings.fields import COMMANDS, RedisSettings
@@ -122,7 +122,7 @@ class Progress:
         except ValueError as error:
             raise SinkError(f"camera {camera_id}: {key} holds no numbers: delete it") from error
         except REDIS_ERRORS as error:
-            explained = explain(error, server_of(self._url))
+            explained = explain(error, server_of_url(self._url))
             if isinstance(explained, SinkUnavailable):
                 self._client = None  # connect again: another server may have its address
             raise explained from error

@@ -5,6 +5,7 @@ precision. Knows nothing of video.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,26 +15,23 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssd_core.checkpoints.loading import load_model
 from ssd_core.device import choose_device, choose_precision
 from ssd_core.errors import DeviceError
-from ssd_core.found import Detections, Found, joined, unpadded
+from ssd_core.found import Detections
 from ssd_core.models.ssd import SSD
-from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
-from ssd_core.ops import decode_nms
+from ssd_core.models.zoo import ModelSpec
 from ssd_core.ops.decode_nms import fallback
-from ssd_core.preprocess import Image, preprocess, require_rgb
-from ssd_core.runners.compiled import compile_network
-from ssd_core.runners.cpu_fusion import fuse_for_cpu
+from ssd_core.preprocess import Image, preprocess
+from ssd_core.runners.cpu import CpuRunner
 from ssd_core.runners.cuda import CudaRunner
-from ssd_core.runners.cuda_fusion import fuse_for_cuda
+from ssd_core.runners.runner import Runner
 from ssd_core.yuv import YuvImage
-
-DEFAULT_MODEL = next(iter(MODELS))
-CPU_IMAGES_AT_ONCE = 8
-"""Caches hold less of larger batches: MobileNet in bf16 does 124 images a second in batches
-of 8, 101 of 32, 68 of 128 (two cores of an AMD EPYC, torch 2.14.1)."""
 
 
 class Detector:
-    """A loaded model, ready to detect."""
+    """A loaded model, ready to detect. Threads may share it.
+
+    On a CPU each core the process may use computes its own share of a batch, in threads that end
+    with the detector; see ``runners/cpu.py``.
+    """
 
     def __init__(
         self,
@@ -41,7 +39,7 @@ class Detector:
         spec: ModelSpec,
         device: torch.device,
         dtype: torch.dtype,
-        score_threshold: float,
+        score_threshold: float | None = None,
         digest: str = "",
         compile: bool = False,
     ) -> None:
@@ -50,33 +48,19 @@ class Detector:
         self.device = device
         self.dtype = dtype
         self.digest = digest
-        self.score_threshold = score_threshold
         self.model = fold_batch_norm(model.eval())
         self.model.to(device, dtype).to(memory_format=torch.channels_last)
-        self._default_boxes_cxcywh = spec.default_boxes().to(device)
-        blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=device)
-        blank = blank.to(memory_format=torch.channels_last)
-        self._network, self._implementation = self._fastest(blank, compile)
-        self._runner = None
+        settings = spec.decode_settings(score_threshold)
+        self._runner: Runner
         if device.type == "cuda":
-            self._runner = CudaRunner(self._network, spec, device, dtype, score_threshold)
-
-    def _fastest(
-        self, blank: Tensor, compile: bool
-    ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], str]:
-        """The network as it runs best here, and what that is called; tried on ``blank``."""
-        compiled = compile_network(self.model, blank) if compile else None
-        if compiled is not None:
-            return compiled, "compiled"
-        if self.device.type == "cuda":
-            fused = fuse_for_cuda(self.model, blank)
-            return (self.model, "eager") if fused is None else (fused, "fused")
-        return self.model, "fused" if fuse_for_cpu(self.model, self.dtype) else "eager"
+            self._runner = CudaRunner.for_model(self.model, spec, device, dtype, settings, compile)
+        else:
+            self._runner = CpuRunner.for_model(self.model, spec, dtype, settings, compile)
 
     @classmethod
     def load(
         cls,
-        model: str | ModelSpec = DEFAULT_MODEL,
+        model: str | ModelSpec | None = None,
         *,
         weights: str | Path | None = None,
         device: str = "auto",
@@ -84,8 +68,9 @@ class Detector:
         score_threshold: float | None = None,
         compile: bool = False,
     ) -> "Detector":
-        """Load a model by name.
+        """Load a model by its name, or the model that a weights file defines.
 
+        ``model``: a name, or None for the model of the weights file, else ``ssd_mobilenet_v2_oid``.
         ``weights``: a file, ``"coco"``, or None for the weights in the package. ``device``:
         ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on a CPU that has it in
         hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``, ``fp16``.
@@ -94,13 +79,11 @@ class Detector:
 
         Raises UnknownModelError, CheckpointError, DeviceError.
         """
-        spec = get_spec(model)
         torch_device = choose_device(device)
         dtype = choose_precision(precision, torch_device)
-        network, spec, digest = load_model(spec, weights)
-        threshold = spec.score_threshold if score_threshold is None else score_threshold
+        network, spec, digest = load_model(model, weights)
         try:
-            return cls(network, spec, torch_device, dtype, threshold, digest, compile)
+            return cls(network, spec, torch_device, dtype, score_threshold, digest, compile)
         except torch.AcceleratorError as error:
             reason = str(error).partition("\n")[0]
             raise DeviceError(f"device {torch_device} cannot be used ({reason})") from error
@@ -110,12 +93,25 @@ class Detector:
         return preprocess(images, self.spec, self.device, self.dtype)
 
     @property
+    def score_threshold(self) -> float:
+        """A detection has a score above it. A new value applies from the next ``submit`` on.
+
+        On CUDA the next batch of each size then captures its graph again, which takes a moment.
+        Raises ValueError unless the value is at least 0.
+        """
+        return self._runner.settings.score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, score_threshold: float) -> None:
+        self._runner.settings = replace(self._runner.settings, score_threshold=score_threshold)
+
+    @property
     def implementation(self) -> str:
         """How the network runs, and without which kernels: the last digits of scores depend on it.
 
         ``fused``, ``eager`` or ``compiled``; with ``, reference`` where no Triton kernels run.
         """
-        return f"{self._implementation}{', reference' if fallback.reason else ''}"
+        return f"{self._runner.implementation}{', reference' if fallback.reason else ''}"
 
     @property
     def hardware(self) -> str:
@@ -129,8 +125,18 @@ class Detector:
 
     @property
     def takes_yuv(self) -> bool:
-        """Whether ``submit`` takes YuvImages, and is better served with them."""
-        return self._runner is not None and self._runner.takes_yuv
+        """Whether ``submit`` takes YuvImages, which are then faster than RGB."""
+        return self._runner.takes_yuv
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether it computes on a device of its own, while its caller's cores do other work."""
+        return self._runner.works_ahead
+
+    @property
+    def default_batch(self) -> int:
+        """The batch size that gives nearly the highest throughput."""
+        return self._runner.default_batch
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """Detections of each image; an image is (H, W, 3) uint8 RGB of any size.
@@ -142,48 +148,17 @@ class Detector:
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], list[Detections]]:
         """Start on a batch; the function that comes back waits for its detections.
 
-        On CUDA the device works meanwhile, and the next batch can be submitted; on the CPU all is
-        done at once. Raises ValueError for YuvImages where ``takes_yuv`` is false.
+        The device, or the other cores, work meanwhile, and the next batch can be submitted. Images
+        must not change until their detections are there. Raises ValueError for anything that is not
+        an image, and for YuvImages if ``takes_yuv`` is false.
         """
-        if self._runner is not None:
-            wait = self._runner.submit(images)
-        else:
-            found = self._detect_here(images)
-
-            def wait() -> Found:
-                return found
-
+        wait = self._runner.submit(images)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return lambda: wait().per_image(sizes, self.spec.labels)
 
     def warm_up(self, batch: int) -> None:
-        """Prepare for batches up to ``batch`` images now, rather than when the first comes."""
-        if self._runner is not None:
-            self._runner.warm_up(batch)
-
-    @torch.inference_mode()
-    def _detect_here(self, images: Sequence[Image | YuvImage]) -> Found:
-        rgb = [require_rgb(image) for image in images]
-        return joined(
-            [
-                self._detect_at_once(rgb[start : start + CPU_IMAGES_AT_ONCE])
-                for start in range(0, len(rgb), CPU_IMAGES_AT_ONCE)
-            ]
-        )
-
-    def _detect_at_once(self, rgb: list[Image]) -> Found:
-        bbox_regression, cls_logits = self._network(self.preprocess(rgb))
-        found = decode_nms(
-            bbox_regression,
-            cls_logits,
-            self._default_boxes_cxcywh,
-            self.spec.activation,
-            self.score_threshold,
-            self.spec.iou_threshold,
-            self.spec.candidates_per_class,
-            self.spec.max_detections,
-        )
-        return unpadded(*found)
+        """Prepare for batches of up to ``batch`` images now instead of when the first comes."""
+        self._runner.warm_up(batch)
 
 
 def fold_batch_norm(model: SSD) -> SSD:

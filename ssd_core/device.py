@@ -1,5 +1,6 @@
-"""Which device and which precision: decided once, with the reason when it cannot be had."""
+"""Which device and which precision: decided once, with the reason when it is not available."""
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -27,7 +28,8 @@ def choose_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise DeviceError(f"device {name!r}: no usable CUDA device here: use cpu or auto")
     if int(match[1] or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {name!r}: there are only {torch.cuda.device_count()} GPUs")
+        last = torch.cuda.device_count() - 1
+        raise DeviceError(f"device {name!r}: no such GPU: the last one here is cuda:{last}")
     return torch.device(name)
 
 
@@ -43,7 +45,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         raise DeviceError("precision 'fp16' needs a CUDA device: use bf16 or fp32 on the CPU")
     if name == "bf16" and device.type == "cuda" and not cuda_has_bf16(device):
         raise DeviceError(
-            f"precision 'bf16': {torch.cuda.get_device_name(device)} cannot do it: use fp16 or auto"
+            f"precision 'bf16': {torch.cuda.get_device_name(device)} does not support it: "
+            "use fp16 or auto"
         )
     return PRECISIONS[name]
 
@@ -61,3 +64,8 @@ def cpu_has_bf16() -> bool:
         if line.startswith(("flags", "Features")):
             return not CPU_BF16_FLAGS.isdisjoint(line.split())
     return False
+
+
+def cpu_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

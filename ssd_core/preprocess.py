@@ -28,7 +28,7 @@ def preprocess(
     height, width = spec.image_size
     if len(images) == 0:
         return torch.empty(0, 3, height, width, dtype=dtype, device=device)
-    tensors = [_as_tensor(image) for image in images]
+    tensors = [as_tensor(image) for image in images]
     # Images of one size go to the device in one piece.
     alike = len({(tensor.shape, tensor.device) for tensor in tensors}) == 1
     pieces = [_move(tensors, device)] if alike else [_move([tensor], device) for tensor in tensors]
@@ -46,7 +46,7 @@ def preprocess(
 
 
 def require_rgb(image: Image | YuvImage) -> Image:
-    """The image, unless it is one that only Triton's kernel converts: ValueError."""
+    """Return the image; raise ValueError for a YuvImage, which only a Triton kernel converts."""
     if isinstance(image, YuvImage):
         raise ValueError("an image is (height, width, 3) uint8 RGB here, not a YuvImage")
     return image
@@ -66,14 +66,14 @@ def _exact_in(dtype: torch.dtype, spec: ModelSpec) -> bool:
 
 @lru_cache(maxsize=8)
 def _normalisation(spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(W * 3,) mean and 1 / std of a row of pixels; kept, since copying them up takes a wait."""
+    """(W * 3,) mean and 1 / std of a row of pixels; cached: copying them to a GPU waits for it."""
     width = spec.image_size[1]
     mean, std = (torch.tensor(values).repeat(width) for values in (spec.mean, spec.std))
     return mean.to(device), (1 / std).to(device)
 
 
 def _move(images: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Images of one size as one, on the device; nobody waits for the work before."""
+    """Images of one size as one tensor on the device, without waiting for work queued before."""
     first = images[0]
     if device.type == "cuda" and first.device.type == "cpu":
         pinned = torch.empty(len(images), *first.shape, dtype=first.dtype, pin_memory=True)
@@ -81,7 +81,11 @@ def _move(images: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.stack(list(images)).to(device, non_blocking=True)
 
 
-def _as_tensor(image: Image) -> Tensor:
+def as_tensor(image: Image) -> Tensor:
+    """The image as a tensor, which shares its memory if it can.
+
+    Raises ValueError for anything that is not (H, W, 3) uint8.
+    """
     if isinstance(image, np.ndarray):
         # A tensor cannot share memory that is read-only, as that of a Pillow image is.
         image = torch.from_numpy(np.require(image, requirements=("C", "W")))

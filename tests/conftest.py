@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from unittest import mock
 import hypothesis
 import pytest
 import torch
+
+from tests import not_tested
 
 # The same examples each time and none too slow: `make test` tells of the change, not of the day.
 hypothesis.settings.register_profile("same_each_time", derandomize=True, deadline=None)
@@ -51,7 +52,15 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         if os.environ.get("REQUIRE_CUDA") == "1":
             pytest.fail("REQUIRE_CUDA=1, and there is no CUDA device")
-        pytest.skip("needs a CUDA device")
+        pytest.skip("a GPU (no CUDA device)")
+
+
+def pytest_terminal_summary(terminalreporter):
+    not_tested.summarise(terminalreporter)
+
+
+def pytest_sessionfinish(session):
+    session.exitstatus = not_tested.exit_status(session)
 
 
 def wait_until(predicate, timeout=20.0, what="the condition"):
@@ -152,47 +161,34 @@ def valkey_server(tmp_path):
     server.stop()
 
 
-class Cli:
-    """Runs `ssd-worker` as its own process, with a state directory and port of its own."""
+@pytest.fixture(scope="session")
+def fork_server():
+    """One for each process that runs tests; starts when a test first asks for it."""
+    from tests.commands import ForkServer
 
-    def __init__(self, tmp_path):
-        self.port = free_port()
-        self.cwd = tmp_path
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("SSD_WORKER_")} | {
-            "SSD_WORKER_STATE_DIR": str(tmp_path / "state"),
-            "SSD_WORKER_EMBEDDED_PORT": str(self.port),
-        }
-        self._processes = []
-
-    def __call__(self, *arguments, timeout=90, preexec_fn=None):
-        return subprocess.run(
-            self._command(arguments), cwd=self.cwd, env=self.env, preexec_fn=preexec_fn,
-            capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
-
-    def start(self, *arguments, stdout=subprocess.PIPE):
-        process = subprocess.Popen(
-            self._command(arguments), cwd=self.cwd, env=self.env, stdout=stdout,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self._processes.append(process)
-        return process
-
-    def close(self):
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-        for pid_file in (self.cwd / "state").glob("valkey-*/valkey.pid"):
-            os.kill(int(pid_file.read_text()), signal.SIGKILL)
-
-    @staticmethod
-    def _command(arguments):
-        return [sys.executable, "-m", "worker.cli", *map(str, arguments)]
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def cli(tmp_path):
+def cli(tmp_path, request):
+    """Runs commands as forks of a process that has the imports: see tests.commands."""
+    from tests.commands import Cli, ForkingCli
+
+    if sys.platform == "linux":
+        cli = ForkingCli(tmp_path, request.getfixturevalue("fork_server"))
+    else:  # FFmpeg and PyTorch are not safe to fork with other systems' libraries
+        cli = Cli(tmp_path)
+    yield cli
+    cli.close()
+
+
+@pytest.fixture
+def exec_cli(tmp_path):
+    """Runs commands as a user's shell does: in a fresh interpreter."""
+    from tests.commands import Cli
+
     cli = Cli(tmp_path)
     yield cli
     cli.close()

@@ -1,7 +1,7 @@
 """The command line: picks the command, sets up logging, turns errors into one line and a code.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
-settings, 130 interrupted.
+settings, 70 no progress (the watchdog's), 130 interrupted.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from typing import Any, NoReturn, cast
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
-from worker.secrecy.redaction import hide, redact, redact_tracebacks, shown_argument
+from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
 from worker.settings.fields import (
     COMMANDS,
+    CamerasSettings,
     DoctorSettings,
     ModelsSettings,
     ReplaySettings,
@@ -35,8 +36,12 @@ usage: ssd-worker COMMAND ...
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   subscribe [CAMERA...]  print events as JSON Lines
+  cameras FILE           check a file of cameras: what would run, and what is wrong in it
   models                 list the models
-  doctor                 look at what this machine has
+  doctor                 check this machine: device, decoders, Redis
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 70 no progress (--watchdog-seconds),
+130 interrupted.
 
 ssd-worker COMMAND --help lists the options of a command. Every option is also an environment
 variable (--max-batch: SSD_WORKER_MAX_BATCH) and a key of the --config file (max_batch).
@@ -61,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does. Keep Python from failing on exit.
+        # The reader of our output has closed it, as `head` does: keep Python from failing on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -71,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _hide_secrets(arguments: list[str]) -> None:
-    """Before anything is said: other users see command lines, and logs go far."""
-    setproctitle(" ".join(["ssd-worker", *map(shown_argument, arguments)]))
+    """Comes before any output: other users see command lines, and logs are passed on."""
+    setproctitle(" ".join(["ssd-worker", *map(redact_argument, arguments)]))
     for argument in arguments:
         hide(argument)
     redact_tracebacks()
@@ -81,10 +86,10 @@ def _hide_secrets(arguments: list[str]) -> None:
 def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(
-            f"unknown command {shown_argument(command)!r}: expected {', '.join(COMMANDS)}"
+            f"unknown command {redact_argument(command)!r}: expected {', '.join(COMMANDS)}"
         )
     settings = load_settings(COMMANDS[command], command, arguments)
-    # What runs outside a pipeline (loading, drawing) ends at SIGTERM as it does at Ctrl-C.
+    # Outside a pipeline (loading, drawing), SIGTERM ends the process as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     _set_up_logging(settings)
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
@@ -101,6 +106,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case CamerasSettings():
+            from worker.commands.cameras import check_cameras
+
+            return check_cameras(settings)
         case ModelsSettings():
             from worker.commands.models import print_models
 
@@ -137,7 +146,7 @@ def _set_up_logging(settings: Settings) -> None:
         if settings.log_json
         else _TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
-    # Libraries log here, from warnings on: Python's own way would be past the formatter.
+    # Warnings and errors of libraries: Python's own handler would bypass the formatter.
     logging.lastResort = handler
     for package in ("worker", "ssd_core"):
         root = logging.getLogger(package)
@@ -147,20 +156,20 @@ def _set_up_logging(settings: Settings) -> None:
 
 
 def run_and_exit() -> NoReturn:
-    """The whole process: a command, then its exit code.
+    """The whole process: runs a command and exits with its code.
 
-    Ends at once and not by Python's own way out: threads may be inside FFmpeg or PyTorch still, and
-    to unwind them there aborts the process (seen as "terminate called" and signal 6).
+    Exits immediately, bypassing Python's shutdown: threads may still be inside FFmpeg or PyTorch,
+    and unwinding them there aborts the process (seen as "terminate called" and signal 6).
     """
     try:
         code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # a bug: the same as without this function
+    except BaseException:  # a bug: reported as without this function
         sys.excepthook(*cast(Any, sys.exc_info()))
         code = 1
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # its reader may be gone
+        with contextlib.suppress(OSError, ValueError):  # its reader may have closed it
             stream.flush()
     os._exit(code)
 

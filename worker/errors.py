@@ -1,13 +1,13 @@
-"""Errors of the worker that a user can cause or must know of: one line, with a way out.
+"""Errors of the worker that a user can cause or needs to see: one line, with a way out.
 
 WorkerError                 exit code 1: the run failed
-├── UsageError              exit code 2: what was typed or configured cannot work
-├── DetectorError           the detector cannot go on, for want of memory for example
+├── UsageError              exit code 2: the command, options or settings cannot work
+├── DetectorError           the detector cannot continue, for lack of memory for example
 ├── SourceError             a recording or camera cannot be read
 ├── SpoolError              events cannot be kept on disk
 └── SinkError               events cannot be written
-    ├── SinkUnavailable     for now: the same events may be written again later
-    └── CameraRefused       never: those of one camera, others may
+    ├── SinkUnavailable     for now: retrying the same events is safe
+    └── CameraRefused       ever, for one camera; other cameras are not affected
         └── Fenced          another worker owns the camera
 """
 
@@ -25,7 +25,7 @@ class UsageError(WorkerError):
 
 
 class DetectorError(WorkerError):
-    """The detector cannot go on."""
+    """The detector cannot continue."""
 
 
 class SourceError(WorkerError):
@@ -33,19 +33,19 @@ class SourceError(WorkerError):
 
 
 class SpoolError(WorkerError):
-    """The spool cannot keep events, or give them back, now."""
+    """The spool cannot store events, or read them back."""
 
 
 class SinkError(WorkerError):
-    """A sink cannot take events."""
+    """A sink cannot write events."""
 
 
 class SinkUnavailable(SinkError):
-    """A sink cannot take events now; writing the same events again is safe."""
+    """A sink cannot write events for now; retrying the same events is safe."""
 
 
 class CameraRefused(SinkError):
-    """A sink will not take the events of one camera; those of others it may."""
+    """A sink will never accept the events of one camera; other cameras are not affected."""
 
     def __init__(self, camera_id: str, message: str) -> None:
         super().__init__(message)
@@ -56,6 +56,6 @@ class Fenced(CameraRefused):
     """A worker with a later epoch, or another replay, owns the camera's stream."""
 
     def __init__(self, camera_id: str, epoch: int, message: str) -> None:
-        """``epoch``: the latest of the events that were refused."""
+        """``epoch``: the latest epoch among the refused events."""
         super().__init__(camera_id, message)
         self.epoch = epoch

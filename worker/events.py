@@ -1,6 +1,6 @@
 """Events: CloudEvents 1.0 in JSON (structured mode), one per analysed frame or camera state.
 
-The schema is the contract with consumers. A leaf: knows neither video nor transport.
+The schema is the contract with consumers. A leaf: it knows neither video nor transport.
 """
 
 from datetime import datetime
@@ -15,7 +15,7 @@ CameraState = Literal["up", "down", "degraded", "ended"]
 
 
 class _Model(BaseModel):
-    # JSON cannot write what is not finite.
+    # JSON has no NaN or infinity.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
@@ -30,21 +30,21 @@ class Detection(_Model):
 
 
 class ModelInfo(_Model):
-    """The model that looked."""
+    """The model that made the detections."""
 
     name: str
     digest: str
 
 
 class EventData(_Model):
-    """What every event's data has."""
+    """The fields common to every event's data."""
 
     camera_id: str
     mode: Literal["live", "replay"]
     epoch: int
-    """Names one connection of a camera: milliseconds since 1970; 0 in a replay."""
+    """Identifies one connection to a camera, by Unix time in milliseconds; 0 in a replay."""
     seq: int
-    """Rises by one per event of an epoch, from 0: a hole means lost events."""
+    """Counts the events of an epoch from 0: a gap means lost events."""
 
 
 class DetectionsData(EventData):
@@ -70,9 +70,9 @@ class CameraData(EventData):
     reason: str
     detail: str = ""
     frames: int
-    """Decoded and delivered in this epoch so far."""
+    """Frames decoded in this epoch so far."""
     dropped: int
-    """Frames lost to overload in this epoch so far; for ``degraded``, events lost."""
+    """Frames dropped under overload in this epoch so far; for ``degraded``, events lost."""
 
 
 class _CloudEvent(_Model):
@@ -84,19 +84,19 @@ class _CloudEvent(_Model):
     datacontenttype: Literal["application/json"] = "application/json"
 
     def to_json(self) -> str:
-        """Compact JSON; equal events give equal bytes. Fields that are None are left out."""
+        """Compact JSON; equal events give equal bytes. Fields that are None are omitted."""
         return self.model_dump_json(exclude_none=True)
 
 
 class DetectionsEvent(_CloudEvent):
-    """What was seen in one frame."""
+    """The detections in one frame."""
 
     type: Literal["ssd.detections.v1"] = "ssd.detections.v1"
     data: DetectionsData
 
 
 class CameraEvent(_CloudEvent):
-    """A camera's state: tells "nothing seen" from "not looking"."""
+    """A camera's state: distinguishes "nothing seen" from "not looking"."""
 
     type: Literal["ssd.camera.v1"] = "ssd.camera.v1"
     data: CameraData
@@ -108,5 +108,5 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def parse_event(text: str | bytes) -> Event:
-    """The event of its JSON. Raises pydantic.ValidationError (a ValueError)."""
+    """Parse an event's JSON. Raises pydantic.ValidationError (a ValueError)."""
     return _ADAPTER.validate_json(text)

@@ -1,6 +1,6 @@
-"""What sources give: frames, and when a stream comes up or goes down.
+"""What sources yield: frames, and markers for a stream going up or down.
 
-A leaf: value objects without behaviour, known to every part that handles video.
+A leaf: value objects without behaviour, shared by every part that handles video.
 """
 
 import re
@@ -11,11 +11,11 @@ from fractions import Fraction
 from typing import Literal, Protocol, TypeAlias
 
 Clock = Literal["rtcp", "arrival", "file"]
-"""Where a capture time comes from: the camera's RTCP reports, our own clock, the file."""
+"""Where a capture time comes from: the camera's RTCP reports, this host's clock, the file."""
 
 
 class Picture(Protocol):
-    """What a detector takes: an (H, W, 3) RGB array, or the planes of a video picture."""
+    """A detector's input: an (H, W, 3) RGB array, or the planes of a video picture."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -26,56 +26,56 @@ class Picture(Protocol):
 CAMERA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # arrays do not compare to one truth
+@dataclass(frozen=True, slots=True, eq=False)  # comparing arrays gives an array, not a bool
 class Frame:
     """One image with its pts."""
 
     camera_id: str
     epoch: int
-    """The connection it came over: milliseconds since 1970; 0 in a replay."""
+    """The connection that delivered it, by Unix time in milliseconds; 0 in a replay."""
     frame_index: int
     """Position among the decoded frames of the epoch or recording, from 0."""
     pts: int | None
-    """Presentation time in ticks of ``time_base``; None where the stream gives none."""
+    """Presentation time in ticks of ``time_base``; None if the stream has none."""
     time_base: Fraction
     captured_at: datetime | None
     """UTC; None for a recording that does not state its start."""
     clock: Clock
     width: int
-    """Of the camera's picture, in pixels, after rotation."""
+    """Of the camera's picture, not of ``image``: in pixels, after rotation."""
     height: int
     image: Picture
     """Upright: RGB already scaled to the network's input, or planes for a detector that scales."""
     skipped: int = 0
-    """Frames not looked at by choice since the last one given."""
+    """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0
-    """Frames lost to overload since the last one given."""
+    """Frames dropped under overload since the last one yielded."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamUp:
-    """A source delivers frames from here on, under a new epoch."""
+    """A source starts to deliver frames, under a new epoch."""
 
     camera_id: str
     epoch: int
     first_seq: int = 0
-    """Where the events of the epoch go on: above 0 in a resumed replay."""
+    """The number of the epoch's next event: above 0 in a resumed replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamDown:
-    """A source delivers no frames for now ("down"), or none any more ("ended")."""
+    """A source has stopped delivering frames, for now ("down") or for good ("ended")."""
 
     camera_id: str
     epoch: int | None
-    """None: the camera's current one."""
+    """None means the camera's current epoch."""
     state: Literal["down", "ended"]
     reason: str
-    """A code: see the README's table."""
+    """A code from the README's table."""
     detail: str = ""
-    """For people; never holds a URL."""
+    """For people; never contains a URL."""
     frames: int = 0
-    """Decoded in the epoch or recording."""
+    """Frames decoded in the epoch or recording."""
 
 
 SourceItem: TypeAlias = Frame | StreamUp | StreamDown
@@ -86,18 +86,29 @@ class Source(Protocol):
 
     camera_id: str
 
+    @property
+    def due_at(self) -> float:
+        """When the reading thread gives its next sign of life at the latest, by the monotonic
+        clock. Once that has passed it hangs, in a decoder or a driver.
+        """
+        ...
+
+    def current_epoch(self) -> int:
+        """The epoch of the latest connection, named now if there was none; from any thread."""
+        ...
+
     def __iter__(self) -> Iterator[SourceItem]:
         """Frames in pts order, between StreamUp and StreamDown."""
         ...
 
     def stop(self) -> None:
-        """Make the iteration end soon; callable from any thread, any number of times."""
+        """End the iteration soon; callable from any thread, any number of times."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FrameBatch:
-    """What the detector takes at once, in the order in which events are to be made."""
+    """Frames to detect at once, and stream markers, in the order their events are published."""
 
     items: tuple[SourceItem, ...]
 

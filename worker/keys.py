@@ -1,4 +1,4 @@
-"""Names of the Redis keys. All keys of a camera share a cluster slot: its id stands in braces."""
+"""Names of the Redis keys. A camera's id is in braces, so all its keys share a cluster slot."""
 
 from dataclasses import dataclass
 

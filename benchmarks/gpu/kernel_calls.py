@@ -45,11 +45,7 @@ def detect(outputs: HeadOutputs) -> int:
         outputs.bbox_regression,
         outputs.cls_logits,
         outputs.default_boxes_cxcywh,
-        SPEC.activation,
-        0.01,
-        SPEC.iou_threshold,
-        SPEC.candidates_per_class,
-        SPEC.max_detections,
+        SPEC.decode_settings(0.01),
     )
     return int(found.count.cpu().sum())
 

@@ -62,7 +62,7 @@ decoder() { # a process of its own: FFmpeg refuses a GPU that PyTorch opened bef
 accuracy() { script accuracy.py --device "$device" $quick; }
 replay() { once_warm script replay_bytes.py --device "$device" $quick; }
 barriers() { script barriers.py --seconds 70 ${dry:+--quick --seconds 300}; }
-op_variants() { interpreted script op_variants.py --device "$device" ${dry:+--seconds 30}; }
+decode_nms_variants() { interpreted script decode_nms_variants.py --device "$device" ${dry:+--seconds 30}; }
 conv() { script conv_variants.py ${dry:+--help}; } # the interpreter would take minutes for a layer
 host() { script host_variants.py --device "$device" --seconds "${HOST_SECONDS:-60}"; }
 
@@ -85,7 +85,7 @@ memcheck() {
 }
 
 growth() { script growth.py --device "$device" $quick; }
-op() { benchmark op.py --seconds 0.2 --batches 32 $quick; }
+decode_nms() { benchmark decode_nms.py --seconds 0.2 --batches 32 $quick; }
 detector() {
   benchmark detector.py --seconds 0.3 --no-compile --batches 64 \
     --models ssd300_vgg16 ssd_mobilenet_v2_oid $quick
@@ -103,10 +103,10 @@ replay 140
 memcheck 110
 barriers 100
 growth 30
-op_variants 100
+decode_nms_variants 100
 conv 130
 host 110
-op 20
+decode_nms 20
 detector 60
 live 110
 e2e 75"
@@ -114,7 +114,7 @@ names=$(awk '{print $1}' <<<"$limits")
 # What measures nothing shares the machine, but for growth: it asks 10,000 times whether the GPU is
 # done, which among others' work would take minutes.
 right="warm+tests+accuracy+decoder+replay+memcheck+barriers growth"
-all="$right op_variants conv host op detector live e2e"
+all="$right decode_nms_variants conv host decode_nms detector live e2e"
 
 once_warm() { # a command, as soon as the kernels are compiled
   while [ -e "$work/warming" ]; do sleep 0.2; done
@@ -220,7 +220,7 @@ if [ -z "$dry" ] && [[ $phases =~ host|live|e2e ]]; then # made once, while noth
   clip=$!
 fi
 for group in $phases; do
-  case $group in op* | conv | host | detector | live | e2e) [ -z "$clip" ] || wait "$clip" ;; esac
+  case $group in decode_nms* | conv | host | detector | live | e2e) [ -z "$clip" ] || wait "$clip" ;; esac
   case +$group+ in *+warm+*) touch "$work/warming" ;; esac
   jobs=()
   for name in ${group//+/ }; do

@@ -1,6 +1,7 @@
-"""Decoding of default boxes and NMS in one op."""
+"""The op decode_nms and the kernels of the fast paths, each under its own stem."""
 
 from ssd_core.ops.decode_nms import decode_nms
 from ssd_core.ops.decode_nms_reference import DecodedDetections, decode_nms_reference
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
-__all__ = ["DecodedDetections", "decode_nms", "decode_nms_reference"]
+__all__ = ["DecodeSettings", "DecodedDetections", "decode_nms", "decode_nms_reference"]

@@ -1,20 +1,19 @@
-"""The op ``torch.ops.ssd_core.decode_nms``: its signature, its shapes, and who computes it where.
+"""The op ``torch.ops.ssd_core.decode_nms``: its schema, its shapes, and which implementation runs.
 
-Its semantics are those of ``ops/reference.py``. The CPU has it in C++, and in NumPy where that was
-not built; CUDA has Triton kernels. Where those cannot run, the reference does, on the same device,
-and one warning says why. Importing this module registers the op.
+Its semantics are those of ``decode_nms_reference.py``. On the CPU it runs in C++, or in NumPy if
+the library was not built; on CUDA in Triton kernels. Where those cannot run, the reference does, on
+the same device, and one warning says why. Importing this module registers the op.
 """
 
 import errno
 import logging
-import math
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssd_core.box_coder import BOX_WEIGHTS
 from ssd_core.failures import one_line, raise_if_of_device
 from ssd_core.ops import decode_nms_native as native
 from ssd_core.ops.decode_nms_numpy import decode_nms_numpy
@@ -23,135 +22,84 @@ from ssd_core.ops.decode_nms_reference import (
     UnsupportedSizeError,
     decode_nms_reference,
 )
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 log = logging.getLogger(__name__)
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+SCHEMA = (
+    "(Tensor bbox_regression, Tensor cls_logits, Tensor default_boxes_cxcywh, str activation, "
+    "float score_threshold, float iou_threshold, SymInt candidates_per_class, "
+    "SymInt max_detections, float[] box_weights) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+"""Three tensors, then the fields of ``DecodeSettings``, since an op takes no objects. Gives boxes,
+scores, labels and count."""
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@torch.library.custom_op("ssd_core::decode_nms", mutates_args=(), device_types="cpu")
-def _on_cpu(
-    bbox_regression: Tensor,
-    cls_logits: Tensor,
-    default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float],
-) -> Outputs:
-    arguments = (
-        bbox_regression,
-        cls_logits,
-        default_boxes_cxcywh,
-        activation,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        tuple(box_weights),
-    )
-    _check(*arguments)
-    if not native.why_missing():
-        try:
-            return _as_outputs(native.decode_nms_native(*arguments))
-        except UnsupportedSizeError:
-            pass  # for NumPy, this time
-    return _as_outputs(decode_nms_numpy(*arguments))
-
-
-@_on_cpu.register_kernel("cuda")
-def _on_cuda(
-    bbox_regression: Tensor,
-    cls_logits: Tensor,
-    default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float],
-) -> Outputs:
-    arguments = (
-        bbox_regression,
-        cls_logits,
-        default_boxes_cxcywh,
-        activation,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        tuple(box_weights),
-    )
-    _check(*arguments)
-    if not fallback.reason:
-        try:
-            kernels = _triton_kernels()
-            return _as_outputs(kernels(*arguments))
-        except UnsupportedSizeError:
-            pass  # for the reference, this time
-        except Exception as error:  # Triton's own errors have no common class
-            fallback.take(error)
-    return _as_outputs(decode_nms_reference(*arguments))
-
-
-@_on_cpu.register_fake
-def _shapes(
-    bbox_regression: Tensor,
-    cls_logits: Tensor,
-    default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float],
-) -> Outputs:
-    images = cls_logits.shape[0]
-    return (
-        cls_logits.new_empty((images, max_detections, 4), dtype=torch.float32),
-        cls_logits.new_empty((images, max_detections), dtype=torch.float32),
-        cls_logits.new_empty((images, max_detections), dtype=torch.int64),
-        cls_logits.new_empty((images,), dtype=torch.int64),
-    )
 
 
 def decode_nms(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float] = BOX_WEIGHTS,
+    settings: DecodeSettings,
 ) -> DecodedDetections:
     """Raw head outputs to detections of fixed size, padded with zeros: the op, with named outputs.
 
     ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C), class 0 the background, in fp32,
-    fp16 or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]; ``activation`` "softmax" or
-    "sigmoid". See ``decode_nms_reference`` for what is computed. On CUDA nothing waits for the
-    device, so the call can be captured in a graph, unless ``fallback.reason`` says that the
-    reference stands in.
+    fp16 or bf16; ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]. See ``decode_nms_reference`` for
+    what is computed. On CUDA nothing waits for the device, so the call can be captured in a graph,
+    unless ``fallback.reason`` says that the reference stands in.
 
-    Raises ValueError for inputs that do not fit together.
+    Raises ValueError for tensors that do not fit together.
     """
-    return DecodedDetections(
-        *torch.ops.ssd_core.decode_nms(
-            bbox_regression,
-            cls_logits,
-            default_boxes_cxcywh,
-            activation,
-            score_threshold,
-            iou_threshold,
-            candidates_per_class,
-            max_detections,
-            list(box_weights),
-        )
+    tensors = (bbox_regression, cls_logits, default_boxes_cxcywh)
+    return DecodedDetections(*torch.ops.ssd_core.decode_nms(*tensors, *settings.flattened()))
+
+
+@torch.library.custom_op("ssd_core::decode_nms", mutates_args=(), device_types="cpu", schema=SCHEMA)
+def _on_cpu(
+    bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
+) -> Outputs:
+    settings = DecodeSettings.rebuilt(*flattened)
+    tensors = (bbox_regression, cls_logits, default_boxes_cxcywh)
+    _check(*tensors)
+    if not native.why_missing():
+        try:
+            return _as_outputs(native.decode_nms_native(*tensors, settings))
+        except UnsupportedSizeError:
+            pass  # for NumPy, this time
+    return _as_outputs(decode_nms_numpy(*tensors, settings))
+
+
+@_on_cpu.register_kernel("cuda")
+def _on_cuda(
+    bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
+) -> Outputs:
+    settings = DecodeSettings.rebuilt(*flattened)
+    tensors = (bbox_regression, cls_logits, default_boxes_cxcywh)
+    _check(*tensors)
+    if not fallback.reason:
+        try:
+            kernels = _triton_kernels()
+            return _as_outputs(kernels(*tensors, settings))
+        except UnsupportedSizeError:
+            pass  # for the reference, this time
+        except Exception as error:  # Triton's own errors have no common class
+            fallback.take(error)
+    return _as_outputs(decode_nms_reference(*tensors, settings))
+
+
+@_on_cpu.register_fake
+def _shapes(
+    bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
+) -> Outputs:
+    images, (*_, max_detections, _) = cls_logits.shape[0], flattened
+    return (
+        cls_logits.new_empty((images, max_detections, 4), dtype=torch.float32),
+        cls_logits.new_empty((images, max_detections), dtype=torch.float32),
+        cls_logits.new_empty((images, max_detections), dtype=torch.int64),
+        cls_logits.new_empty((images,), dtype=torch.int64),
     )
 
 
@@ -210,19 +158,7 @@ def _as_outputs(found: DecodedDetections) -> Outputs:
     return found.boxes, found.scores, found.labels, found.count
 
 
-def _check(
-    bbox_regression: Tensor,
-    cls_logits: Tensor,
-    default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float],
-) -> None:
-    if activation not in ("softmax", "sigmoid"):
-        raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
+def _check(bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor) -> None:
     shape = tuple(cls_logits.shape)
     if len(shape) != 3 or shape[2] < 1:
         raise ValueError(f"cls_logits must be (images, boxes, classes), not {shape}")
@@ -242,15 +178,3 @@ def _check(
     devices = {t.device for t in (bbox_regression, cls_logits, default_boxes_cxcywh)}
     if len(devices) > 1:
         raise ValueError(f"all inputs must be on one device, not on {sorted(map(str, devices))}")
-    if candidates_per_class < 1 or max_detections < 0:
-        raise ValueError(
-            f"candidates_per_class must be at least 1, not {candidates_per_class}, "
-            f"and max_detections at least 0, not {max_detections}"
-        )
-    if not score_threshold >= 0 or math.isnan(iou_threshold):
-        raise ValueError(
-            f"score_threshold must not be negative, {score_threshold}, and iou_threshold a number, "
-            f"{iou_threshold}"
-        )
-    if len(box_weights) != 4:
-        raise ValueError(f"box_weights must be 4 numbers, not {len(box_weights)}")

@@ -1,7 +1,7 @@
 // decode_nms for the CPU in C++: one pass over the logits, then candidates best first.
 //
-// Answers to ops/reference.py, which says what is computed; ops/decode_nms_native.py calls this and
-// says how the arrays lie in memory. Knows neither Python nor PyTorch.
+// Matches ops/decode_nms_reference.py, which says what is computed; ops/decode_nms_native.py calls
+// this and says how the arrays lie in memory. Knows neither Python nor PyTorch.
 //
 // Greedy NMS per class followed by the best D over the classes is the same as taking all candidates
 // in the order of their scores, dropping each that a kept one of its class overlaps, until D are

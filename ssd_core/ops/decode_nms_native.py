@@ -1,7 +1,7 @@
 """decode_nms in C++ for the CPU: the binding of ``decode_nms_native.cpp``.
 
-The library is built when the package is installed, where there is a C++ compiler; nothing of Python
-or PyTorch is compiled into it. A call lets go of the GIL, and works on one thread.
+The library is built when the package is installed, if a C++ compiler is available; nothing of
+Python or PyTorch is compiled into it. A call releases the GIL and runs on one thread.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssd_core.ops.decode_nms_numpy import logit_bound
 from ssd_core.ops.decode_nms_reference import DecodedDetections, UnsupportedSizeError
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class _Outputs(ctypes.Structure):
 
 
 def why_missing() -> str:
-    """Why the library is not there, in one line; empty if it is."""
+    """Why the library is not available, in one line; empty if it is."""
     return _load()[1]
 
 
@@ -53,12 +54,7 @@ def decode_nms_native(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: tuple[float, ...],
+    settings: DecodeSettings,
 ) -> DecodedDetections:
     """See ``decode_nms_reference``: same arguments, same outputs. ``why_missing`` must be empty.
 
@@ -70,20 +66,20 @@ def decode_nms_native(
     images, boxes, classes = cls_logits.shape
     if boxes * classes >= MOST_CANDIDATES:
         raise UnsupportedSizeError(f"{boxes} boxes of {classes} classes are more than 2**32 pairs")
-    result = DecodedDetections.none(images, max_detections, cls_logits.device)
-    if not max_detections:
+    result = DecodedDetections.none(images, settings.max_detections, cls_logits.device)
+    if not settings.max_detections:
         return result
     # Held until the call is over: the library is given addresses.
     offsets, logits = _readable(bbox_regression), _readable(cls_logits)
     default_boxes_cxcywh = default_boxes_cxcywh.contiguous()
-    settings = _Settings(
-        softmax=activation == "softmax",
-        score_threshold=score_threshold,
-        bound=logit_bound(score_threshold),
-        iou_threshold=iou_threshold,
-        candidates_per_class=candidates_per_class,
-        max_detections=max_detections,
-        box_weights=box_weights,
+    native_settings = _Settings(
+        softmax=settings.activation == "softmax",
+        score_threshold=settings.score_threshold,
+        bound=logit_bound(settings.score_threshold),
+        iou_threshold=settings.iou_threshold,
+        candidates_per_class=settings.candidates_per_class,
+        max_detections=settings.max_detections,
+        box_weights=settings.box_weights,
     )
     outputs = _Outputs(*(tensor.data_ptr() for tensor in result))
     status = library(
@@ -95,7 +91,7 @@ def decode_nms_native(
         images,
         boxes,
         classes,
-        ctypes.byref(settings),
+        ctypes.byref(native_settings),
         ctypes.byref(outputs),
     )
     if status:
@@ -116,13 +112,13 @@ def _load() -> tuple[Callable[..., int] | None, str]:
         for suffix in importlib.machinery.EXTENSION_SUFFIXES
         if (path := Path(__file__).with_name(f"_decode_nms_native{suffix}")).exists()
     ]
-    reason = "it was not built, for want of a C++ compiler when the package was installed"
+    reason = "it was not built, as no C++ compiler was found when the package was installed"
     if found:
         try:
             return _declare(ctypes.CDLL(str(found[0])).ssd_core_decode_nms), ""
         except (OSError, AttributeError) as error:
             reason = f"{found[0].name} cannot be loaded: {error}"
-    log.info("decode_nms is computed in NumPy on the CPU, slower than by its library: %s", reason)
+    log.info("decode_nms runs in NumPy on the CPU, slower than its library: %s", reason)
     return None, reason
 
 

@@ -1,9 +1,9 @@
-"""decode_nms in NumPy, for a CPU without the C++ library: without most of the reference's work.
+"""decode_nms in NumPy, for a CPU without the C++ library: skips most of the reference's work.
 
 Nearly every default box of a picture is background: a bound on the raw logits finds the few that
 can be above the threshold, and only those get a score. Detections are wanted best first: candidates
 are taken in order of their scores, over all classes, and no further than the last detection needs.
-Equal to ``ops/reference.py`` in every detection.
+Matches ``decode_nms_reference.py`` in every bit of a detection.
 
 One image at a time, on one thread, in NumPy: its arrays are small, where a NumPy call takes 1 us
 and a PyTorch call 4. Exponentials are left to PyTorch, so that they round as the reference's do.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
 from ssd_core.ops.decode_nms_reference import DecodedDetections, class_scores
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -49,26 +50,23 @@ def decode_nms_numpy(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: tuple[float, ...],
+    settings: DecodeSettings,
 ) -> DecodedDetections:
     """See ``decode_nms_reference``: same arguments, same outputs."""
-    num_images = len(cls_logits)
+    num_images, max_detections = len(cls_logits), settings.max_detections
     result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
     for image in range(num_images if max_detections else 0):
-        candidates = _find_candidates(cls_logits[image], activation, score_threshold)
+        candidates = _find_candidates(
+            cls_logits[image], settings.activation, settings.score_threshold
+        )
         look_at = FIRST_LOOK * max_detections
         while True:
-            best = _best_candidates(candidates, look_at, candidates_per_class)
+            best = _best_candidates(candidates, look_at, settings.candidates_per_class)
             offsets = bbox_regression[image][torch.from_numpy(best.box)].float()
             default_boxes = default_boxes_cxcywh[torch.from_numpy(best.box)]
-            decoded = decode_boxes(offsets, default_boxes, box_weights)
+            decoded = decode_boxes(offsets, default_boxes, settings.box_weights)
             boxes_xyxy = cxcywh_to_xyxy(decoded).clamp_(0, 1).numpy()
-            kept = _greedy_nms(boxes_xyxy, best.label, iou_threshold)
+            kept = _greedy_nms(boxes_xyxy, best.label, settings.iou_threshold)
             if len(kept) >= max_detections or look_at >= len(candidates.score):
                 break
             look_at *= FIRST_LOOK
@@ -88,7 +86,7 @@ def _find_candidates(cls_logits: Tensor, activation: str, score_threshold: float
     if num_foreground == 0:
         return _Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     if activation == "softmax":
-        # NaN is the largest of its row and above nothing: the row goes, as in softmax.
+        # NaN is the largest of its row and above nothing: the row is dropped, as in softmax.
         flat = logits.contiguous().numpy().reshape(-1)
         background, largest = np.maximum.reduceat(flat, _segments(*logits.shape)).reshape(-1, 2).T
         rows = np.flatnonzero(largest - background > bound)
@@ -135,7 +133,7 @@ def _best_candidates(
 ) -> _Candidates:
     """The ``look_at`` best, and more if scores are equal, without those a class has too many of.
 
-    Ordered by (class, falling score, default box).
+    Ordered by (class, descending score, default box).
     """
     score = candidates.score
     if len(score) > look_at:
@@ -156,9 +154,9 @@ def _places(group: Ints) -> Ints:
 
 
 def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
-    """Rows that greedy NMS keeps; ``boxes_xyxy`` (N, 4) is sorted by class, then falling score.
+    """Rows that greedy NMS keeps; ``boxes_xyxy`` (N, 4) is sorted by class, then descending score.
 
-    Boxes that are not numbers go.
+    Boxes with a NaN coordinate are dropped.
     """
     kept = ~np.logical_or.reduce(np.isnan(boxes_xyxy), axis=1)
     sizes = np.bincount(label)
@@ -180,7 +178,7 @@ def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
     better = starts[label[worse]] + np.arange(len(worse)) - (np.cumsum(partners) - partners)[worse]
     overlap = _iou(boxes_xyxy[better], boxes_xyxy[worse]) > threshold
     better, worse = better[overlap], worse[overlap]
-    # Rows are in order, so a row's fate is sealed before it is asked for: one pass is greedy NMS.
+    # Rows are in order, so a row is final before it is compared with later ones: one pass is NMS.
     for i, j in zip(better.tolist(), worse.tolist(), strict=True):
         if kept[i]:
             kept[j] = False

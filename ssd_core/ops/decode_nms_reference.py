@@ -1,4 +1,4 @@
-"""decode_nms in plain PyTorch: the specification every faster implementation is held to.
+"""decode_nms in plain PyTorch: the specification that every faster implementation must match.
 
 Raw head outputs and default boxes in; the best boxes per image out. Slow where it must be plain,
 exact always. Runs on any device; synchronises with the host, so it cannot be captured in a graph.
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssd_core.box_coder import BOX_WEIGHTS, cxcywh_to_xyxy, decode_boxes
+from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 NMS_CHUNK_ELEMENTS = 1 << 24
 """IoU values held at once (64 MiB in fp32): bounds memory when every box is a candidate."""
@@ -21,10 +22,10 @@ class DecodedDetections(NamedTuple):
     boxes: Tensor
     """(B, D, 4) fp32 xyxy in [0, 1]."""
     scores: Tensor
-    """(B, D) fp32, falling."""
+    """(B, D) fp32, descending."""
     labels: Tensor
     """(B, D) int64; 0 in the padding."""
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which is not needed
     """(B,) int64: how many of the D are detections."""
 
     @classmethod
@@ -41,65 +42,58 @@ class DecodedDetections(NamedTuple):
 
 
 class UnsupportedSizeError(ValueError):
-    """A faster implementation is not made for such sizes; this one takes any."""
+    """A faster implementation does not support these sizes; the reference takes any."""
 
 
 def decode_nms_reference(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: tuple[float, ...] = BOX_WEIGHTS,
+    settings: DecodeSettings,
 ) -> DecodedDetections:
     """Turn raw head outputs into detections.
 
     Takes ``bbox_regression`` (B, A, 4), ``cls_logits`` (B, A, C) with class 0 the background, both
     fp32, fp16 or bf16, and ``default_boxes_cxcywh`` (A, 4) fp32 in [0, 1]. Computes in fp32:
 
-    1. scores by softmax or sigmoid over the classes; a candidate has score > ``score_threshold``.
-       logits that are infinite or not a number are no candidates;
+    1. scores by softmax or sigmoid over the classes; a candidate has score > ``score_threshold``
+       and a finite logit;
     2. per image and class the ``candidates_per_class`` best, ties by lower default-box index;
-    3. their boxes decoded and clipped to [0, 1]; a box that is not a number goes, though it was
-       one of the ``candidates_per_class``;
-    4. per image and class greedy NMS: a box goes if its IoU with a better kept one is greater than
-       ``iou_threshold``;
+    3. their boxes decoded and clipped to [0, 1]; a box with a NaN coordinate is dropped, but has
+       already counted towards ``candidates_per_class``;
+    4. per image and class greedy NMS: a box is dropped if its IoU with a better kept one is greater
+       than ``iou_threshold``;
     5. per image the ``max_detections`` best, ties by (class, default-box index).
-
-    Raises ValueError for an unknown activation.
     """
     num_images, _, num_classes = cls_logits.shape
-    scores = class_scores(cls_logits, activation).float()
+    scores = class_scores(cls_logits, settings.activation).float()
     scores = torch.where(cls_logits.isfinite(), scores, -torch.inf)[..., 1:].transpose(1, 2)
 
     # Candidates as flat rows ordered by (image, class, default box), then within a group by score.
-    image, label, box = torch.nonzero(scores > score_threshold, as_tuple=True)
+    image, label, box = torch.nonzero(scores > settings.score_threshold, as_tuple=True)
     score = scores[image, label, box]
     order = torch.argsort(score, descending=True, stable=True)
     group = image * (num_classes - 1) + label
     order = order[torch.argsort(group[order], stable=True)]
     rank = _rank_within_group(group[order])
-    order = order[rank < candidates_per_class]
+    order = order[rank < settings.candidates_per_class]
     image, label, box, score = image[order], label[order], box[order], score[order]
 
     offsets = bbox_regression[image, box].float()
-    decoded = decode_boxes(offsets, default_boxes_cxcywh[box], box_weights)
+    decoded = decode_boxes(offsets, default_boxes_cxcywh[box], settings.box_weights)
     boxes_xyxy = cxcywh_to_xyxy(decoded).clamp(0, 1)
     real = ~boxes_xyxy.isnan().any(dim=-1)
     image, label, score, boxes_xyxy = image[real], label[real], score[real], boxes_xyxy[real]
 
-    kept = _greedy_nms(boxes_xyxy, image * (num_classes - 1) + label, iou_threshold)
+    kept = _greedy_nms(boxes_xyxy, image * (num_classes - 1) + label, settings.iou_threshold)
     image, label, score, boxes_xyxy = image[kept], label[kept], score[kept], boxes_xyxy[kept]
 
     order = torch.argsort(score, descending=True, stable=True)
     order = order[torch.argsort(image[order], stable=True)]
     rank = _rank_within_group(image[order])
-    order, rank = order[rank < max_detections], rank[rank < max_detections]
+    order, rank = order[rank < settings.max_detections], rank[rank < settings.max_detections]
     image = image[order]
-    result = DecodedDetections.none(num_images, max_detections, cls_logits.device)
+    result = DecodedDetections.none(num_images, settings.max_detections, cls_logits.device)
     result.count.copy_(torch.bincount(image, minlength=num_images))
     result.boxes[image, rank] = boxes_xyxy[order]
     result.scores[image, rank] = score[order]

@@ -1,4 +1,4 @@
-"""decode_nms for CUDA: Triton kernels, no host synchronisation, every size fixed beforehand.
+"""decode_nms for CUDA: Triton kernels, no host synchronisation, every size fixed in advance.
 
     find_candidates  one pass over the logits: an upper bound, then activation and threshold where
                      it lets something through; a list of candidates per image and class
@@ -9,12 +9,11 @@
 A candidate is one int64 key: the bits of its score above the inverted index of its default box.
 Scores are positive, so their bits sort as they do, and no two keys are equal: whatever the order in
 which blocks append to a list, the sorted list is the same. That makes the op deterministic.
-Matches ``ops/reference.py``; knows nothing of devices other than the one its inputs are on. The
-device code is in ``decode_nms_kernels.py``.
+Matches ``decode_nms_reference.py``; knows nothing of devices other than the one its inputs are on.
+The device code is in ``decode_nms_kernels.py``.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ssd_core.ops.decode_nms_kernels import find_candidates, merge, suppress
 from ssd_core.ops.decode_nms_reference import DecodedDetections, UnsupportedSizeError
+from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 # Times: 32 images of 8,732 boxes and 91 classes, fp32, on an NVIDIA H200; "sparse" as a network
 # sees pictures, "dense" with every box a candidate of every class (benchmarks/gpu/op_variants.py).
@@ -58,12 +58,7 @@ def decode_nms_triton(
     bbox_regression: Tensor,
     cls_logits: Tensor,
     default_boxes_cxcywh: Tensor,
-    activation: str,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates_per_class: int,
-    max_detections: int,
-    box_weights: Sequence[float],
+    settings: DecodeSettings,
 ) -> DecodedDetections:
     """See ``decode_nms_reference``: same arguments, same outputs.
 
@@ -71,14 +66,15 @@ def decode_nms_triton(
     is less) or ``max_detections`` is above ``MAX_SORTED``.
     """
     num_images, num_boxes, num_classes = cls_logits.shape
-    foreground = num_classes - 1
-    best = min(candidates_per_class, num_boxes)
+    foreground, max_detections = num_classes - 1, settings.max_detections
+    best = min(settings.candidates_per_class, num_boxes)
     device = cls_logits.device
     if 0 in (num_images, foreground, best, max_detections):
         return DecodedDetections.none(num_images, max_detections, device)
     if max(best, max_detections) > MAX_SORTED:
         raise UnsupportedSizeError(
-            f"candidates_per_class {candidates_per_class} or max_detections {max_detections} is "
+            f"candidates_per_class {settings.candidates_per_class} or max_detections "
+            f"{max_detections} is "
             f"above {MAX_SORTED}"
         )
     bbox_regression, cls_logits = bbox_regression.contiguous(), cls_logits.contiguous()
@@ -119,17 +115,17 @@ def decode_nms_triton(
                 candidate_counts,
                 num_boxes,
                 list_size,
-                score_threshold,
-                _least_logit(score_threshold),
+                settings.score_threshold,
+                _least_logit(settings.score_threshold),
                 CLASSES=num_classes,
                 CLASSES_PADDED=classes_padded,
                 ROWS=rows,
                 EXACT_ROWS=min(rows, _power_of_2_up_to(EXACT_LOGITS // classes_padded)),
-                SOFTMAX=activation == "softmax",
+                SOFTMAX=settings.activation == "softmax",
                 num_warps=1,
                 **options,
             )
-            boxes = (offsets, default_boxes_cxcywh, *map(float, box_weights), num_boxes)
+            boxes = (offsets, default_boxes_cxcywh, *map(float, settings.box_weights), num_boxes)
             for shorter, longest in lists:
                 padded = min(best_padded, _padded(longest))
                 warps = max(1, padded // KEYS_PER_WARP)
@@ -140,8 +136,8 @@ def decode_nms_triton(
                     kept_counts,
                     *boxes,
                     list_size,
-                    iou_threshold,
-                    _half_step(iou_threshold),
+                    settings.iou_threshold,
+                    _half_step(settings.iou_threshold),
                     CLASSES=num_classes,
                     SHORTER=shorter,
                     LONGEST=longest,

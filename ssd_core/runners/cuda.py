@@ -15,16 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd_core.errors import DeviceError
 from ssd_core.failures import chain_of, is_out_of_memory, raise_if_of_device
 from ssd_core.found import Found, joined, packed, unpacked
+from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.ops import DecodeSettings
 from ssd_core.ops.decode_nms import decode_nms, fallback
 from ssd_core.preprocess import Image, preprocess, require_rgb
+from ssd_core.runners.compiled import compile_network
+from ssd_core.runners.cuda_fusion import fuse_for_cuda
 from ssd_core.runners.graph_memory import GraphMemory
 from ssd_core.runners.plane_upload import ALIGNMENT_BYTES, Upload
+from ssd_core.runners.runner import Network
 from ssd_core.yuv import YuvImage
 
 log = logging.getLogger(__name__)
@@ -38,20 +43,25 @@ WARM_UPS = 2
 class CudaRunner:
     """Runs one model. Threads may share it: they take turns."""
 
+    works_ahead = True
+    default_batch = 16
+
     def __init__(
         self,
-        network: Callable[[Tensor], tuple[Tensor, Tensor]] | nn.Module,
+        network: Network,
         spec: ModelSpec,
         device: torch.device,
         dtype: torch.dtype,
-        score_threshold: float,
+        settings: DecodeSettings,
+        implementation: str = "eager",
     ) -> None:
         """``network`` is on the device, in ``dtype`` and channels_last."""
-        self._network = network
+        self.network = network
+        self.implementation = implementation
         self._spec = spec
         self._device = device
         self._dtype = dtype
-        self._score_threshold = score_threshold
+        self._settings = settings
         self._default_boxes_cxcywh = spec.default_boxes().to(device)
         self._stream: torch.cuda.Stream | None = None
         self._memory: GraphMemory | None = None
@@ -66,6 +76,40 @@ class CudaRunner:
         self._lock = threading.RLock()
         self.takes_yuv = self._conversions_work()
         """Whether ``submit`` takes YuvImages; decided once, with a warning where it does not."""
+
+    @classmethod
+    def for_model(
+        cls,
+        model: SSD,
+        spec: ModelSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        settings: DecodeSettings,
+        compile: bool = False,
+    ) -> "CudaRunner":
+        """With the model's network as it runs fastest here; ``model`` is on the device."""
+        blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=device)
+        blank = blank.to(memory_format=torch.channels_last)
+        compiled = compile_network(model, blank) if compile else None
+        if compiled is not None:
+            return cls(compiled, spec, device, dtype, settings, "compiled")
+        fused = fuse_for_cuda(model, blank)
+        if fused is not None:
+            return cls(fused, spec, device, dtype, settings, "fused")
+        return cls(model, spec, device, dtype, settings, "eager")
+
+    @property
+    def settings(self) -> DecodeSettings:
+        """How outputs are decoded, from the next ``submit`` on."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: DecodeSettings) -> None:
+        """Graphs hold the settings: each is captured again when a batch of its size comes."""
+        with self._lock:
+            if settings != self._settings:
+                self._drop_programs()
+                self._settings = settings
 
     @torch.inference_mode()
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
@@ -188,33 +232,28 @@ class CudaRunner:
         for link in chain_of(error):
             clear_frames(link.__traceback__)  # they hold what did not fit
         self._largest = bucket(size) // 2
-        if self._stream is not None:
-            # Smaller batches are captured anew: the pool holds on to what the larger one took.
-            self._stream.synchronize()
-            self._programs.clear()
-            self._memory = GraphMemory(self._device, self._stream)
-            torch.cuda.empty_cache()
-        self._programs = {n: p for n, p in self._programs.items() if n <= self._largest}
+        # Smaller batches are captured again, too: the pool keeps what the larger one took.
+        self._drop_programs()
         log.warning(
             "device %s has no memory for %d images at once: batches are split into %d",
             self._device, size, self._largest,
         )  # fmt: skip
 
+    def _drop_programs(self) -> None:
+        """Forget every program, once the device is done with them, and free their memory."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._programs.clear()
+        if self._stream is not None:
+            self._memory = GraphMemory(self._device, self._stream)
+            torch.cuda.empty_cache()
+
     def compute(self, x: Tensor) -> Tensor:
         """What a graph holds: (B, 3, S, S) to (B, D * 6 + 1) fp32, all on the device."""
         with same_algorithms():
-            bbox_regression, cls_logits = self._network(x)
-        found = decode_nms(
-            bbox_regression,
-            cls_logits,
-            self._default_boxes_cxcywh,
-            self._spec.activation,
-            self._score_threshold,
-            self._spec.iou_threshold,
-            self._spec.candidates_per_class,
-            self._spec.max_detections,
-        )
-        return packed(*found)
+            bbox_regression, cls_logits = self.network(x)
+        outputs = bbox_regression, cls_logits, self._default_boxes_cxcywh
+        return packed(*decode_nms(*outputs, self._settings))
 
     def new_input(self, size: int) -> Tensor:
         """An input of ``size`` images."""

@@ -212,7 +212,20 @@ def test_a_journal_is_cut_back_to_its_last_whole_batch(tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_journal_in_which_nothing_was_written_goes_away(tmp_path):
+def test_a_journal_whose_last_line_lacks_its_newline_is_cut_back_before_that_line(tmp_path):
+    sink = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4)
+    sink.publish(replay_events(0, 7))
+    sink.close()
+    with sink.path.open("r+b") as file:
+        file.truncate(sink.path.stat().st_size - 1)
+    again = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4)
+    assert again.checkpoint("clip").events == 4
+    again.publish(replay_events(4, 7))
+    assert [event.data.seq for event in again.read()] == list(range(8))
+    again.close()
+
+
+def test_an_empty_journal_is_deleted(tmp_path):
     JsonlSink(tmp_path / "tags.jsonl", "claim", batch=4).close()
     assert list(tmp_path.iterdir()) == []
 
@@ -223,18 +236,39 @@ def test_a_stream_that_lost_confirmed_events_takes_no_later_ones(redis_server):
     sink.publish(replay_events(0, 7))
     redis_server.client.hset("ssd:{clip}:replay:producer", "seq", 3)  # as an old backup has it
     redis_server.client.xtrim("ssd:{clip}:replay", maxlen=0, approximate=False)
-    with pytest.raises(SinkError, match="fewer events than it confirmed"):
+    with pytest.raises(SinkError, match=r"lost events that it had confirmed: run the same"):
         sink.publish(replay_events(8, 11))
     assert redis_server.client.xlen("ssd:{clip}:replay") == 0
 
 
-def test_a_key_of_a_wrong_type_fails_before_anything_is_written(redis_server):
+def test_a_status_of_a_wrong_type_fails_before_anything_is_written(redis_server):
     sink = RedisStreamSink(redis_server.url)
     redis_server.client.set("ssd:{gate}:status", "text")
     for _ in range(2):
         with pytest.raises(SinkError, match="WRONGTYPE"):
-            sink.publish([camera_event("gate", seq=0)])
+            sink.publish([detections_event("gate", seq=0), camera_event("gate", seq=1)])
     assert redis_server.client.xlen("ssd:{gate}:detections") == 0
+
+
+def test_a_stream_of_a_wrong_type_leaves_no_state_of_its_camera(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    redis_server.client.set("ssd:{gate}:detections", "text")
+    with pytest.raises(SinkError, match="WRONGTYPE"):
+        sink.publish([camera_event("gate", seq=0)])
+    assert not redis_server.client.exists("ssd:{gate}:status")
+
+
+@pytest.mark.parametrize("seq", ["text", None])
+def test_a_damaged_checkpoint_of_a_replay_is_refused_in_one_line(redis_server, seq):
+    sink = RedisStreamSink(redis_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    producer = "ssd:{clip}:replay:producer"
+    redis_server.client.hdel(producer, "seq")
+    if seq is not None:
+        redis_server.client.hset(producer, "seq", seq)
+    with pytest.raises(SinkError, match="clip is damaged: use --restart"):
+        sink.claim_replay("clip", CLAIM, restart=False)
+    assert sink.claim_replay("clip", CLAIM, restart=True).events == 0
 
 
 @pytest.mark.parametrize("field", ["epoch", "seq"])
@@ -242,7 +276,7 @@ def test_a_damaged_producer_hash_refuses_its_camera_alone(redis_server, field):
     sink = RedisStreamSink(redis_server.url)
     sink.publish([detections_event("gate", seq=0)])
     redis_server.client.hset("ssd:{gate}:producer", field, "text")
-    with pytest.raises(CameraRefused, match="holds no numbers"):
+    with pytest.raises(CameraRefused, match="holds no valid numbers: delete it"):
         sink.publish([detections_event("gate", seq=1)])
     sink.publish([detections_event("yard", seq=0)])
 

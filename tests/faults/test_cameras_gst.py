@@ -27,7 +27,9 @@ def is_installed():
         return False
 
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason="gst-rtsp-server is not installed")
+pytestmark = pytest.mark.skipif(
+    not is_installed(), reason="GStreamer's RTSP server (gst-rtsp-server is not installed)"
+)
 
 
 class GstServer:

@@ -55,14 +55,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_a_worker_and_its_embedded_server_listen_on_loopback_only(cli, rtsp_server):
-    worker = cli.start("run", f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
+def test_a_worker_and_its_embedded_server_listen_on_loopback_only(exec_cli, rtsp_server):
+    worker = exec_cli.start("run", f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
     lines = []
     wait_until(lambda: lines.append(worker.stderr.readline()) or "gate: up" in lines[-1], 60)
-    server = int((cli.cwd / "state" / f"valkey-{cli.port}" / "valkey.pid").read_text())
+    server = int((exec_cli.cwd / "state" / f"valkey-{exec_cli.port}" / "valkey.pid").read_text())
     pids = {*processes(worker.pid), server}
     found = [*reachable("tcp", pids), *reachable("udp", pids)]
-    assert (ipaddress.ip_address("127.0.0.1"), cli.port) in found
+    assert (ipaddress.ip_address("127.0.0.1"), exec_cli.port) in found
     assert [f"{address} port {port}" for address, port in found if not address.is_loopback] == []
 
 

@@ -21,10 +21,10 @@ def undisturbed():
     return {}
 
 
-def expected(undisturbed, cli, server, path):
+def expected(undisturbed, exec_cli, server, path):
     """The stream of an undisturbed run; published under another prefix of the same server."""
     if path not in undisturbed:
-        found = cli(
+        found = exec_cli(
             "replay", f"clip={path}", "--redis-url", server.url, "--key-prefix", "undisturbed"
         )
         assert found.returncode == 0, found.stderr
@@ -33,9 +33,9 @@ def expected(undisturbed, cli, server, path):
 
 
 @pytest.fixture
-def replay(cli):
+def replay(exec_cli):
     """Starts a replay into the server, as its own process."""
-    return lambda url, path=WALKWAY, *options: cli.start(
+    return lambda url, path=WALKWAY, *options: exec_cli.start(
         "replay", f"clip={path}", "--redis-url", url, *options
     )
 
@@ -53,21 +53,23 @@ def finish(process):
 
 
 @pytest.mark.long
-def test_a_replay_goes_on_after_a_server_that_was_frozen(undisturbed, cli, valkey_server, replay):
-    wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
+def test_a_replay_goes_on_after_a_server_that_was_frozen(
+    undisturbed, exec_cli, valkey_server, replay
+):
+    wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
     wait_until(lambda: has_entries(valkey_server))
     valkey_server.process.send_signal(signal.SIGSTOP)
     time.sleep(12)  # longer than a reply is waited for
     valkey_server.process.send_signal(signal.SIGCONT)
     said = finish(process)
-    assert "Redis is away, events wait" in said
+    assert "Redis is unavailable, events are queued" in said
     assert stream_events(valkey_server.client, STREAM) == wanted
 
 
 @pytest.mark.long
-def test_a_replay_waits_for_a_server_that_was_killed(undisturbed, cli, redis_server, replay):
-    wanted = expected(undisturbed, cli, redis_server, WALKWAY)
+def test_a_replay_waits_for_a_server_that_was_killed(undisturbed, exec_cli, redis_server, replay):
+    wanted = expected(undisturbed, exec_cli, redis_server, WALKWAY)
     process = replay(redis_server.url)
     wait_until(lambda: has_entries(redis_server))
     redis_server.stop()
@@ -79,8 +81,8 @@ def test_a_replay_waits_for_a_server_that_was_killed(undisturbed, cli, redis_ser
 
 
 @pytest.mark.long
-def test_a_replay_waits_for_a_server_that_is_full(undisturbed, cli, valkey_server, replay):
-    wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
+def test_a_replay_waits_for_a_server_that_is_full(undisturbed, exec_cli, valkey_server, replay):
+    wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
     wait_until(lambda: has_entries(valkey_server))
     valkey_server.client.config_set("maxmemory", "1")
@@ -92,8 +94,8 @@ def test_a_replay_waits_for_a_server_that_is_full(undisturbed, cli, valkey_serve
 
 
 @pytest.mark.long
-def test_replies_that_are_lost_change_nothing(undisturbed, cli, valkey_server, replay):
-    wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
+def test_replies_that_are_lost_change_nothing(undisturbed, exec_cli, valkey_server, replay):
+    wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     with TcpProxy(valkey_server.port) as proxy:
         process = replay(f"redis://127.0.0.1:{proxy.port}")
         for cuts in (1, 2, 3):
@@ -108,15 +110,15 @@ def test_replies_that_are_lost_change_nothing(undisturbed, cli, valkey_server, r
 
 @pytest.mark.long
 def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_begins_anew(
-    undisturbed, cli, valkey_server, replay
+    undisturbed, exec_cli, valkey_server, replay
 ):
-    wanted = expected(undisturbed, cli, valkey_server, WALKWAY)
+    wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
     wait_until(lambda: has_entries(valkey_server))
     valkey_server.client.flushall()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Redis has lost the replay so far, with its data: the same command" in said
+    assert "Redis has lost all events of this replay: run the same command" in said
     assert said.count("\n") <= 3
     finish(replay(valkey_server.url))
     assert stream_events(valkey_server.client, STREAM) == wanted
@@ -125,9 +127,9 @@ def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_begins_a
 @pytest.mark.long  # tests/integration/test_replay.py has three kills
 @pytest.mark.timeout(1500)
 def test_a_replay_killed_at_random_moments_ends_with_the_stream_of_an_undisturbed_one(
-    undisturbed, cli, valkey_server, replay
+    undisturbed, exec_cli, valkey_server, replay
 ):
-    wanted = expected(undisturbed, cli, valkey_server, VTEST)
+    wanted = expected(undisturbed, exec_cli, valkey_server, VTEST)
     chance = random.Random(0)
     done = rounds = 0
     process = replay(valkey_server.url, VTEST)

@@ -115,13 +115,13 @@ def servers():
 
 
 def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
-    cli, valkey_server, servers
+    exec_cli, valkey_server, servers
 ):
     cameras = [*(f"{name}={url}" for name, url in servers.items()), servers["refused"]]
     options = ["--redis-url", valkey_server.url, "--log-level", "debug"]
     workers = {  # side by side, since a camera takes 5 s to time out
-        "text": cli.start("run", *cameras, *options, "--key-prefix", "text"),
-        "json": cli.start("run", *cameras, *options, "--key-prefix", "json", "--log-json"),
+        "text": exec_cli.start("run", *cameras, *options, "--key-prefix", "text"),
+        "json": exec_cli.start("run", *cameras, *options, "--key-prefix", "json", "--log-json"),
     }
     client = valkey_server.client
     for prefix in workers:
@@ -145,25 +145,25 @@ def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
             assert f"{camera}=" in command_line
         assert "camera 127.0.0.1: down (refused)" in stderr
         assert "refused=rtsp://127.0.0.1:" in command_line
-    assert (cli.cwd / "state" / "spool").stat().st_mode & 0o077 == 0
-    for name, content in files_under(cli.cwd):
+    assert (exec_cli.cwd / "state" / "spool").stat().st_mode & 0o077 == 0
+    for name, content in files_under(exec_cli.cwd):
         assert_nothing_shows("a file's name", name)
         assert_nothing_shows(name, content)
 
 
 def test_cameras_get_passwords_that_are_not_in_their_urls_whatever_is_in_them(
-    cli, valkey_server, tmp_path
+    exec_cli, valkey_server, tmp_path
 ):
     file = tmp_path / "secrets.toml"
     file.write_text(f'ONE_USER = "admin"\nONE_PASSWORD = "{PASSWORD}"\n')
     file.chmod(0o600)
-    cli.env |= {"TWO_USER": "admin", "TWO_PASSWORD": PASSWORD}
+    exec_cli.env |= {"TWO_USER": "admin", "TWO_PASSWORD": PASSWORD}
     cameras = {name: Camera(Clip.h264(), password=PASSWORD) for name in ("ONE", "TWO")}
     sources = [
         f"{name}={camera.url.replace('://', f'://{{{name}_USER}}:{{{name}_PASSWORD}}@')}"
         for name, camera in cameras.items()
     ]
-    worker = cli.start("run", *sources, "--redis-url", valkey_server.url, "--secrets", file)
+    worker = exec_cli.start("run", *sources, "--redis-url", valkey_server.url, "--secrets", file)
     try:
         for name in cameras:
             status = f"ssd:{{{name}}}:status"
@@ -177,8 +177,8 @@ def test_cameras_get_passwords_that_are_not_in_their_urls_whatever_is_in_them(
 
 
 @pytest.mark.parametrize("character", "/#?")
-def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(cli, character):
-    found = cli("run", f"gate=rtsp://{USER}:alpha{character}bravo@127.0.0.1/s", "--log-json")
+def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(exec_cli, character):
+    found = exec_cli("run", f"gate=rtsp://{USER}:alpha{character}bravo@127.0.0.1/s", "--log-json")
     assert found.returncode == 2
     assert_nothing_shows("stderr", found.stderr + found.stdout)
     assert "camera gate: its URL cannot be read" in found.stderr
@@ -197,8 +197,8 @@ def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(c
         ["run", "gate=samples/walkway.mp4", "--redis-url", f"redis://{USER}:[{PASSWORD}@127.0.0.1"],
     ],
 )
-def test_a_mistyped_command_does_not_repeat_what_is_secret(cli, arguments):
-    found = cli(*arguments)
+def test_a_mistyped_command_does_not_repeat_what_is_secret(exec_cli, arguments):
+    found = exec_cli(*arguments)
     assert found.returncode == 2
     assert_nothing_shows("stderr", found.stderr + found.stdout)
     assert len(found.stderr.splitlines()) == 1
@@ -229,7 +229,7 @@ def old_redis():
 
 
 def test_a_server_that_repeats_the_login_is_not_repeated(old_redis):
-    with pytest.raises(SinkError, match="said: unknown command") as caught:
+    with pytest.raises(SinkError, match="answered: unknown command") as caught:
         connect(f"redis://{LOGIN}@127.0.0.1:{old_redis}")
     assert_nothing_shows("the error", str(caught.value))
 
@@ -286,18 +286,18 @@ def test_no_failure_of_redis_shows_the_login_of_its_address(
             assert len(said.splitlines()) == 1
 
 
-def test_doctor_and_the_command_line_show_the_host_of_redis_only(valkey_server, cli):
+def test_doctor_and_the_command_line_show_the_host_of_redis_only(valkey_server, exec_cli):
     valkey_server.client.execute_command(
         "ACL", "SETUSER", USER, "on", f">{PASSWORD}", "~*", "+@all"
     )
     address = f"redis://{LOGIN}@127.0.0.1:{valkey_server.port}/0"
-    reader = cli.start("subscribe", "--redis-url", address, "--log-level", "debug")
+    reader = exec_cli.start("subscribe", "--redis-url", address, "--log-level", "debug")
     wait_until(lambda: b"user=watchman" in valkey_server.client.execute_command("CLIENT", "LIST"))
     assert_nothing_shows("the command line", command_line_of(reader))
     assert f"redis://127.0.0.1:{valkey_server.port}" in command_line_of(reader)
     names = re.findall(rb" name=(\S*)", valkey_server.client.execute_command("CLIENT", "LIST"))
     assert set(names) == {b""}
-    found = cli("doctor", "--redis-url", address.replace("alpha", "wrong"))
+    found = exec_cli("doctor", "--redis-url", address.replace("alpha", "wrong"))
     assert_nothing_shows("doctor", found.stdout + found.stderr)
     assert f"127.0.0.1:{valkey_server.port} refused the login" in found.stdout
     reader.terminate()
@@ -334,22 +334,22 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
 
 BUGS = """
 import logging, sys, threading
-from worker import cli
+from worker import exec_cli
 from worker.settings.fields import SubscribeSettings
 
 def fail(*_):
     raise RuntimeError(f"cannot open {sys.argv[2]}")
 
 def run(*_):
-    cli._set_up_logging(SubscribeSettings())
+    exec_cli._set_up_logging(SubscribeSettings())
     logging.getLogger("somebody.else").warning("opening %s", sys.argv[2])
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
     fail()
 
-cli._run = run
-cli.main()
+exec_cli._run = run
+exec_cli.main()
 """
 
 

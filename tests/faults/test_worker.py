@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -15,15 +14,10 @@ from tests.conftest import WALKWAY, wait_until
 from tests.streams import assert_whole, events_of, states_of
 
 
-def run_patched(cli, patch, *arguments):
+def run_patched(exec_cli, patch, *arguments):
     """`ssd-worker` as its own process, with something in it broken first."""
     code = textwrap.dedent(patch) + "\nfrom worker.cli import run_and_exit\nrun_and_exit()\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=cli.cwd, env=cli.env,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    cli._processes.append(process)
-    return process
+    return exec_cli.start(*arguments, code=code)
 
 
 HANGING_DETECTOR = """
@@ -69,11 +63,11 @@ BROKEN_GPU = """
 )
 @pytest.mark.parametrize("command", ["run", pytest.param("replay", marks=pytest.mark.long)])
 def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
-    cli, valkey_server, short_clip, command, patch
+    exec_cli, valkey_server, short_clip, command, patch
 ):
     options = ["--loop", "--publish", "all"] if command == "run" else ["--max-batch", "4"]
     process = run_patched(
-        cli, patch, command, f"gate={short_clip}", "--redis-url", valkey_server.url,
+        exec_cli, patch, command, f"gate={short_clip}", "--redis-url", valkey_server.url,
         "--watchdog-seconds", "3", *options,
     )  # fmt: skip
     _, said = process.communicate(timeout=60)
@@ -84,9 +78,9 @@ def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
 
 @pytest.mark.long
 def test_a_worker_whose_server_is_away_for_longer_than_the_watchdog_waits_lives_on(
-    cli, valkey_server, short_clip
+    exec_cli, valkey_server, short_clip
 ):
-    process = cli.start(
+    process = exec_cli.start(
         "run", f"gate={short_clip}", "--loop", "--redis-url", valkey_server.url,
         "--watchdog-seconds", "4",
     )  # fmt: skip
@@ -101,10 +95,16 @@ def test_a_worker_whose_server_is_away_for_longer_than_the_watchdog_waits_lives_
 
 
 def test_a_gpu_that_fails_ends_the_worker_in_one_line_and_its_cameras_say_so(
-    cli, valkey_server, short_clip
+    exec_cli, valkey_server, short_clip
 ):
     process = run_patched(
-        cli, BROKEN_GPU, "run", f"gate={short_clip}", "--loop", "--redis-url", valkey_server.url
+        exec_cli,
+        BROKEN_GPU,
+        "run",
+        f"gate={short_clip}",
+        "--loop",
+        "--redis-url",
+        valkey_server.url,
     )
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -120,31 +120,30 @@ def small_disk(size):
 
 
 @pytest.mark.long
-def test_a_replay_whose_disk_is_full_ends_in_one_line_and_leaves_no_output(cli):
-    found = cli("replay", WALKWAY, "--output", "tags.jsonl", preexec_fn=small_disk(50_000))
+def test_a_replay_whose_disk_is_full_ends_in_one_line_and_leaves_no_output(exec_cli):
+    found = exec_cli("replay", WALKWAY, "--output", "tags.jsonl", preexec_fn=small_disk(50_000))
     assert found.returncode == 1
     assert "Traceback" not in found.stderr
     assert found.stderr.strip().count("\n") == 0
-    assert not (cli.cwd / "tags.jsonl").exists()
-    again = cli("replay", WALKWAY, "--output", "tags.jsonl")
+    assert not (exec_cli.cwd / "tags.jsonl").exists()
+    again = exec_cli("replay", WALKWAY, "--output", "tags.jsonl")
     assert again.returncode == 0, again.stderr
-    events = [json.loads(line) for line in (cli.cwd / "tags.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (exec_cli.cwd / "tags.jsonl").read_text().splitlines()]
     assert [e["data"]["seq"] for e in events] == list(range(151))
 
 
-def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(cli, valkey_server, short_clip):
+def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(
+    exec_cli, valkey_server, short_clip
+):
     valkey_server.stop()
-    process = subprocess.Popen(
-        cli._command(["run", f"gate={short_clip}", "--loop", "--publish", "all", "--redis-url",
-                      valkey_server.url]),
-        cwd=cli.cwd, env=cli.env, stderr=subprocess.PIPE, text=True,
-        preexec_fn=small_disk(200_000),
+    process = exec_cli.start(
+        "run", f"gate={short_clip}", "--loop", "--publish", "all", "--redis-url",
+        valkey_server.url, stdout=subprocess.DEVNULL, preexec_fn=small_disk(200_000),
     )  # fmt: skip
-    cli._processes.append(process)
     said = []
     for line in process.stderr:
         said.append(line)
-        if "events cannot be spooled" in line:
+        if "cannot spool events" in line:
             break
     valkey_server.start()
     wait_until(lambda: len(events_of(valkey_server.client, "gate")) > 20)
@@ -159,10 +158,10 @@ def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(cli, valkey_
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
 def test_a_worker_under_load_ends_in_time_with_every_event_published(
-    cli, valkey_server, short_clip, number
+    exec_cli, valkey_server, short_clip, number
 ):
     cameras = [f"c{i}={short_clip}" for i in range(12)]
-    process = cli.start(
+    process = exec_cli.start(
         "run", *cameras, "--loop", "--publish", "all", "--redis-url", valkey_server.url
     )
     wait_until(lambda: len(events_of(valkey_server.client, "c11")) > 20, 60)

@@ -125,7 +125,9 @@ def test_deep_nesting_is_refused_and_does_not_overflow(depth):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+@pytest.mark.skipif(
+    find_spec("atheris") is None, reason="coverage-guided fuzzing (atheris is not installed)"
+)
 def test_half_a_minute_of_coverage_guided_fuzzing_finds_nothing(tmp_path):
     command = [sys.executable, "-m", "tests.fuzz.fuzz_events", str(tmp_path), "-max_total_time=30"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)

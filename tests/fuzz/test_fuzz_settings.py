@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings as hypothesis_settings, stra
 
 from worker.errors import UsageError
 from worker.secrecy import redaction
-from worker.settings.fields import COMMANDS, ENV_PREFIX, Settings
+from worker.settings.camera_table import NOT_SUPPORTED_YET, CameraTable
+from worker.settings.cameras import CameraSettings, CamerasFileError, read_cameras
+from worker.settings.fields import COMMANDS, ENV_PREFIX, CameraDefaults, Settings
 from worker.settings.loading import load_settings
 
 PASSWORD = "s3cr3t-pa55word"
@@ -126,6 +128,96 @@ def test_no_message_holds_a_password_of_the_file(tmp_path, command, name, secret
         (tmp_path / "worker.toml").write_text(f"{name} = {written}\n")
         arguments = ["x", "--config", str(tmp_path / "worker.toml")]
         assert_hidden(settings_or_one_line(command, arguments))
+
+
+camera_keys = st.sampled_from([*CameraTable.model_fields, *NOT_SUPPORTED_YET, "colour"])
+number = st.sampled_from(["0", "1", "0.5", "-1", "nan", "inf", "1" + "0" * 400, "true", "'1'"])
+point = st.lists(number, max_size=3).map(lambda numbers: f"[{', '.join(numbers)}]")
+polygon = st.lists(point, max_size=4).map(lambda points: f"[{', '.join(points)}]")
+camera_values = st.one_of(
+    number, polygon, st.lists(polygon, max_size=2).map(lambda all_of: f"[{', '.join(all_of)}]"),
+    st.sampled_from(["'Person,'", "['Person']", "[ # ]\n1,\n]", "'tcp'", "'centre'", "{}", "''"]),
+    with_password.map("'{}'".format), with_password.map("[['{}']]".format),
+    st.just(f"'rtsp://{{{PASSWORD}}}@h'"), word.map("'{}'".format),
+)  # fmt: skip
+good_lines = st.sampled_from(
+    [
+        ("source", "'rtsp://h/x'"), ("source", f"'rtsp://u:{PASSWORD}@h/x'"), ("fps", "5"),
+        ("labels", "['Person']"), ("ignore", "[[[0, 0],\n[1, 0], [1, 1]]]"), ("transport", "'udp'"),
+    ]
+)  # fmt: skip
+camera_lines = st.lists(
+    good_lines | st.tuples(camera_keys, camera_values),
+    max_size=4,
+    unique_by=lambda line: line[0],
+)
+good_id = st.sampled_from(["gate", "yard", "'door'", '"pool.1"'])
+camera_id = good_id | st.sampled_from(["'two words'", '""', f"'u:{PASSWORD}@h'"])
+camera_id |= with_password.map("'{}'".format)
+
+
+def as_table(camera_id, lines):
+    return "\n".join([f"[cameras.{camera_id}]", *(f"{key} = {value}" for key, value in lines)])
+
+
+def as_inline_table(camera_id, lines):
+    values = ", ".join(f"{key} = {value}" for key, value in lines)
+    return f"cameras.{camera_id} = {{ {values} }}"
+
+
+def as_dotted_keys(camera_id, lines):
+    return "\n".join(f"cameras.{camera_id}.{key} = {value}" for key, value in lines)
+
+
+cameras_part = st.one_of(
+    st.builds(as_table, good_id, st.lists(good_lines, unique_by=lambda line: line[0])),
+    st.builds(as_table, camera_id, camera_lines),
+    st.builds(as_inline_table, camera_id, camera_lines),
+    st.builds(as_dotted_keys, camera_id, camera_lines),
+    st.builds("{} = {}".format, st.sampled_from(["fps", "cameras"]) | camera_id, camera_values),
+    st.builds("source = {}".format, with_password),
+    st.sampled_from(["[[cameras]]", "[[cameras.gate]]", "[[cameras.gate.ignore]]", "[cameras]"]),
+)
+cameras_content = st.lists(cameras_part, max_size=3).map("\n".join).map(str.encode)
+
+
+@thorough
+@given(
+    cameras_content | nested.map(lambda line: b"cameras.x." + line) | st.binary(max_size=40),
+    st.none() | st.just(["Person"]),
+)
+def test_any_file_of_cameras_gives_settings_or_problems_of_one_line(
+    tmp_path, content, known_labels
+):
+    path = tmp_path / "cameras.toml"
+    path.write_bytes(content)
+    with mock.patch.dict(redaction._hidden, clear=True):
+        try:
+            cameras = read_cameras(path, CameraDefaults(), known_labels)
+        except CamerasFileError as error:
+            lines = content.count(b"\n") + 1
+            for problem in error.problems:
+                assert problem.line is None or 1 <= problem.line <= lines
+            for said in (str(error), *map(str, error.problems)):
+                assert said.startswith(str(path))
+                assert len(said.splitlines()) == 1, said
+                assert PASSWORD not in said
+        else:
+            assert all(isinstance(camera, CameraSettings) for camera in cameras.values())
+
+
+@pytest.mark.parametrize("message", ["two\nlines", f"a\x85b {PASSWORD}"])
+def test_a_problem_of_two_lines_or_with_a_password_would_be_found(tmp_path, message):
+    (tmp_path / "cameras.toml").touch()
+    error = CamerasFileError.__new__(CamerasFileError, message)
+    error.problems = ()
+    with (
+        mock.patch(f"{__name__}.read_cameras", side_effect=error),
+        pytest.raises(AssertionError),
+    ):
+        test_any_file_of_cameras_gives_settings_or_problems_of_one_line.hypothesis.inner_test(
+            tmp_path, b"", None
+        )
 
 
 def assert_hidden(said, arguments=()):

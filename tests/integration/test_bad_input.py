@@ -96,7 +96,7 @@ def test_a_url_that_is_no_camera_s_is_refused_without_being_shown(cli):
         (("--stride", "x"), "--stride"),
         (("--output", "tags.csv"), "expected .jsonl, .parquet or .json"),
         (("--annotate", "video.avi"), "expected .mp4"),
-        (("--output", "nowhere/tags.jsonl"), "there is no directory nowhere"),
+        (("--output", "nowhere/tags.jsonl"), "the directory nowhere does not exist"),
         (("--redis-url", "none"), "nowhere to write"),
         (("--redis-url", "http://localhost"), "expected redis://"),
         (("--redis-url", "redis://localhost:notaport"), "redis-url"),
@@ -135,12 +135,16 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_left_behind(
         ((), ""),
         (("walk",), "unknown command 'walk'"),
         (("rtsp://u:pa'ss\\word1@h/x",), "unknown command 'rtsp://h'"),
-        (("run",), "SOURCE"),
+        (("run",), "give SOURCE, such as rtsp://HOST/PATH, or --cameras FILE"),
         (("run", "bad id=rtsp://host/x"), "camera id 'bad id'"),
         (("run", "rtsp://host/x", "rtsp://host/x"), "CAMERA_ID=SOURCE"),
         (("run", "rtsp://host/x", "--redis-url", "none"), "nowhere to publish"),
         (("run", "rtsp://host/x", "--publish", "some"), "--publish"),
         (("run", "rtsp://host/x", "--hwaccel", "banana"), "--hwaccel"),
+        (("run", "rtsp://host/x", "--transport", "rtp"), "--transport"),
+        (("cameras",), "give FILE, or --config FILE"),
+        (("cameras", "missing.toml"), "missing.toml: No such file"),
+        (("cameras", "x.toml", "--fps", "0"), "--fps"),
         (("subscribe", "--consumer", "me"), "--group"),
         (("subscribe", "--from", "yesterday"), "--from"),
         (("subscribe", "bad id"), "camera id 'bad id'"),
@@ -158,6 +162,42 @@ def test_an_unknown_key_in_the_config_file_is_named(cli, tmp_path):
     (tmp_path / "worker.toml").write_text('modle = "ssd300_vgg16"\n')
     result = cli("replay", WALKWAY, "--config", "worker.toml")
     assert_refused(result, USAGE, "worker.toml", "modle")
+
+
+CAMERAS = """\
+[cameras.gate]
+source = "rtsp://{GATE_USER}:s3kret-pw@gate.local/x"
+fps = 0
+[cameras.yard]
+source = "gopher://admin:s3kret-pw@yard.local/x"
+tiles = "2x2"
+[cameras.door]
+source = "rtsp://door.local/x"
+"""
+
+
+def test_every_mistake_in_a_file_of_cameras_is_a_line_of_its_own_beside_what_would_run(
+    cli, tmp_path
+):
+    (tmp_path / "cameras.toml").write_text(CAMERAS)
+    result = cli("cameras", "cameras.toml")
+    assert result.returncode == USAGE
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["CAMERA", "door"]
+    assert [line.partition(": ")[0] for line in result.stderr.splitlines()] == [
+        "cameras.toml:2",
+        "cameras.toml:3",
+        "cameras.toml:5",
+        "cameras.toml:6",
+    ]
+    assert "s3kret" not in result.stdout + result.stderr
+
+
+def test_a_right_file_of_cameras_is_checked_without_leaving_anything_behind(cli, tmp_path):
+    (tmp_path / "worker.toml").write_text("fps = 3\n[cameras.gate]\nsource = 'rtsp://gate/x'\n")
+    result = cli("cameras", "--config", "worker.toml")
+    assert (result.returncode, result.stderr) == (DONE, "")
+    assert result.stdout.splitlines()[1].split()[:3] == ["gate", "rtsp://gate", "3"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "worker.toml"]
 
 
 def test_an_unreachable_redis_is_one_line_without_the_password(cli, short_clip):
@@ -223,20 +263,20 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_
 
 
 def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_goes_on(
-    cli, short_clip, tmp_path
+    exec_cli, short_clip, tmp_path
 ):
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     output = tmp_path / "tags.jsonl"
     replay = ("replay", short_clip, "--output", output)
-    result = cli(*replay, preexec_fn=limit_file_size)
+    result = exec_cli(*replay, preexec_fn=limit_file_size)
     assert_refused(result, FAILED, str(output), "cannot write")
     assert not output.exists()
 
-    again = cli(*replay)
+    again = exec_cli(*replay)
     assert again.returncode == DONE, again.stderr
-    assert "goes on after" in again.stderr
+    assert "resuming after" in again.stderr
     assert len(output.read_text().splitlines()) == 41
 
 

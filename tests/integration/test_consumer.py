@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import json_lines, wait_until
 from tests.events import detections_event
+from tests.faults.tcp_proxy import TcpProxy
 from worker.consumer import EventConsumer
 from worker.errors import UsageError
 from worker.events import DetectionsEvent
@@ -29,6 +30,10 @@ def publish(redis_server):
 
 def seqs(events):
     return [(event.data.camera_id, event.data.seq) for event in events]
+
+
+def pending_in(group, redis_server):
+    return redis_server.client.xpending("ssd:{gate}:detections", group)["pending"]
 
 
 def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publish):
@@ -86,8 +91,74 @@ def test_events_of_a_dead_consumer_are_claimed_by_another(redis_server, publish)
     with living:
         for event in living:
             living.ack(event)
-    pending = redis_server.client.xpending("ssd:{gate}:detections", "alerts")
-    assert pending["pending"] == 0
+    assert pending_in("alerts", redis_server) == 0
+
+
+def leave_pending(redis_server, consumer, count, idle_ms):
+    """Read entries as a consumer that died ``idle_ms`` ago without acknowledging them."""
+    stream, client = "ssd:{gate}:detections", redis_server.client
+    if not client.xinfo_groups(stream):
+        client.xgroup_create(stream, "alerts", "0")
+    ((_, entries),) = client.xreadgroup("alerts", consumer, {stream: ">"}, count=count)
+    ids = [entry_id for entry_id, _ in entries]
+    client.xclaim(stream, "alerts", consumer, 0, ids, idle=idle_ms)
+
+
+def test_all_that_a_dead_consumer_left_is_claimed_at_once(redis_server, publish):
+    publish("gate", 0, 34)
+    leave_pending(redis_server, "dead", 35, idle_ms=3_600_000)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.5) as consumer:
+        assert seqs(consumer) == [("gate", seq) for seq in range(35)]
+
+
+def test_events_of_a_dead_consumer_are_claimed_past_those_that_a_busy_one_holds(
+    redis_server, publish
+):
+    publish("gate", 0, 154)
+    leave_pending(redis_server, "busy", 150, idle_ms=0)
+    leave_pending(redis_server, "dead", 5, idle_ms=3_600_000)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.5) as consumer:
+        assert seqs(consumer) == [("gate", seq) for seq in range(150, 155)]
+
+
+def test_events_of_a_lost_reply_arrive_in_order_after_the_reconnect(redis_server, publish):
+    publish("gate", 0, 1)
+    with TcpProxy(redis_server.port) as proxy, EventConsumer(
+        f"redis://127.0.0.1:{proxy.port}", group="alerts", timeout_seconds=10
+    ) as consumer:  # fmt: skip
+        events = iter(consumer)
+        unacknowledged, acknowledged = next(events), next(events)
+        consumer.ack(acknowledged)
+        publish("gate", 2, 4)
+        proxy.cut_replies_to = b"XREADGROUP"
+        assert next(events).data.seq == 2
+        assert proxy.cuts == 1
+        publish("gate", 5, 5)
+        assert [next(events).data.seq for _ in range(3)] == [3, 4, 5]
+        consumer.ack(unacknowledged)
+
+
+def test_an_event_can_be_acknowledged_again_after_redis_was_unavailable(redis_server, publish):
+    publish("gate", 0, 0)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=10) as consumer:
+        event = next(iter(consumer))
+        consumer.stop()
+        redis_server.process.terminate()  # and not kill: it may not have written the group yet
+        redis_server.process.wait()
+        consumer.ack(event)
+        redis_server.start()
+        consumer.ack(event)
+    assert pending_in("alerts", redis_server) == 0
+
+
+def test_the_timeout_counts_from_when_the_last_event_was_handled(redis_server, publish):
+    publish("gate", 0, 0)
+    with EventConsumer(redis_server.url, timeout_seconds=0.5) as consumer:
+        for event in consumer:
+            if event.data.seq < 2:
+                time.sleep(0.6)  # a handler slower than the timeout
+                publish("gate", event.data.seq + 1, event.data.seq + 1)
+        assert event.data.seq == 2
 
 
 def test_two_consumers_of_a_group_share_the_events(redis_server, publish):
@@ -114,22 +185,26 @@ def test_two_consumers_of_a_group_share_the_events(redis_server, publish):
     assert got["one"] == sorted(got["one"])
 
 
-def test_trimmed_entries_that_were_pending_are_passed_over(redis_server, publish):
+def test_trimmed_entries_that_were_pending_are_skipped_and_acknowledged(redis_server, publish):
     publish("gate", 0, 4)
     settings = {"group": "alerts", "consumer": "one", "timeout_seconds": 0.3}
     with EventConsumer(redis_server.url, **settings) as consumer:
         assert len(list(consumer)) == 5
     redis_server.client.xtrim("ssd:{gate}:detections", maxlen=2, approximate=False)
     with EventConsumer(redis_server.url, **settings) as consumer:
-        assert seqs(consumer) == [("gate", 3), ("gate", 4)]
+        events = iter(consumer)
+        first = next(events)
+        assert pending_in("alerts", redis_server) == 2  # before XAUTOCLAIM removes trimmed ones too
+        assert seqs([first, *events]) == [("gate", 3), ("gate", 4)]
 
 
-def test_an_entry_that_is_no_event_is_passed_over(redis_server, publish):
+def test_an_entry_that_is_not_an_event_is_skipped(redis_server, publish):
     publish("gate", 0, 0)
     redis_server.client.xadd("ssd:{gate}:detections", {"event": "{"})
     publish("gate", 1, 1)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
         assert seqs(consumer) == [("gate", 0), ("gate", 1)]
+    assert pending_in("alerts", redis_server) == 2
 
 
 def test_ack_without_a_group_is_refused(redis_server, publish):
@@ -172,8 +247,8 @@ def test_subscribe_in_a_group_goes_on_where_it_was(cli, redis_server, publish):
     assert [json.loads(line)["data"]["seq"] for line in lines] == [0, 1, 2, 3, 4]
 
 
-def test_subscribe_stops_at_a_signal(cli, valkey_server):
-    process = cli.start("subscribe", "--redis-url", valkey_server.url)
+def test_subscribe_stops_at_a_signal(exec_cli, valkey_server):
+    process = exec_cli.start("subscribe", "--redis-url", valkey_server.url)
     wait_until(lambda: len(valkey_server.client.client_list()) > 1, what="the subscriber")
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGINT)
@@ -182,11 +257,11 @@ def test_subscribe_stops_at_a_signal(cli, valkey_server):
     assert "Traceback" not in stderr
 
 
-def test_the_embedded_server_is_started_by_a_subscriber_and_shared(cli, short_clip, tmp_path):
+def test_the_embedded_server_is_started_by_a_subscriber_and_shared(exec_cli, short_clip, tmp_path):
     with (tmp_path / "events.jsonl").open("w") as file:
-        subscriber = cli.start("subscribe", "--replay", "--count", 41, stdout=file)
+        subscriber = exec_cli.start("subscribe", "--replay", "--count", 41, stdout=file)
         wait_until(lambda: list(tmp_path.glob("state/valkey-*/valkey.pid")), what="the server")
-        result = cli("replay", short_clip)
+        result = exec_cli("replay", short_clip)
         assert result.returncode == 0, result.stderr
         assert "using the embedded Valkey" in result.stderr
         assert subscriber.wait(timeout=20) == 0

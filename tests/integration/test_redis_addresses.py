@@ -14,7 +14,7 @@ from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.servers.address import connect
 from worker.sinks.redis_stream import RedisStreamSink
 
-CAMERAS = ("gate", "yard", "door", "hall")  # of different cluster slots
+CAMERAS = ("gate", "yard", "door", "hall")  # in different cluster slots
 
 
 def publish_and_read_back(url):
@@ -61,7 +61,7 @@ def test_a_unix_socket(start, tmp_path):
 
 
 def test_a_cluster(start):
-    # Its bus is on port + 10000 by default, which may be beyond 65535.
+    # Its bus port is port + 10000 by default, which may exceed 65535.
     server = start("valkey", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     node = redis.Redis(port=server.port)
     node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -69,14 +69,17 @@ def test_a_cluster(start):
     publish_and_read_back(f"redis+cluster://127.0.0.1:{server.port}")
 
 
-def test_a_cluster_that_is_not_there_and_a_server_that_is_none_are_told_apart(start):
+def test_a_missing_cluster_and_a_server_that_is_not_a_cluster_are_distinguished(start):
     with pytest.raises(SinkUnavailable, match="no Redis answers"):
         connect(f"redis+cluster://127.0.0.1:{free_port()}")
-    with pytest.raises(SinkError, match="is no cluster: write redis://"):
+    with pytest.raises(SinkError, match="is not a cluster: use redis://"):
         connect(f"redis+cluster://127.0.0.1:{start('valkey').port}")
 
 
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
+@pytest.mark.skipif(
+    not shutil.which("redis-server"),
+    reason="Redis with TLS (no redis-server; Valkey's wheel has no TLS)",
+)
 def test_tls_with_a_certificate_that_is_checked(start, tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
@@ -91,10 +94,10 @@ def test_tls_with_a_certificate_that_is_checked(start, tmp_path):
     )  # fmt: skip
     publish_and_read_back(f"rediss://localhost:{port}?ssl_ca_certs={ca}")
     with pytest.raises(SinkUnavailable, match=f"localhost:{port}"):
-        connect(f"rediss://localhost:{port}")  # signed by nobody this machine knows
+        connect(f"rediss://localhost:{port}")  # its authority is unknown to this machine
 
 
-def test_a_server_that_says_no_is_told_from_one_that_is_not_there(start):
+def test_a_server_that_refuses_the_login_is_distinguished_from_a_missing_one(start):
     server = start("valkey", "--requirepass", "right")
     with pytest.raises(SinkError, match="refused the login") as caught:
         connect(f"redis://:wrong@127.0.0.1:{server.port}")
@@ -107,12 +110,19 @@ def test_a_server_that_says_no_is_told_from_one_that_is_not_there(start):
     "url",
     ["", "localhost:6379", "http://localhost", "redis://h:port", "redis://[::1"],
 )
-def test_what_is_no_address_is_refused(url):
+def test_a_malformed_address_is_refused(url):
     with pytest.raises(UsageError, match="redis-url"):
         connect(url)
 
 
-def test_a_listener_that_never_answers_is_given_up_in_time(monkeypatch):
+def test_a_server_without_room_for_another_client_is_not_reported_as_missing(start):
+    server = start("valkey", "--maxclients", "1")
+    assert server.client.ping()  # holds the only connection
+    with pytest.raises(SinkUnavailable, match=f"127.0.0.1:{server.port} accepts no more clients"):
+        connect(server.url)
+
+
+def test_a_listener_that_never_answers_times_out(monkeypatch):
     monkeypatch.setattr("worker.servers.address.REPLY_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -46,17 +46,17 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
         assert redis_server.client.xlen(STREAM) < FRAMES
     result = cli("replay", WALKWAY, "--redis-url", redis_server.url)
     assert result.returncode == 0, result.stderr
-    assert "goes on after" in result.stderr
+    assert "resuming after" in result.stderr
 
     expected = uninterrupted.read_text().splitlines()
     assert stream_events(redis_server.client, STREAM) == expected
 
 
-def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(cli, tmp_path):
+def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(exec_cli, tmp_path):
     reference, output = tmp_path / "reference.jsonl", tmp_path / "tags.jsonl"
-    assert cli("replay", WALKWAY, "--output", reference).returncode == 0
+    assert exec_cli("replay", WALKWAY, "--output", reference).returncode == 0
 
-    process = cli.start("replay", WALKWAY, "--output", output)
+    process = exec_cli.start("replay", WALKWAY, "--output", output)
     journal = wait_until(lambda: next(tmp_path.glob("tags.jsonl.partial-*"), None))
     wait_until(lambda: journal.stat().st_size > 30_000, what="some events")
     process.kill()
@@ -65,20 +65,20 @@ def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(cli, t
     with journal.open("ab") as file:
         file.write(b'{"specversion":"1.0","id":"torn')
 
-    result = cli("replay", WALKWAY, "--output", output)
+    result = exec_cli("replay", WALKWAY, "--output", output)
     assert result.returncode == 0, result.stderr
-    assert "goes on after" in result.stderr
+    assert "resuming after" in result.stderr
     assert output.read_bytes() == reference.read_bytes()
     assert not journal.exists()
 
 
-def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(cli, valkey_server):
-    process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
+def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(exec_cli, valkey_server):
+    process = exec_cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 8, what="some events")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "same command goes on" in stderr
+    assert "run the same command to resume" in stderr
     stored = valkey_server.client.xlen(STREAM)
     assert 8 <= stored < FRAMES
     assert stored % 4 == 0  # whole batches of the size asked for
@@ -104,7 +104,7 @@ def test_a_finished_replay_is_not_done_again_unless_asked(cli, valkey_server, sh
     first = valkey_server.client.xrange("ssd:{short}:replay")
     again = cli(*replay)
     assert again.returncode == 0
-    assert "finished already" in again.stderr
+    assert "already finished" in again.stderr
     assert valkey_server.client.xrange("ssd:{short}:replay") == first
 
     assert cli(*replay, "--restart").returncode == 0

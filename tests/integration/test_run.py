@@ -164,7 +164,7 @@ def test_events_made_while_redis_is_away_arrive_afterwards_once_and_in_order(
     )
     code, _, stderr = stop(worker)
     assert code == 0
-    assert "Redis is away" in stderr
+    assert "Redis is unavailable" in stderr
     assert "Redis is back" in stderr
     assert_whole(events_of(valkey_server.client, "gate"))
 

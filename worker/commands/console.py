@@ -1,4 +1,7 @@
-"""What a person sees on stderr while the worker works, and at the end."""
+"""Progress and summary on stderr.
+
+Takes counts and summaries; prints for people. Knows nothing of cameras and sinks.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from worker.pipeline.pipeline import Summary
+from worker.pipeline.summary import Summary
 
 
 class _Rate(ProgressColumn):
@@ -27,7 +30,7 @@ class _Rate(ProgressColumn):
 
 
 class Advance(Protocol):
-    """Tells the bar how far the work is."""
+    """Reports progress to the bar."""
 
     def __call__(self, completed: int) -> None:
         """``completed`` frames are done."""
@@ -36,7 +39,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(description: str, total: int, *, done_before: int = 0) -> Iterator[Advance]:
-    """A bar of frames done, frames a second and time left; nothing if stderr is no terminal."""
+    """A bar of frames, frames per second and time left; nothing if stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda completed: None
@@ -55,7 +58,7 @@ def progress_bar(description: str, total: int, *, done_before: int = 0) -> Itera
 
 
 def print_summary(summary: Summary, places: Iterable[str]) -> None:
-    """Frames, speed, detections per label, and where the output is."""
+    """Print frames, speed, detections per label, and where the events are."""
     speed = summary.frames / summary.seconds if summary.seconds else 0.0
     lines = [f"{summary.frames} frames in {summary.seconds:.1f} s ({speed:.1f} fps)"]
     if summary.dropped:

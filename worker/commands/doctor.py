@@ -1,4 +1,7 @@
-"""`ssd-worker doctor`: what this machine has, one line per check."""
+"""`ssd-worker doctor`: what this machine has, one line per check.
+
+A check tries what it reports on. Changes nothing: it does not start the embedded server.
+"""
 
 import ctypes
 import platform
@@ -15,7 +18,7 @@ from worker.settings.fields import DoctorSettings
 
 
 def run_doctor(settings: DoctorSettings) -> int:
-    """One line per check, "ok" or "no" and why; 1 if something that is needed is missing."""
+    """Print "ok", or "no" and why, for each check; returns 1 if something required is missing."""
     checks: list[tuple[str, bool, Callable[[DoctorSettings], str]]] = [
         ("python", True, lambda _: f"{platform.python_version()} on {platform.platform()}"),
         ("torch", True, _torch),
@@ -31,7 +34,7 @@ def run_doctor(settings: DoctorSettings) -> int:
     for name, needed, check in checks:
         try:
             line = f"ok  {name}: {check(settings)}"
-        # RuntimeError is what PyTorch raises of a GPU, in many lines.
+        # PyTorch raises RuntimeError for a GPU, with a message of many lines.
         except (WorkerError, ValueError, ImportError, OSError, RuntimeError) as error:
             line = f"no  {name}: {redact(str(error).partition(chr(10))[0])}"
             failed |= needed
@@ -69,16 +72,17 @@ def _why_no_cuda() -> str:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no NVIDIA driver (libcuda.so.1; a container needs --gpus all)"
-    return "NVIDIA's driver is there, and no GPU that it can use"
+    return "NVIDIA's driver is installed, but it finds no GPU that it can use"
 
 
 def _kernels(settings: DoctorSettings) -> str:
-    """Whether the fast paths of the device are there, found out by taking them."""
+    """Whether the fast paths of the device are available, found out by running them."""
     import torch
 
     from ssd_core import Detector
     from ssd_core.device import choose_device, choose_precision
-    from ssd_core.ops.decode_nms import decode_nms, fallback
+    from ssd_core.ops import DecodeSettings, decode_nms
+    from ssd_core.ops.decode_nms import fallback
     from ssd_core.ops.decode_nms_native import why_missing
     from ssd_core.runners.cpu_fusion import why_not_fused
 
@@ -86,17 +90,18 @@ def _kernels(settings: DoctorSettings) -> str:
     if device.type == "cpu":
         reason = why_not_fused(choose_precision("auto", device))
         if reason:
-            raise ValueError(f"convolutions are not fused, the network is slower: {reason}")
+            raise ValueError(f"convolutions are not fused, which is slower: {reason}")
         if why_missing():
-            raise ValueError(f"decode_nms runs in NumPy, slower: {why_missing()}")
+            raise ValueError(f"decode_nms runs in NumPy, which is slower: {why_missing()}")
         return "oneDNN's fused convolutions, decode_nms in C++"
     outputs = torch.zeros(1, 1, 4, device=device), torch.zeros(1, 1, 2, device=device)
-    decode_nms(*outputs, torch.zeros(1, 4, device=device), "softmax", 0.5, 0.5, 1, 1)
+    decoding = DecodeSettings("softmax", 0.5, 0.5, 1, 1)
+    decode_nms(*outputs, torch.zeros(1, 4, device=device), decoding)
     torch.cuda.synchronize(device)
     if fallback.reason:
-        raise ValueError(f"decode_nms runs in plain PyTorch, slower: {fallback.reason}")
+        raise ValueError(f"decode_nms runs in plain PyTorch, which is slower: {fallback.reason}")
     if Detector.load(device=str(device)).implementation != "fused":
-        raise ValueError("convolutions are not fused, the network is slower: a warning says why")
+        raise ValueError("convolutions are not fused, which is slower: the warning above says why")
     return f"triton {version('triton')}, fused convolutions"
 
 
@@ -105,7 +110,7 @@ def _decoders(settings: DoctorSettings) -> str:
 
     found = video_decoders()
     if not found:
-        raise ValueError("PyAV has none of h264, hevc, av1, mjpeg: reinstall av")
+        raise ValueError("PyAV has no decoder for h264, hevc, av1 or mjpeg: reinstall av")
     return ", ".join(found)
 
 
@@ -141,7 +146,7 @@ def _redis(settings: DoctorSettings) -> str:
     try:
         info = client.info("server")
     except REDIS_ERRORS:
-        return "answers"  # and does not let this user ask for its version
+        return "answers"  # but does not allow this user to ask for its version
     finally:
         client.close()
     server = info.get("server_name", "redis")

@@ -1,8 +1,10 @@
 """`ssd-worker models`: the models, one line each."""
 
+from worker.commands.tables import print_table
+
 
 def print_models() -> int:
-    """Names, input size, classes, weights and licence, on stdout."""
+    """Print names, input size, classes, weights and licence to stdout."""
     from ssd_core import MODELS
 
     rows = [("NAME", "INPUT", "CLASSES", "WEIGHTS", "LICENCE")]
@@ -15,8 +17,5 @@ def print_models() -> int:
         rows.append(
             (spec.name, f"{width}x{height}", str(spec.num_classes - 1), weights, spec.licence)
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print_table(rows)
     return 0

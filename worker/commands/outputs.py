@@ -1,6 +1,7 @@
-"""The files that a replay leaves: checked before it starts, made from its journal when it is done.
+"""The output files of a replay: checked before it starts, made from its journal when it is done.
 
-Takes settings and the finished JSON Lines; gives Parquet, COCO and annotated video.
+Takes settings and the finished JSON Lines; gives Parquet, COCO and annotated video. Knows nothing
+of detectors and Redis.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> 
         if path.exists() and not settings.overwrite:
             raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
         if path.is_dir():
-            raise UsageError(f"{path}: is a directory")
+            raise UsageError(f"{path}: is a directory: give the name of a file in it")
         if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no directory {path.parent}")
+            raise UsageError(f"{path}: the directory {path.parent} does not exist: create it")
         if path.exists() and any(path.samefile(recording.path) for recording in recordings):
             raise UsageError(f"{path}: is the recording itself: choose another name")
         _check_writable(path)
@@ -35,7 +36,9 @@ def _check_writable(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
+        raise UsageError(
+            f"{path}: cannot write there ({error.strerror}): choose another place"
+        ) from error
 
 
 def finish_outputs(

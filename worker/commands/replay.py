@@ -1,8 +1,8 @@
 """`ssd-worker replay`: every frame of recordings to Redis and files, resumable.
 
-Each recording runs through a pipeline of its own. A replay starts at the earliest checkpoint among
-its sinks; a sink drops the events that it has already. Outputs other than JSON Lines are made from
-the finished journal.
+Each recording runs through its own pipeline. A replay starts at the earliest checkpoint among its
+sinks; a sink drops the events that it already has. Outputs other than JSON Lines are made from the
+finished journal.
 """
 
 import json
@@ -24,8 +24,11 @@ from worker.commands.wiring import (
 )
 from worker.errors import UsageError
 from worker.pipeline.batching import LosslessBatcher
+from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
-from worker.pipeline.pipeline import Pipeline, Summary
+from worker.pipeline.filtering import DetectionFilter
+from worker.pipeline.pipeline import Pipeline
+from worker.pipeline.summary import Summary
 from worker.pipeline.watchdog import watchdog
 from worker.publishing import Sink
 from worker.publishing.checkpoint import Checkpoint, ReplayClaim
@@ -54,7 +57,7 @@ def run_replay(settings: ReplaySettings) -> int:
     """Replay the recordings; returns the exit code."""
     paths = parse_sources(settings.paths)
     if any("://" in path for path in paths.values()):  # not shown: it may hold a password
-        raise UsageError("a replay takes files: watch a camera with `ssd-worker run URL`")
+        raise UsageError("a replay reads files: watch a camera with `ssd-worker run URL`")
     recordings = [
         probe_recording(Path(path), camera_id, settings.limits) for camera_id, path in paths.items()
     ]
@@ -86,8 +89,8 @@ def run_replay(settings: ReplaySettings) -> int:
         ]
         summary = _replay_all(recordings, checkpoints, sinks, setup, settings)
         if summary.interrupted:
-            without = ", without --restart," if settings.restart else ""
-            log.warning("stopped at a checkpoint: the same command%s goes on from there", without)
+            without = " without --restart" if settings.restart else ""
+            log.warning("stopped at a checkpoint: run the same command%s to resume", without)
             print_summary(summary, [])
             return 130
         places = []
@@ -108,14 +111,14 @@ def _replay_all(
     setup: DetectorSetup,
     settings: ReplaySettings,
 ) -> Summary:
-    """One pipeline per recording, and their summaries as one."""
+    """Run one pipeline per recording; returns the sum of their summaries."""
     total = Summary()
     for recording, checkpoint in zip(recordings, checkpoints, strict=True):
         if checkpoint.finished:
-            log.info("%s: finished already (--restart analyses it again)", recording.path)
+            log.info("%s: already finished (--restart analyses it again)", recording.path)
             continue
         if checkpoint.events:
-            log.info("%s: goes on after %d frames", recording.path, checkpoint.events)
+            log.info("%s: resuming after %d frames", recording.path, checkpoint.events)
         summary = _replay(recording, checkpoint, sinks, setup, settings)
         total.frames += summary.frames
         total.events += summary.events
@@ -148,10 +151,11 @@ def _replay(
     frames = recording.frames // settings.stride
     if settings.fps is not None:
         frames = min(frames, round(recording.frames / recording.rate * settings.fps))
+    wanted = DetectionFilter(None if settings.labels is None else frozenset(settings.labels))
     with progress_bar(recording.camera_id, frames, done_before=checkpoint.events) as advance:
         publisher = LosslessPublisher(sinks.all(), capacity=WAITING_BATCHES * max_batch)
         pipeline = Pipeline(
-            [source],
+            [Camera(recording.camera_id, lambda: source, filter=wanted)],
             LosslessBatcher(max_batch),
             detector,
             EventMaker(detector.model, recording_digest=recording.digest),
@@ -182,7 +186,7 @@ def _checkpoint(
 
 
 def _claim(recording: Recording, setup: DetectorSetup, settings: ReplaySettings) -> ReplayClaim:
-    """What the events depend on, and so must not change in the middle of a replay."""
+    """Everything that the events depend on, and so must not change during a replay."""
     affecting = {
         "stride": settings.stride,
         "fps": settings.fps,

@@ -1,87 +1,71 @@
 """`ssd-worker run`: cameras to Redis until stopped."""
 
-import contextlib
 import logging
 import signal
-import time
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection
+from functools import partial
 
 from worker.commands.console import print_summary
+from worker.commands.live_cameras import LiveCameras, settings_of_cameras
+from worker.commands.reloading import fingerprints, reloading
 from worker.commands.wiring import (
     check_model,
     load_detector,
     on_stop_signals,
     resolve_redis_url,
 )
-from worker.errors import CameraRefused, SinkUnavailable, SpoolError, UsageError
+from worker.errors import SpoolError, UsageError
 from worker.pipeline.batching import LatestFrameBatcher
 from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
 from worker.publishing.spool import Spool
-from worker.secrecy.names import fill_in
 from worker.servers.address import LIVE_REPLY_TIMEOUT_SECONDS
 from worker.servers.embedded import ensure_running
 from worker.settings.fields import RunSettings
-from worker.settings.naming import parse_sources
 from worker.sinks.redis_stream import RedisStreamSink
-from worker.sources.limits import Limits
-from worker.sources.live import LiveSource
-from worker.sources.opening import PROTOCOLS, scheme_of
-from worker.sources.recording import probe_recording
 
 log = logging.getLogger(__name__)
 
 WAITING_EVENTS = 10_000
-"""Events held in memory where neither Redis nor the spool takes them: about ten minutes of one
-15 fps camera."""
+"""Events held in memory if neither Redis nor the spool takes them: about ten minutes of one 15 fps
+camera."""
 
 
 def run_live(settings: RunSettings) -> int:
     """Run until a signal, or until every file has ended; returns the exit code."""
-    sources = parse_sources(fill_in(source, settings.secrets) for source in settings.sources)
-    for camera_id, source in sources.items():
-        _check_file(camera_id, source, settings.limits)
-    check_model(settings)
-    setup = load_detector(settings)
-    detector = setup.detector
-    sink = _sink(settings)
-    spool = _spool(settings, sink.destination, sources)
-    last_epochs = _last_epochs(sources, sink, spool)
+    wanted = settings_of_cameras(settings, check_model(settings))
+    setup = load_detector(settings, [camera.score_threshold for camera in wanted.values()])
+    make_sink = _sinks(settings)
+    make_spool = partial(_spool, settings, make_sink().destination)
+    live_cameras = LiveCameras(settings, setup, make_sink, make_spool)
+    taken_over = fingerprints(settings.camera_files)
+    cameras = live_cameras.read()
+    sink, spool = make_sink(), make_spool([camera.camera_id for camera in cameras])
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS)
     pipeline = Pipeline(
-        [
-            LiveSource(
-                camera_id,
-                source,
-                detector.image_size,
-                epochs_after(last_epochs[camera_id]),
-                fps=settings.fps,
-                loop=settings.loop,
-                as_planes=detector.takes_planes,
-                gpu=setup.gpu,
-                limits=settings.limits,
-                allow_playlists=settings.allow_playlists,
-            )
-            for camera_id, source in sources.items()
-        ],
+        cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
-        detector,
-        EventMaker(detector.model, publish_all=settings.publish == "all"),
+        setup.detector,
+        EventMaker(setup.detector.model, publish_all=settings.publish == "all"),
         publisher,
         lossless=False,
         # Cores that work ahead would leave the newest frame waiting behind older ones.
-        batches_ahead=1 if detector.works_ahead else 0,
+        batches_ahead=1 if setup.detector.works_ahead else 0,
+        waits_for_cameras=settings.cameras is not None,
     )
-    log.info("watching %s", ", ".join(sources))
+    names = ", ".join(camera.camera_id for camera in cameras)
+    log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
     seconds = settings.watchdog_seconds
     try:
         with (
             on_stop_signals(pipeline.stop) as signals,
             watchdog(pipeline, seconds),
             watchdog(publisher, seconds),
+            reloading(
+                settings.camera_files, taken_over, lambda: pipeline.watch(live_cameras.read())
+            ),
         ):
             summary = pipeline.run()
     finally:
@@ -92,9 +76,11 @@ def run_live(settings: RunSettings) -> int:
     return 130 if signal.SIGINT in signals else 0
 
 
-def _sink(settings: RunSettings) -> RedisStreamSink:
+def _sinks(settings: RunSettings) -> Callable[[], RedisStreamSink]:
+    """Makes sinks for the server, each with connections of its own."""
     redis_url = settings.redis_url or "embedded"
-    return RedisStreamSink(
+    return partial(
+        RedisStreamSink,
         resolve_redis_url(settings, redis_url),
         prefix=settings.key_prefix,
         stream_maxlen=settings.stream_maxlen,
@@ -114,39 +100,3 @@ def _spool(settings: RunSettings, destination: str, cameras: Collection[str]) ->
         return Spool(directory.expanduser(), destination, cameras, settings.spool_max_bytes)
     except SpoolError as error:
         raise UsageError(f"--spool-dir: {error}: choose another place") from error
-
-
-def _last_epochs(cameras: Iterable[str], sink: RedisStreamSink, spool: Spool) -> dict[str, int]:
-    """The latest epoch known of each camera; of Redis's only where it answers."""
-    last = dict.fromkeys(cameras, 0)
-    with contextlib.suppress(SpoolError):  # a full disk: that is told already
-        last = {camera_id: spool.last_epoch(camera_id) for camera_id in cameras}
-    try:
-        for camera_id in last:
-            with contextlib.suppress(CameraRefused):  # told when it is to be published
-                last[camera_id] = max(last[camera_id], sink.last_epoch(camera_id))
-    except SinkUnavailable as error:
-        log.warning("events wait in the spool until Redis is there: %s", error)
-    return last
-
-
-def epochs_after(last: int) -> Callable[[], int]:
-    """A source of epochs: milliseconds since 1970, each above the one before and above ``last``."""
-
-    def next_epoch() -> int:
-        nonlocal last
-        last = max(round(time.time() * 1000), last + 1)
-        return last
-
-    return next_epoch
-
-
-def _check_file(camera_id: str, source: str, limits: Limits) -> None:
-    if "://" in source:
-        if scheme_of(source) not in PROTOCOLS:
-            known = ", ".join(f"{scheme}://" for scheme in PROTOCOLS)
-            raise UsageError(f"{camera_id}: not the URL of a camera: expected one of {known}")
-        return
-    if not Path(source).exists():
-        raise UsageError(f"{source}: no such file (a camera is a URL such as rtsp://HOST/PATH)")
-    probe_recording(Path(source), camera_id, limits)

@@ -1,4 +1,7 @@
-"""`ssd-worker subscribe`: events as JSON Lines on stdout."""
+"""`ssd-worker subscribe`: events as JSON Lines on stdout.
+
+Imports no PyTorch, PyAV or NumPy, so that it starts at once.
+"""
 
 import signal
 

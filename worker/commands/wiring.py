@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -29,8 +29,11 @@ def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
     return fill_in(redis_url, settings.secrets)
 
 
-def check_model(settings: DetectorSettings) -> None:
-    """Raise UsageError for a model or label that does not exist, before anything is started."""
+def check_model(settings: DetectorSettings) -> tuple[str, ...] | None:
+    """The model's labels; None if they are only known once its weights are loaded.
+
+    Raises UsageError for a model or label that does not exist, before anything is started.
+    """
     # torch takes seconds to import: only once the settings are known to be good.
     from ssd_core.errors import SsdError
     from ssd_core.models.zoo import get_spec
@@ -40,8 +43,10 @@ def check_model(settings: DetectorSettings) -> None:
         spec = get_spec(settings.model)
     except SsdError as error:
         raise UsageError(f"--model: {error}") from error
-    if settings.labels is not None and settings.weights is None:
-        check_labels(settings.labels, spec.labels[1:], spec.name)
+    if settings.weights is not None:
+        return None
+    check_labels(settings.labels or (), spec.labels[1:], spec.name)
+    return spec.labels[1:]
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,20 @@ class DetectorSetup:
     """CUDA device that decodes frames for it; None: the CPU does."""
 
 
-def load_detector(settings: DetectorSettings) -> DetectorSetup:
-    """Load what the settings name, ready to run. Raises UsageError."""
+def load_detector(
+    settings: DetectorSettings, thresholds: Collection[float | None] | None = None
+) -> DetectorSetup:
+    """Load what the settings name, ready to run. Raises UsageError.
+
+    ``thresholds``: those of the cameras, to run at the lowest; default: that of the settings.
+    """
+    thresholds = [settings.score_threshold] if thresholds is None else thresholds
     import torch
 
     from ssd_core import Detector
     from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
-    from worker.pipeline.detection import FrameDetector
+    from worker.pipeline.detection import FrameDetector, check_labels
 
     try:
         device = choose_device(settings.device)
@@ -72,18 +83,19 @@ def load_detector(settings: DetectorSettings) -> DetectorSetup:
             weights=settings.weights,
             device=str(device),
             precision=settings.precision,
-            score_threshold=settings.score_threshold,
             compile=settings.compile,
         )
-        frame_detector = FrameDetector(detector, settings.labels)
+        check_labels(settings.labels or (), detector.spec.labels[1:], detector.spec.name)
+        frame_detector = FrameDetector(detector)
+        frame_detector.score_threshold = frame_detector.lowest_threshold(thresholds)
         max_batch = settings.max_batch or frame_detector.default_batch
         frame_detector.warm_up(max_batch)
     except SsdError as error:
         raise UsageError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"--device {settings.device}: no memory left for {settings.model}: free memory on it, "
-            "or use another device or a smaller model"
+            f"--device {settings.device}: no memory left for the model: free memory on it, or "
+            "use another device or a smaller model"
         ) from error
     if gpu is not None and not frame_detector.takes_planes:
         gpu, reason = None, "there are no Triton kernels for the detector"

@@ -1,17 +1,7 @@
-"""The detector as the pipeline wants it: images in, rounded detections out when they are ready.
+"""The detector as the pipeline wants it: images in, rounded detections out when they are ready."""
 
-On a CPU every core runs the network on its own share of a batch, instead of all cores sharing each
-layer: threads that share a layer wait for one another after it, and on a machine that does anything
-else, decoding frames for example, the wait is long. With one of two cores busy elsewhere, batches
-of 4 went at 50 to 60 frames/s in two shares, and at 3 to 6 with two threads per layer (AMD EPYC,
-torch 2.15.0).
-"""
-
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,28 +11,14 @@ from ssd_core import Detections, Detector
 from ssd_core.errors import SsdError
 from worker.errors import DetectorError, UsageError
 from worker.events import BOX_DECIMALS, SCORE_DECIMALS, Detection, ModelInfo
-
-CPU_BATCH_PER_CORE = 4
-"""With both cores free, replays went at 127 frames/s in shares of 2 and 148 in shares of 4; larger
-ones gain little, and live frames wait for one another (Xeon with AMX, torch 2.15.0)."""
-CUDA_BATCH = 16
+from worker.pipeline.filtering import EVERYTHING, DetectionFilter
 
 
 class FrameDetector:
-    """Detects, keeps the labels asked for, and rounds, so that equal runs give equal bytes."""
+    """Detects, keeps what each camera publishes, and rounds, for equal bytes in equal runs."""
 
-    def __init__(self, detector: Detector, labels: Collection[str] | None = None) -> None:
-        """``labels``: publish only these; None: all. Raises UsageError for unknown ones."""
-        known = detector.spec.labels[1:]
-        if labels is not None:
-            check_labels(labels, known, detector.spec.name)
+    def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        self._labels = frozenset(known if labels is None else labels)
-        self._threads = cpu_threads() if detector.device.type == "cpu" else 1
-        # Batches queue up here where the pipeline works ahead: a core that is done goes on at once.
-        self._pool = ThreadPoolExecutor(
-            self._threads, "detect", initializer=torch.set_num_threads, initargs=(1,)
-        )
 
     @property
     def model(self) -> ModelInfo:
@@ -57,8 +33,7 @@ class FrameDetector:
     @property
     def default_batch(self) -> int:
         """Frames that are best taken at once."""
-        on_cpu = self._detector.device.type == "cpu"
-        return CPU_BATCH_PER_CORE * self._threads if on_cpu else CUDA_BATCH
+        return self._detector.default_batch
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -66,8 +41,28 @@ class FrameDetector:
         return self._detector.spec.labels
 
     @property
+    def default_threshold(self) -> float:
+        """The model's own score threshold."""
+        return self._detector.spec.score_threshold
+
+    def lowest_threshold(self, thresholds: Collection[float | None]) -> float:
+        """The lowest of some cameras' thresholds, where None stands for the model's own."""
+        default = self.default_threshold
+        return min((default if t is None else t for t in thresholds), default=default)
+
+    @property
+    def score_threshold(self) -> float:
+        """Only scores above it are detected; cameras may ask for more by their filters."""
+        return self._detector.score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, threshold: float) -> None:
+        if threshold != self._detector.score_threshold:
+            self._detector.score_threshold = threshold
+
+    @property
     def affecting(self) -> dict[str, str | float]:
-        """What detections depend on beside the model's weights."""
+        """What detections depend on besides the model's weights."""
         return {
             "device": self._detector.hardware,
             "precision": str(self._detector.dtype).removeprefix("torch."),
@@ -89,61 +84,58 @@ class FrameDetector:
     @property
     def works_ahead(self) -> bool:
         """Whether it computes while its caller does other work, on a device of its own."""
-        return self._detector.device.type == "cuda"
+        return self._detector.works_ahead
 
     def warm_up(self, batch: int) -> None:
         """Prepare for batches of up to ``batch`` images before the first frame comes."""
-        if self._detector.device.type != "cpu":
-            with _gpu_failure():
-                self._detector.warm_up(batch)
-            return
-        blank = np.zeros((*self.image_size, 3), np.uint8)
-        for size in range(1, CPU_BATCH_PER_CORE + 1):  # weights are laid out for each
-            list(self._pool.map(self._detector.detect, [[blank] * size] * self._threads))
+        with _gpu_failure():
+            self._detector.warm_up(batch)
 
-    def __call__(self, images: list[Any]) -> Callable[[], list[list[Detection]]]:
-        """Start on the images; what comes back waits for the detections of each, best first.
+    def __call__(
+        self, images: list[Any], filters: Sequence[DetectionFilter] | None = None
+    ) -> Callable[[], list[list[Detection]]]:
+        """Start on the images; the function returned waits for the detections of each, best first.
 
-        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes. Raises
+        An image is an (H, W, 3) RGB array, or a YuvImage for a detector that takes planes;
+        ``filters`` has one for each and says which of its detections to return; None: all. Raises
         DetectorError if a GPU has no memory left for one image.
         """
+        filters = [EVERYTHING] * len(images) if filters is None else filters
         with _device_errors():
-            wait = self._start(images)
+            wait = self._detector.submit(images)
 
         def finish() -> list[list[Detection]]:
             with _device_errors():
-                return self._rounded(list(wait()))
+                return _published(wait(), filters)
 
         return finish
 
-    def _rounded(self, found: list[Detections]) -> list[list[Detection]]:
-        """The detections of each image to publish, alike in equal runs."""
-        if not found:
-            return []
-        scores = rounded(torch.cat([image.scores for image in found]), SCORE_DECIMALS)
-        boxes = rounded(torch.cat([image.boxes_normalised for image in found]), BOX_DECIMALS)
-        labels = torch.cat([image.labels for image in found]).tolist()
-        numbers = zip(labels, scores, boxes, strict=True)
-        return [
-            [
-                Detection(label=name, class_id=class_id, score=score, box=tuple(box))
-                for name, (class_id, score, box) in zip(image.names, numbers, strict=False)
-                if name in self._labels
-            ]
-            for image in found
-        ]
 
-    def _start(self, images: list[Any]) -> Callable[[], Iterable[Detections]]:
-        """On a CPU each core takes a share of the batch."""
-        if self._detector.device.type != "cpu":
-            return self._detector.submit(images)
-        # No larger than goes fastest, however large the batch: memory grows with it.
-        size = max(1, min(-(-len(images) // self._threads), CPU_BATCH_PER_CORE))
-        shares = [
-            self._pool.submit(self._detector.detect, images[start : start + size])
-            for start in range(0, len(images), size)
-        ]
-        return lambda: chain.from_iterable(share.result() for share in shares)
+def _published(
+    found: list[Detections], filters: Sequence[DetectionFilter]
+) -> list[list[Detection]]:
+    """The detections of each image to publish, alike in equal runs."""
+    if not found:
+        return []
+    scores = rounded(torch.cat([image.scores for image in found]), SCORE_DECIMALS)
+    boxes = rounded(torch.cat([image.boxes_normalised for image in found]), BOX_DECIMALS)
+    labels = torch.cat([image.labels for image in found]).tolist()
+    published: list[list[Detection]] = []
+    start = 0
+    for image, wanted in zip(found, filters, strict=True):
+        published.append(
+            [
+                Detection(
+                    label=image.names[position],
+                    class_id=labels[start + position],
+                    score=scores[start + position],
+                    box=tuple(boxes[start + position]),
+                )
+                for position in wanted.kept(image)
+            ]
+        )
+        start += len(image)
+    return published
 
 
 def rounded(values: torch.Tensor, decimals: int) -> list[Any]:
@@ -174,11 +166,6 @@ def _gpu_failure() -> Iterator[None]:
     except torch.AcceleratorError as error:  # nothing runs on it any more, in this process
         reason = str(error).partition("\n")[0]
         raise DetectorError(f"the GPU failed ({reason}): start the worker again") from error
-
-
-def cpu_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_labels(labels: Collection[str], known: Collection[str], model: str) -> None:

@@ -1,13 +1,10 @@
-"""Making events: a batch and what was found in it in, events numbered per camera out.
+"""Making events: a batch and its detections in, events numbered per camera out.
 
-Holds the one piece of state a camera's events need: epoch, next seq, and the counts that the next
-event has to report. Used by one thread.
+Numbers and counts from the records of the cameras, which it keeps up to date. Used by one thread.
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -22,21 +19,10 @@ from worker.events import (
     ModelInfo,
 )
 from worker.frames import Frame, FrameBatch, StreamDown, StreamUp
+from worker.pipeline.cameras import CameraRecord, CameraRecords
+from worker.pipeline.filtering import DetectionFilter
 
 HEARTBEAT_SECONDS = 10.0
-
-
-@dataclass
-class _Camera:
-    epoch: int = 0
-    next_seq: int = 0
-    frames: int = 0
-    dropped: int = 0
-    unreported_dropped: int = 0
-    unreported_skipped: int = 0
-    state: CameraState = "down"
-    reason: str = "connecting"
-    last_event: float = 0.0
 
 
 class EventMaker:
@@ -45,15 +31,18 @@ class EventMaker:
     def __init__(
         self, model: ModelInfo, *, recording_digest: str | None = None, publish_all: bool = False
     ) -> None:
-        """``recording_digest`` makes the events of a replay: every frame gets one, no clock does.
+        """``recording_digest`` is for a replay: every frame gets an event, which no clock affects.
 
         ``publish_all`` gives live frames without detections an event too.
         """
+        self.records = CameraRecords()
         self._model = model
         self._recording_digest = recording_digest
         self._publish_all = publish_all or recording_digest is not None
-        self._cameras: dict[str, _Camera] = {}
-        self._lost: Counter[str] = Counter()
+
+    def filters(self, batch: FrameBatch) -> list[DetectionFilter]:
+        """What is published of each frame of the batch."""
+        return [self.records.of(frame.camera_id).filter for frame in batch.frames]
 
     def make(self, batch: FrameBatch, found: Sequence[Sequence[Detection]]) -> list[Event]:
         """The events of a batch, in order; ``found`` has one entry per frame of the batch."""
@@ -75,42 +64,39 @@ class EventMaker:
         now = time.monotonic()
         return [
             self._camera_event(
-                camera_id,
-                camera.state,
-                "heartbeat" if camera.state == "up" else camera.reason,
+                camera, camera.state, "heartbeat" if camera.state == "up" else camera.reason
             )
-            for camera_id, camera in self._cameras.items()
-            if camera.state != "ended" and now - camera.last_event >= HEARTBEAT_SECONDS
+            for camera in self._reported()
+            if camera.state != "ended" and now - camera.last_event_at >= HEARTBEAT_SECONDS
         ]
 
-    def lost(self, events_lost: dict[str, int]) -> list[Event]:
-        """One ``degraded`` event per camera whose made events were lost before publishing.
+    def lost(self, events_lost: Mapping[str, int]) -> list[Event]:
+        """One ``degraded`` event per camera whose events were lost before they were published.
 
-        A camera that has not come up yet, since the events are those of an earlier process, is told
-        of later.
+        Losses from an earlier process are held back until their camera first appears in this run.
         """
-        self._lost.update(events_lost)
-        return [
-            self._camera_event(
-                camera_id, "degraded", "events_lost", dropped=self._lost.pop(camera_id)
-            )
-            for camera_id in [*self._lost]
-            if camera_id in self._cameras
-        ]
+        for camera_id, count in events_lost.items():
+            self.records.of(camera_id).unreported_lost += count
+        return [self._lost_event(camera) for camera in self._reported() if camera.unreported_lost]
 
     def stopped(self) -> list[Event]:
-        """The last event of every live camera that is not down already: the worker goes."""
+        """The final ``down`` event of every live camera that is still up: the worker shuts down."""
         if self._recording_digest is not None:
             return []
         return [
-            self._down_event(camera_id, "down", "stopped")
-            for camera_id, camera in self._cameras.items()
+            self._state_event(camera, "down", "stopped")
+            for camera in self._reported()
             if camera.state == "up"
         ]
+
+    def _reported(self) -> Iterator[CameraRecord]:
+        """The cameras that have had an event in this run, and hence an epoch."""
+        return (camera for camera in self.records if camera.last_event_at)
 
     def _frame(self, frame: Frame, detections: Sequence[Detection]) -> Iterable[Event]:
         camera = self._camera(frame.camera_id, frame.epoch)
         camera.frames = frame.frame_index + 1
+        camera.last_frame_at = time.monotonic()
         camera.dropped += frame.dropped
         camera.unreported_dropped += frame.dropped
         camera.unreported_skipped += frame.skipped
@@ -118,7 +104,7 @@ class EventMaker:
             return []
         seq = self._take_seq(camera)
         event = DetectionsEvent(
-            id=self._event_id(frame.camera_id, camera, seq, str(frame.frame_index)),
+            id=self._event_id(camera, seq, str(frame.frame_index)),
             source=f"ssd-worker/{frame.camera_id}",
             time=frame.captured_at,
             data=DetectionsData(
@@ -149,38 +135,41 @@ class EventMaker:
         if self._recording_digest is not None:
             camera.next_seq = item.first_seq
             return []
-        camera.state, camera.reason = "up", "connected"
-        return [self._camera_event(item.camera_id, "up", "connected")]
+        return [self._state_event(camera, "up", "connected")]
 
     def _down(self, item: StreamDown) -> Iterable[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.frames = max(camera.frames, item.frames)
-        return [self._down_event(item.camera_id, item.state, item.reason, item.detail)]
+        if not camera.wanted:
+            self.records.forget(camera.camera_id)
+        return [self._state_event(camera, item.state, item.reason, item.detail)]
 
-    def _down_event(
-        self, camera_id: str, state: CameraState, reason: str, detail: str = ""
+    def _state_event(
+        self, camera: CameraRecord, state: CameraState, reason: str, detail: str = ""
     ) -> Event:
-        camera = self._cameras[camera_id]
         camera.state, camera.reason = state, reason
-        return self._camera_event(camera_id, state, reason, detail)
+        return self._camera_event(camera, state, reason, detail)
+
+    def _lost_event(self, camera: CameraRecord) -> Event:
+        lost, camera.unreported_lost = camera.unreported_lost, 0
+        return self._camera_event(camera, "degraded", "events_lost", dropped=lost)
 
     def _camera_event(
         self,
-        camera_id: str,
+        camera: CameraRecord,
         state: CameraState,
         reason: str,
         detail: str = "",
         dropped: int | None = None,
     ) -> Event:
-        camera = self._cameras[camera_id]
         seq = self._take_seq(camera)
         live = self._recording_digest is None
         return CameraEvent(
-            id=self._event_id(camera_id, camera, seq, state),
-            source=f"ssd-worker/{camera_id}",
+            id=self._event_id(camera, seq, state),
+            source=f"ssd-worker/{camera.camera_id}",
             time=datetime.now(UTC) if live else None,
             data=CameraData(
-                camera_id=camera_id,
+                camera_id=camera.camera_id,
                 mode=self._mode,
                 epoch=camera.epoch,
                 seq=seq,
@@ -196,21 +185,20 @@ class EventMaker:
     def _mode(self) -> Literal["live", "replay"]:
         return "live" if self._recording_digest is None else "replay"
 
-    def _event_id(self, camera_id: str, camera: _Camera, seq: int, in_recording: str) -> str:
+    def _event_id(self, camera: CameraRecord, seq: int, in_recording: str) -> str:
         if self._recording_digest is not None:
             return f"{self._recording_digest}/{in_recording}"
-        return f"{camera_id}/{camera.epoch}/{seq}"
+        return f"{camera.camera_id}/{camera.epoch}/{seq}"
 
-    def _camera(self, camera_id: str, epoch: int | None) -> _Camera:
-        """The camera's state, begun anew when its epoch is new; unreported counts live on."""
-        camera = self._cameras.setdefault(camera_id, _Camera(epoch=epoch or 0))
+    def _camera(self, camera_id: str, epoch: int | None) -> CameraRecord:
+        """The camera's record, begun again when its epoch is new."""
+        camera = self.records.of(camera_id)
         if epoch is not None and camera.epoch != epoch:
-            camera.epoch, camera.next_seq = epoch, 0
-            camera.frames = camera.dropped = 0
+            camera.begin(epoch)
         return camera
 
-    def _take_seq(self, camera: _Camera) -> int:
+    def _take_seq(self, camera: CameraRecord) -> int:
         seq = camera.next_seq
         camera.next_seq += 1
-        camera.last_event = time.monotonic()
+        camera.last_event_at = time.monotonic()
         return seq

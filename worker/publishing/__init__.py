@@ -1,9 +1,9 @@
 """Publishing: events in, acknowledged writes to every sink, on a thread of its own.
 
-Delivery: events go to each sink in the order in which they were submitted. A sink that is away is
-tried again with the same events until it takes them; sinks drop what they have already, so nothing
-is written twice. Here is what sinks and publishers promise; ``lossless`` has the publisher of a
-replay, ``live`` that of a live run, with its ``spool``. Knows nothing of what a sink is.
+Delivery: events are written to each sink in the order in which they were submitted. A sink that is
+unavailable is retried with the same events until it takes them; sinks drop what they have already,
+so nothing is written twice. Here are the protocols of sinks and publishers; ``lossless`` is the
+publisher of a replay, ``live`` that of a live run, with its ``spool``. Depends on no concrete sink.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,14 @@ class Sink(Protocol):
     def publish(self, events: Sequence[Event]) -> None:
         """Write events, all or none per camera; return once they are written.
 
-        Events that it has already it drops. Raises SinkUnavailable if they may be sent again,
-        CameraRefused if those of one camera are of no use, and any other SinkError if none are.
+        Drops events that it has already. Raises SinkUnavailable if a retry may succeed,
+        CameraRefused if one camera's events will never be accepted, and any other SinkError if none
+        will.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections and files; what was published stays."""
+        """Close connections and files; what was published stays."""
         ...
 
 
@@ -35,7 +36,7 @@ class Publisher(Protocol):
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread, if anything did."""
+        """The error that ended the thread, if any."""
         ...
 
     @property
@@ -45,11 +46,11 @@ class Publisher(Protocol):
 
     @property
     def refused(self) -> dict[str, str]:
-        """Cameras whose events no sink may take any more, and why."""
+        """Cameras whose events are not accepted any more, and why."""
         ...
 
     def progress(self) -> int:
-        """Rises with all that the thread does, attempts that fail included."""
+        """Rises with every attempt of the thread, also one that fails."""
         ...
 
     def has_work(self) -> bool:
@@ -60,12 +61,16 @@ class Publisher(Protocol):
         """Begin to publish."""
         ...
 
+    def add_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Publish for these cameras, too, what an earlier run left of them first."""
+        ...
+
     def submit(self, events: Sequence[Event]) -> bool:
-        """Queue events; False if there is no room: submit them again."""
+        """Queue events; False if the queue is full: submit them again."""
         ...
 
     def take_lost(self) -> dict[str, int]:
-        """Events lost per camera since the last call, once there is room to tell of them."""
+        """Events lost per camera since the last call, once there is room to report them."""
         ...
 
     def close(self, timeout: float) -> int:

@@ -1,4 +1,4 @@
-"""What a replay promises not to mix, and where it stands. A leaf."""
+"""What a replay's events depend on, and how far it has come. A leaf."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -6,7 +6,7 @@ from hashlib import sha256
 
 @dataclass(frozen=True)
 class ReplayClaim:
-    """What a replay's events are of; events of another claim must not be mixed in."""
+    """What a replay's events depend on; events of another claim must not be mixed in."""
 
     recording: str
     model: str
@@ -20,7 +20,7 @@ class ReplayClaim:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the replay of a recording stands in one sink."""
+    """How far the replay of a recording has come in one sink."""
 
     events: int = 0
     """How many of its events are stored."""

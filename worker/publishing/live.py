@@ -1,11 +1,11 @@
-"""Publishing live events: to the sink, or into the spool while it is away.
+"""Publishing live events: to the sink, or into the spool while it is unavailable.
 
-Delivery: events of a camera arrive in order and once. While the sink is away, and until it has what
-waits, every event goes through the spool, so that none overtakes another. What a sink may have
-taken without saying so is sent again: sinks drop what they have. Where the disk takes nothing
-either, a bounded queue in memory is left, whose oldest events go and are counted. A process that is
-killed loses what is in that queue: events of the moment, or, where the sink hangs, of the
-seconds that an attempt takes. Never blocks the one who submits.
+Delivery: events of a camera arrive in order and once. While the sink is unavailable, and until it
+has caught up, every event passes through the spool, so that none overtakes another. What a sink may
+have taken without confirming is sent again: sinks drop what they have. If the disk takes nothing
+either, events stay in a bounded queue in memory, whose oldest are dropped and counted. A process
+that is killed loses what is in that queue: the events of the moment, or, if the sink hangs, of the
+seconds that an attempt takes. ``submit`` never blocks.
 """
 
 import logging
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
 from worker.events import Event
 from worker.publishing import Sink
+from worker.publishing.epochs import PublishedEpochs
 from worker.publishing.outage import Outage
 from worker.publishing.spool import Spool
 
@@ -40,10 +41,9 @@ class LivePublisher:
         self._queue: deque[Event] = deque()
         self._in_flight: list[Event] = []
         self._lost: Counter[str] = Counter()
-        self._epochs: dict[str, int] = {}
-        """Latest epoch per camera among the events of this process."""
-        self._noted: dict[str, int] = {}
-        """Those that the spool has been told."""
+        self._added: deque[str] = deque()
+        """Cameras that are new to the spool."""
+        self._epochs = PublishedEpochs(spool)
         self._outage = Outage(sink.name)
         self._retry_at = 0.0
         self._disk_refuses = False
@@ -58,21 +58,30 @@ class LivePublisher:
         """Begin to publish, first what an earlier process left in the spool."""
         if len(self._spool):
             log.info(
-                "%d events of an earlier run wait in the spool: they go first", len(self._spool)
+                "%d events of an earlier run are in the spool: publishing them first",
+                len(self._spool),
             )
         self._thread.start()
+
+    def add_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Publish for these cameras, too; what an earlier run left of them comes first."""
+        with self._condition:
+            for camera_id in camera_ids:
+                self.refused.pop(camera_id, None)
+                self._added.append(camera_id)
+            self._condition.notify_all()
 
     def submit(self, events: Sequence[Event]) -> bool:
         """Queue events; never blocks, always True."""
         with self._condition:
             self._queue.extend(e for e in events if e.data.camera_id not in self.refused)
-            self._epochs.update((e.data.camera_id, e.data.epoch) for e in events)
+            self._epochs.submitted(events)
             self._trim()
             self._condition.notify_all()
             return True
 
     def take_lost(self) -> dict[str, int]:
-        """Events lost per camera since the last call, once there is room to tell of them."""
+        """Events lost per camera since the last call, once there is room to report them."""
         with self._condition:
             if not self._lost or self._is_behind or len(self._queue) > self._capacity // 2:
                 return {}
@@ -106,37 +115,46 @@ class LivePublisher:
         self._keep_the_rest()
         self._keep_lost()
         if len(self._spool):
-            log.warning(
-                "%d events wait in the spool: the next start publishes them", len(self._spool)
-            )
+            log.warning("%d events are in the spool: the next run publishes them", len(self._spool))
         with self._condition:
-            return len(self._queue) + len(self._in_flight)
+            lost = len(self._queue) + len(self._in_flight)
+        if lost:
+            log.error(
+                "%d events are lost: they could be neither published nor spooled: "
+                "check Redis and the disk of --spool-dir",
+                lost,
+            )
+        return lost
 
     def _keep_the_rest(self) -> None:
-        """What the thread has left, because it failed or a write holds it up for too long."""
+        """Spool what the thread has left, because it failed or a write takes too long."""
         with self._condition:
             left = [*self._in_flight, *self._queue]
         if not left:
             return
         try:
-            if self._thread.is_alive():  # it may use the spool itself when the write lets it go
+            if self._thread.is_alive():  # it may use the spool itself once the write returns
                 self._spool.append_apart(left)
             else:
                 self._spool.append(left)
         except SpoolError as error:
-            log.error("events cannot be spooled: %s", error)
+            log.error("cannot spool events: %s", error)
             return
         with self._condition:
             self._in_flight = []
             self._queue.clear()
 
     def _keep_lost(self) -> None:
-        """The count of what was lost and could not be told of, for the next run."""
+        """Save the counts of lost events that could not be reported, for the next run."""
         if self._lost and not self._thread.is_alive():
             try:
                 self._spool.add_lost(self._lost)
             except SpoolError as error:
-                log.error("%s; of the events lost, %s were not told", error, dict(self._lost))
+                log.error(
+                    "%s: cannot save the counts of lost events, so they will not be reported: %s",
+                    error,
+                    dict(self._lost),
+                )
             self._lost.clear()
 
     @property
@@ -147,7 +165,8 @@ class LivePublisher:
         try:
             while (events := self._next()) is not None:
                 self._steps += 1
-                self._note_epochs(events)
+                self._take_over_cameras()
+                self._epochs.keep(events)
                 may_send = time.monotonic() >= self._retry_at and not self._closing
                 if len(self._spool) or (self._outage and not may_send):
                     self._keep(events)
@@ -163,21 +182,21 @@ class LivePublisher:
             self.failure = error
 
     def _next(self) -> list[Event] | None:
-        """The oldest events; none if it is only time to try again; None at the end."""
+        """The oldest events; none if there is only something else to do; None at the end."""
         with self._condition:
-            nobody_takes_them = self._disk_refuses and bool(self._outage)
+            nothing_takes_them = self._disk_refuses and bool(self._outage)
             self._condition.wait_for(
-                lambda: self._closing or (self._queue and not nobody_takes_them),
+                lambda: self._closing or self._added or (self._queue and not nothing_takes_them),
                 self._seconds_left(),
             )
-            if self._closing and (not self._queue or nobody_takes_them):
+            if self._closing and (not self._queue or nothing_takes_them):
                 return None
             events = [self._queue.popleft() for _ in range(min(len(self._queue), EVENTS_AT_ONCE))]
             self._in_flight = events
             return events
 
     def _seconds_left(self) -> float | None:
-        """Until there is something to do without new events; None: never."""
+        """Seconds until there is something to do without new events; None: never."""
         if not len(self._spool) and not (self._is_behind and self._queue):
             return None
         return max(self._retry_at - time.monotonic(), 0)
@@ -186,49 +205,45 @@ class LivePublisher:
         try:
             self._send(events)
         except SinkUnavailable as error:
-            self._went_away(error)
+            self._sink_failed(error)
             self._keep(events)
         else:
             if events and self._outage:
-                self._came_back()
+                self._sink_recovered()
 
-    def _note_epochs(self, events: Sequence[Event]) -> None:
-        """On disk, so that the next process begins above them, also where Redis is away then."""
-        epochs = {e.data.camera_id: e.data.epoch for e in events}
-        new = dict(epochs.items() - self._noted.items())
-        if not new:
-            return
-        self._noted |= new
-        try:
-            self._spool.note_epochs(new)
-        except SpoolError as error:
-            log.debug("epochs cannot be noted: %s", error)
+    def _take_over_cameras(self) -> None:
+        with self._condition:
+            added, self._added = [*self._added], deque()
+        for camera_id in added:
+            try:
+                self._spool.add_camera(camera_id)
+            except SpoolError as error:
+                log.error("camera %s: cannot read its spooled events: %s", camera_id, error)
 
     def _send(self, events: Sequence[Event]) -> None:
-        """To the sink, without cameras that it refuses. Raises SinkUnavailable."""
+        """Publish, except for cameras that the sink refuses. Raises SinkUnavailable."""
         while True:
             self._steps += 1
             events = [e for e in events if e.data.camera_id not in self.refused]
             try:
                 self._sink.publish(events)
             except Fenced as error:
-                latest = self._epochs.get(error.camera_id)
-                if latest is None or error.epoch < latest:
+                if self._epochs.are_later_than(error.camera_id, error.epoch):
                     events = _without_older(events, error)
                 else:
-                    self._set_aside(error, drop_until=error.epoch)
+                    self._refuse(error, drop_until=error.epoch)
             except CameraRefused as error:
-                self._set_aside(error)
+                self._refuse(error)
             else:
                 return
 
     def _catch_up(self) -> None:
-        """What waits in the spool to the sink; new events queue up behind it."""
+        """Publish what is in the spool; new events are appended to it meanwhile."""
         while True:
             try:
                 portion = self._spool.oldest(EVENTS_AT_ONCE)
             except SpoolError as error:
-                log.error("the spool cannot be read: %s", error)
+                log.error("cannot read the spool: %s", error)
                 self._retry_at = time.monotonic() + DISK_RETRY_SECONDS
                 return
             if not portion.rows:
@@ -236,11 +251,11 @@ class LivePublisher:
             try:
                 self._send(portion.events)
             except SinkUnavailable as error:
-                self._went_away(error)
+                self._sink_failed(error)
                 return
             try:
                 self._spool.forget(portion)
-            except SpoolError as error:  # it will not give them again; a later process may
+            except SpoolError as error:  # not read again in this process; a later one may
                 log.warning("published events stay in the spool for now: %s", error)
             if self._closing and time.monotonic() > self._give_up_at:
                 return
@@ -248,17 +263,17 @@ class LivePublisher:
                 events = self._in_flight = list(self._queue)
                 self._queue.clear()
             self._keep(events)
-        self._came_back()
+        self._sink_recovered()
 
     def _keep(self, events: Sequence[Event]) -> None:
-        """On disk, or where that is refused in memory again, at the front."""
+        """Spool events; if the disk refuses them, put them back at the front of the queue."""
         if not events:
             return
         try:
             self._spool.append(events)
         except SpoolError as error:
             if not self._disk_refuses:
-                log.error("events cannot be spooled, the newest stay in memory: %s", error)
+                log.error("cannot spool events, the newest stay in memory: %s", error)
             self._disk_refuses = True
             with self._condition:
                 self._queue.extendleft(reversed(events))
@@ -275,25 +290,29 @@ class LivePublisher:
         while len(self._queue) > self._capacity:
             self._lost[self._queue.popleft().data.camera_id] += 1
 
-    def _set_aside(self, error: CameraRefused, drop_until: int | None = None) -> None:
-        """For this run. What waits goes up to the epoch ``drop_until``, and is for the next run."""
+    def _refuse(self, error: CameraRefused, drop_until: int | None = None) -> None:
+        """Ignore a camera for the rest of this run.
+
+        Its spooled events up to the epoch ``drop_until`` are dropped; the others stay for the next
+        run.
+        """
         log.error("%s", error)
         self.refused[error.camera_id] = str(error)
         try:
             if drop_until is not None:
-                dropped = self._spool.forget_camera(error.camera_id, drop_until)
+                dropped = self._spool.drop_events(error.camera_id, drop_until)
                 if dropped:
                     log.error(
                         "camera %s: %d events in the spool are dropped", error.camera_id, dropped
                     )
-            self._spool.leave(error.camera_id)
+            self._spool.remove_camera(error.camera_id)
         except SpoolError as spool_error:
             log.error("%s", spool_error)
 
-    def _went_away(self, error: SinkUnavailable) -> None:
+    def _sink_failed(self, error: SinkUnavailable) -> None:
         self._retry_at = time.monotonic() + self._outage.failed(error)
 
-    def _came_back(self) -> None:
+    def _sink_recovered(self) -> None:
         self._outage.end()
         try:
             lost = self._spool.take_lost()
@@ -305,10 +324,10 @@ class LivePublisher:
 
 
 def _without_older(events: Sequence[Event], error: Fenced) -> list[Event]:
-    """Without those of earlier connections of a camera, behind which its stream has later ones.
+    """Drop events of earlier connections of a camera whose stream already has later ones.
 
-    Left in the spool by a process that died: published then, or made before another worker had the
-    camera. This process is not turned away by that.
+    A process that died left them in the spool: published then, or made before another worker took
+    the camera. This process is not fenced off by that.
     """
     left = [
         event
@@ -316,7 +335,7 @@ def _without_older(events: Sequence[Event], error: Fenced) -> list[Event]:
         if event.data.camera_id != error.camera_id or event.data.epoch > error.epoch
     ]
     log.warning(
-        "camera %s: %d events of an earlier run are left out, its stream has later ones",
+        "camera %s: discarding %d events of an earlier run: its stream already has later ones",
         error.camera_id,
         len(events) - len(left),
     )

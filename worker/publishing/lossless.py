@@ -1,4 +1,4 @@
-"""Publishing the events of a replay: whoever submits waits for as long as a sink is away."""
+"""Publishing the events of a replay: ``submit`` waits for as long as a sink is unavailable."""
 
 import threading
 import time
@@ -32,6 +32,9 @@ class LosslessPublisher:
         """Begin to publish."""
         self._thread.start()
 
+    def add_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Nothing is left of earlier runs: a resumed replay makes its events again."""
+
     def submit(self, events: Sequence[Event]) -> bool:
         """Queue events; False if the queue is full: submit them again."""
         with self._condition:
@@ -44,7 +47,7 @@ class LosslessPublisher:
             return True
 
     def take_lost(self) -> dict[str, int]:
-        """None ever are."""
+        """Always empty: a replay loses none."""
         return {}
 
     @property

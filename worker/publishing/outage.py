@@ -1,6 +1,7 @@
-"""The time in which a sink is away: tells when it begins and ends, and when to try again.
+"""One sink's outage: logs its start and end, and computes when to retry.
 
-Takes the failures of one sink and their end; gives waits that grow. Used by one thread.
+Takes the sink's failures and its next success; gives waits with exponential backoff. Used by one
+thread.
 """
 
 import logging
@@ -13,7 +14,7 @@ LAST_RETRY_SECONDS = 2.0
 
 
 class Outage:
-    """Of one sink, again and again."""
+    """The outages of one sink."""
 
     def __init__(self, name: str) -> None:
         """``name`` of the sink, for the log."""
@@ -22,7 +23,7 @@ class Outage:
         self._delay = FIRST_RETRY_SECONDS
 
     def __bool__(self) -> bool:
-        """Whether the sink is away."""
+        """Whether the sink is unavailable."""
         return self._since is not None
 
     def failed(self, error: Exception) -> float:
@@ -30,7 +31,7 @@ class Outage:
         if self._since is None:
             self._since = time.monotonic()
             self._delay = FIRST_RETRY_SECONDS
-            log.warning("%s is away, events wait: %s", self._name, error)
+            log.warning("%s is unavailable, events are queued: %s", self._name, error)
         delay = self._delay
         self._delay = min(delay * 2, LAST_RETRY_SECONDS)
         return delay
@@ -38,5 +39,6 @@ class Outage:
     def end(self) -> None:
         """A write succeeded."""
         if self._since is not None:
-            log.info("%s is back after %.1f s", self._name, time.monotonic() - self._since)
+            seconds = time.monotonic() - self._since
+            log.info("%s is available again after %.1f s", self._name, seconds)
         self._since = None

@@ -1,11 +1,10 @@
-"""The spool: events that Redis does not take for now, on disk, until it does.
+"""The spool: events on disk, until Redis takes them.
 
-Events go in with ``append`` and come out, oldest first, with ``oldest``; ``forget`` lets go of what
-is published. What ``append`` has returned from is there after the death of the process (not after a
-power cut: nothing waits for the disk). Bounded: beyond ``max_bytes`` the oldest events go, and how
-many went per camera is kept until it is asked for. One SQLite database in a directory
-serves any number of workers; each sees the events of its own cameras for its own server. Used by
-one thread at a time. Knows nothing of Redis.
+``append`` adds events, ``oldest`` returns the first of them, ``forget`` deletes what is published.
+Events survive the process once ``append`` has returned (not a power cut: nothing waits for the
+disk). Bounded: beyond ``max_bytes`` the oldest events are dropped, and counted per camera until
+``take_lost``. One SQLite database in a directory serves any number of workers; each sees the events
+of its own cameras for its own server. Used by one thread at a time. Knows nothing of Redis.
 """
 
 import errno
@@ -98,14 +97,14 @@ class Spool:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno not in NO_ROOM:
                 raise
-            log.error("events cannot be spooled for now: %s", error)
+            log.error("cannot spool events for now: %s", error)
 
     def __len__(self) -> int:
         """How many events wait."""
         return self._waiting
 
     def append(self, events: Sequence[Event]) -> None:
-        """Keep the events behind those that are there; drop the oldest beyond the limit.
+        """Add events at the end; drop the oldest beyond the limit.
 
         All of them or, raising SpoolError, none.
         """
@@ -138,19 +137,19 @@ class Spool:
                 f"SELECT id, event FROM events {self._mine} AND id > ? ORDER BY id LIMIT ?",
                 (*self._names, self._published, limit),
             ).fetchall()
-        if not rows:  # also where another worker of the same cameras was first
+        if not rows:  # or another worker of the same cameras was first
             self._waiting = self._bytes = 0
             return Portion((), self._published, 0, 0)
         size = sum(len(event) + ROW_BYTES for _, event in rows)
         return Portion(tuple(_parsed(event for _, event in rows)), rows[-1][0], len(rows), size)
 
     def forget(self, portion: Portion) -> None:
-        """What ``oldest`` gave is published: it does not come again, even where this fails."""
+        """Delete what ``oldest`` returned; it is not returned again, even if this fails."""
         after, self._published = self._published, portion.last
         rows, size = portion.rows, portion.size_bytes
         try:
             with self._errors(), self._database:
-                rows, size = self._count(after, portion.last)  # some may have gone meanwhile
+                rows, size = self._count(after, portion.last)  # some may be dropped by now
                 self._database.execute(
                     f"DELETE FROM events {self._mine} AND id <= ?", (*self._names, portion.last)
                 )
@@ -160,23 +159,29 @@ class Spool:
         if not self._waiting:
             self._give_back_space()
 
-    def leave(self, camera_id: str) -> None:
-        """Leave the events of a camera for the next process."""
+    def add_camera(self, camera_id: str) -> None:
+        """Serve one more camera, and what an earlier process left of it."""
+        self._cameras = tuple(sorted({*self._cameras, camera_id}))
+        with self._errors():
+            self._waiting, self._bytes = self._count(self._published)
+
+    def remove_camera(self, camera_id: str) -> None:
+        """Ignore a camera; its events stay for a later process."""
         self._cameras = tuple(name for name in self._cameras if name != camera_id)
         with self._errors():
             self._waiting, self._bytes = self._count(self._published)
 
-    def forget_camera(self, camera_id: str, last_epoch: int) -> int:
-        """Drop the events of a camera whose stream has later ones; returns how many."""
+    def drop_events(self, camera_id: str, last_epoch: int) -> int:
+        """Drop a camera's events up to an epoch; returns how many there were."""
         with self._errors(), self._database:
-            gone = self._database.execute(
+            dropped = self._database.execute(
                 "DELETE FROM events "
                 "WHERE destination = ? AND camera_id = ? AND epoch <= ? AND id > ?",
                 (self._destination, camera_id, last_epoch, self._published),
             ).rowcount
         with self._errors():
             self._waiting, self._bytes = self._count(self._published)
-        return int(gone)
+        return int(dropped)
 
     def take_lost(self) -> dict[str, int]:
         """Events dropped per camera since the last call, in this or an earlier process."""
@@ -189,7 +194,7 @@ class Spool:
         return dict(rows)
 
     def add_lost(self, lost: Mapping[str, int]) -> None:
-        """Count more events as lost, for ``take_lost`` to tell."""
+        """Count more events as lost, for ``take_lost`` to report."""
         with self._errors(), self._database:
             self._add_lost(lost)
 
@@ -215,11 +220,11 @@ class Spool:
         return int(epoch)
 
     def close(self) -> None:
-        """Let go of the file; the events stay."""
+        """Close the database; the events stay."""
         self._database.close()
 
     def _count(self, after: int, last: int = INT64_MAX) -> tuple[int, int]:
-        """Events behind the place ``after``, up to ``last``, and their bytes."""
+        """Events after the place ``after``, up to ``last``, and their bytes."""
         rows, size = self._database.execute(
             f"SELECT count(*), coalesce(sum(length(event) + ?), 0) FROM events {self._mine} "
             "AND id > ? AND id <= ?",
@@ -246,13 +251,13 @@ class Spool:
         except sqlite3.OperationalError as error:
             raise SpoolError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            self._set_aside(error)
+            self._move_damaged(error)
         try:
             return _connect(self._path)
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"{self._path}: {error}") from error
 
-    def _set_aside(self, error: Exception) -> None:
+    def _move_damaged(self, error: Exception) -> None:
         """Move a file that is damaged, or something else, out of the way."""
         aside = self._path.with_name(f"{FILE_NAME}.damaged-{time.time_ns()}")
         log.error("the spool %s is damaged (%s): moved to %s", self._path, error, aside)
@@ -263,8 +268,8 @@ class Spool:
         self._published = self._waiting = self._bytes = 0
 
     def _drop_oldest(self, excess_bytes: int) -> tuple[int, int]:
-        """Drop events worth so many bytes, counting them as lost; (events, bytes) that went."""
-        gone: Counter[str] = Counter()
+        """Drop at least so many bytes of events and count them as lost: (events, bytes)."""
+        dropped: Counter[str] = Counter()
         numbers = []
         freed = 0
         if excess_bytes > 0:
@@ -277,11 +282,11 @@ class Spool:
                 if freed >= excess_bytes:
                     break
                 numbers.append((number,))
-                gone[camera_id] += 1
+                dropped[camera_id] += 1
                 freed += size + ROW_BYTES
             rows.close()
             self._database.executemany("DELETE FROM events WHERE id = ?", numbers)
-            self._add_lost(gone)
+            self._add_lost(dropped)
         return len(numbers), freed
 
     def _add_lost(self, lost: Mapping[str, int]) -> None:
@@ -292,7 +297,7 @@ class Spool:
         )
 
     def _give_back_space(self) -> None:
-        """Shrink the files once they are empty: a long outage leaves them large."""
+        """Shrink the files once they are empty: after a long outage they are large."""
         with self._errors():
             while self._database.execute("PRAGMA freelist_count").fetchone()[0]:
                 # execute() would stop after one page.
@@ -307,7 +312,7 @@ class Spool:
             damaged = type(error) is sqlite3.DatabaseError  # its own class for it
             if damaged:
                 self._database.close()
-                self._set_aside(error)
+                self._move_damaged(error)
             if damaged or isinstance(error, sqlite3.ProgrammingError):  # closed: that failed before
                 self._database = self._open()
             raise SpoolError(f"{self._path}: {error}") from error
@@ -317,8 +322,8 @@ def _parsed(rows: Iterable[bytes]) -> Iterator[Event]:
     for row in rows:
         try:
             yield parse_event(row)
-        except ValueError:  # of another version, or damaged: it must not keep the others back
-            log.error("an event in the spool cannot be read and is left out")
+        except ValueError:  # of another version, or damaged: it must not block the others
+            log.error("discarding an event in the spool that cannot be read")
 
 
 def _closed_database() -> sqlite3.Connection:
@@ -328,7 +333,7 @@ def _closed_database() -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # What cameras saw is nobody else's business; SQLite gives its other files the rights of this.
+    # What cameras saw is private; SQLite gives its other files the permissions of this one.
     path.touch(mode=0o600)
     path.chmod(0o600)
     database = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)

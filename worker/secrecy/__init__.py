@@ -1,1 +1,1 @@
-"""User names and passwords: where they come from, and how they stay inside the process."""
+"""User names and passwords: where they come from, and how they are kept inside the process."""

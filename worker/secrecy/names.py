@@ -1,9 +1,9 @@
-"""Names in braces, in the URLs of cameras and of Redis: secrets from elsewhere than the URL.
+"""Names in braces, in the URLs of cameras and of Redis: placeholders for secrets kept elsewhere.
 
 ``rtsp://{GATE_USER}:{GATE_PASSWORD}@camera.local/stream`` takes both from ``--secrets``, a TOML
-file of names or a directory with a file for each (as Docker, Kubernetes and systemd give them), or
-else from the environment, and writes them so that any character may be in them. Braces have no
-other meaning in a URL, and shells leave them alone. Shows names, never what they stand for.
+file of names or a directory with one file per name (as Docker, Kubernetes and systemd provide), or
+else from the environment, and percent-encodes them, so that they may contain any character. Braces
+have no other meaning in a URL, and shells leave them alone. Errors contain names, never values.
 """
 
 import os
@@ -19,9 +19,9 @@ READABLE_BY_OTHERS = 0o004
 
 
 def fill_in(text: str, secrets: Path | None) -> str:
-    """A URL, or ``CAMERA_ID=URL``, with what its names in braces stand for; other text as it is.
+    """A URL, or ``CAMERA_ID=URL``, with its names in braces replaced; other text is unchanged.
 
-    Raises UsageError for a name that is not known, and if the secrets cannot be read.
+    Raises UsageError for an unknown name, and if the secrets cannot be read.
     """
     if "://" not in text or not NAME.search(text):
         return text
@@ -50,13 +50,13 @@ def _find(name: str, known: dict[str, str], secrets: Path | None) -> str:
     if name not in os.environ:
         where = f"neither in --secrets {secrets} nor" if secrets is not None else "not"
         raise UsageError(
-            f"{{{name}}} is {where} in the environment: set it, or write a {{ of the URL as %7B"
+            f"{{{name}}} is {where} in the environment: set it, or write a literal {{ as %7B"
         )
     return os.environ[name]
 
 
 def _read_names(path: Path) -> dict[str, str]:
-    """The names of a TOML file, which must be the user's own secret."""
+    """The names and values of a TOML file, which others must not be able to read."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & READABLE_BY_OTHERS:

@@ -1,9 +1,9 @@
 """Keeps user names and passwords inside the process.
 
-Takes URLs as they were typed and gives what may be shown of them: scheme, host and port. ``hide``
-remembers the secrets of a URL for the life of the process, and ``redact`` takes them out of any
-text: the last net under error messages, logs, tracebacks and the process title. Knows neither
-cameras nor Redis, and reads nothing.
+Takes URLs as typed and gives what may be displayed of them: scheme, host and port. ``hide``
+remembers the secrets of a URL for the life of the process, and ``redact`` removes them from any
+text: the last safety net under error messages, logs, tracebacks and the process title. Knows
+neither cameras nor Redis, and reads nothing.
 """
 
 import re
@@ -12,28 +12,28 @@ import threading
 import traceback
 from types import TracebackType
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 REDACTED = "***"
-LEAST_LENGTH = 6
-"""A shorter password is taken out with its URL only: on its own it may be any word of a log."""
+MIN_LENGTH = 6
+"""A shorter password is removed with its URL only: on its own it may be any word of a log."""
 SECRET_OPTIONS = ("password", "ssl_password", "username")
-"""Options of a Redis URL that are shown to nobody."""
+"""Options of a Redis URL that are secret."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""Stands in a URL for a secret, and is none."""
+"""A placeholder in a URL, and not itself a secret."""
 LOGIN = re.compile(r"://(?!USER:PASSWORD@)[^\s'\"]*@")
-"""User and password of a URL that nobody named before; the messages' own example stays."""
+"""User and password of any URL that was not hidden, except the example in our own messages."""
 HOW_TO_WRITE = "write @ : / # ? % [ ] in its user and password as %40 %3A %2F %23 %3F %25 %5B %5D"
 
 _hidden: dict[str, str] = {}
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a URL. Raises ValueError, without its text, if its host may be another.
+    """The parts of a URL. Raises ValueError, without quoting it, if its host is ambiguous.
 
-    An ``@`` behind the host may be what is left of a password with a ``/`` in it: then the "host"
-    is the password's beginning, and would be shown, and asked of a name server.
+    An ``@`` after the host may be the end of a password that contains a ``/``: then the "host" is
+    the beginning of the password, and would be displayed, and looked up in DNS.
     """
     try:
         parts = urlsplit(url)
@@ -41,12 +41,12 @@ def split_url(url: str) -> SplitResult:
     except ValueError:
         raise ValueError("not a URL") from None
     if parts.netloc and "@" in parts.path + parts.query + parts.fragment:
-        raise ValueError("it is not clear which is its host")
+        raise ValueError("its host is ambiguous")
     return parts
 
 
-def shown(url: str) -> str:
-    """A URL as it may be shown: path and options may hold passwords too."""
+def redact_url(url: str) -> str:
+    """The scheme, host and port of a URL: its path and options may contain passwords too."""
     scheme = url.partition("://")[0]
     try:
         parts = split_url(url)
@@ -58,47 +58,49 @@ def shown(url: str) -> str:
     return f"{scheme}://{parts.hostname or '...'}{port}"
 
 
-def shown_argument(argument: str) -> str:
-    """One argument of a command line, with what may be shown of the URL in it."""
+def redact_argument(argument: str) -> str:
+    """An argument of a command line, with the URL in it redacted."""
     url = URL.search(argument)
     if url:
-        return argument[: url.start()] + shown(url.group())
+        return argument[: url.start()] + redact_url(url.group())
     if "@" not in argument:
         return argument
-    name, equals, _ = argument.partition("=")  # most likely a URL whose scheme was forgotten
+    name, equals, _ = argument.partition("=")  # most likely a URL without its scheme
     return f"{name}=..." if equals and "@" not in name else "..."
 
 
 def hide(text: str) -> None:
-    """Let ``redact`` take the URL in a text, if there is one, and its secrets out from now on."""
+    """Make ``redact`` remove the URL in a text, if any, and its secrets from now on."""
     found = URL.search(text)
     if found is None:
         return
     url = found.group()
-    _hidden[url] = shown(url)
+    _hidden[url] = redact_url(url)
     login, at, _ = url.partition("://")[2].rpartition("@")
     if at:
         _hidden[f"{login}@"] = f"{REDACTED}@"
         hide_value(login.partition(":")[2])
     try:
-        options = parse_qsl(urlsplit(url).query)
+        query = urlsplit(url).query
     except ValueError:
         return
-    for name, value in options:
+    for option in query.split("&"):
+        name, _, value = option.partition("=")
         if name in SECRET_OPTIONS:
             hide_value(value)
+            hide_value(value.replace("+", " "))  # what a + means among options
 
 
 def hide_value(secret: str) -> None:
-    """Let ``redact`` take out a password, as it is and as it stands in a URL."""
+    """Make ``redact`` remove a password, plain and percent-encoded."""
     plain = unquote(secret)
     for form in (secret, plain, quote(plain, safe="")):
-        if len(form) >= LEAST_LENGTH and not NAME.fullmatch(form):
+        if len(form) >= MIN_LENGTH and not NAME.fullmatch(form):
             _hidden[form] = REDACTED
 
 
 def redact(text: str) -> str:
-    """The text without anything that was hidden, and without logins in any other URL."""
+    """The text without anything hidden before, and without logins in any other URL."""
     hidden = _hidden.copy()  # another thread may be hiding more
     for secret in sorted(hidden, key=len, reverse=True):
         text = text.replace(secret, hidden[secret])

@@ -1,6 +1,6 @@
 """Redis addresses: a URL in, a connected client out, or one line that says why not.
 
-Secrets never leave this module: errors name host and port, never user or password.
+Secrets never leave this module: errors contain host and port, never user or password.
 """
 
 import re
@@ -31,7 +31,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from worker.errors import SinkError, SinkUnavailable, UsageError
-from worker.secrecy.redaction import HOW_TO_WRITE, hide, redact, shown, split_url
+from worker.secrecy.redaction import HOW_TO_WRITE, hide, redact, redact_url, split_url
 
 RedisClient: TypeAlias = Any
 """redis.Redis or RedisCluster: their type stubs differ from each other and from both."""
@@ -39,10 +39,10 @@ RedisClient: TypeAlias = Any
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 SCHEMES = ("redis", "rediss", "unix", *CLUSTER_SCHEMES)
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
-"""All that a call to Redis may raise; redis-py's cluster errors stand apart from its others."""
+"""All that a call to Redis may raise; redis-py's cluster errors are not RedisErrors."""
 MISSING_SCRIPT = NoScriptError
-"""The answer of a server that does not have a script, or not any more."""
-PASSING_ERRORS = (
+"""The answer of a server that does not have a script, or has lost it."""
+TEMPORARY_ERRORS = (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
@@ -50,45 +50,46 @@ PASSING_ERRORS = (
     ReadOnlyError,
     TryAgainError,
 )
-"""Answers that another time may be others: loading, failing over, full."""
-PASSING_ANSWERS = ("BUSY ", "MISCONF", "NOREPLICAS")
-"""Of the same kind, but plain ResponseErrors to redis-py."""
-BROKEN_OFF = (
-    "broke off the TLS connection: if it wants a client certificate, one that it trusts, add "
-    "ssl_certfile=FILE&ssl_keyfile=FILE behind the ?"
+"""Errors that may pass: the server is loading, failing over or full."""
+TEMPORARY_ANSWERS = ("BUSY ", "MISCONF", "NOREPLICAS")
+"""More of them, which redis-py raises as plain ResponseErrors."""
+TLS_CLOSED = (
+    "closed the TLS connection: if it requires a client certificate, add one that it trusts: "
+    "ssl_certfile=FILE&ssl_keyfile=FILE after the ?"
 )
-TLS_TROUBLE = (
+NO_TLS = "does not answer in TLS: if it has none, use redis://"
+TLS_FAILURES = (
     (
         "CERTIFICATE_VERIFY_FAILED",
-        "has a certificate that is not trusted{reason}: name its authority with "
-        "?ssl_ca_certs=FILE, and the host as the certificate does",
+        "has a certificate that is not trusted{reason}: give its CA with ?ssl_ca_certs=FILE, and "
+        "use the host name in the certificate",
     ),
-    ("_ALERT_", BROKEN_OFF),
-    ("EOF occurred in violation of protocol", BROKEN_OFF),
-    ("handshake operation timed out", "does not answer in TLS: if it has none, write redis://"),
-    ("WRONG_VERSION_NUMBER", "does not answer in TLS: if it has none, write redis://"),
+    ("_ALERT_", TLS_CLOSED),
+    ("EOF occurred in violation of protocol", TLS_CLOSED),
+    ("handshake operation timed out", NO_TLS),
+    ("WRONG_VERSION_NUMBER", NO_TLS),
 )
-"""What OpenSSL's words mean, the first that fits: redis-py has no errors of its own for them."""
+"""What OpenSSL's messages mean, the first match counts: redis-py has no exceptions for them."""
 DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
-"""How Redis and Valkey say NOPERM to a command of a script."""
+"""How Redis and Valkey report NOPERM for a command inside a script."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 REPLY_TIMEOUT_SECONDS = 10.0
 LIVE_REPLY_TIMEOUT_SECONDS = 2.0
-"""For live events, which a spool takes meanwhile: a server that hangs must not hold up the end."""
+"""For live events, which the spool holds meanwhile: a hung server must not delay the shutdown."""
 
 
 def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
-    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``redis+cluster://``, checked.
+    """A client for ``redis://``, ``rediss://``, ``unix://`` or ``redis+cluster://``, connected.
 
     Raises UsageError for a URL that cannot work, SinkUnavailable if nothing answers there, and
-    SinkError if what answers turns us away.
+    SinkError if the server refuses the client.
     """
     hide(url)
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise UsageError(
-            f"--redis-url: {server_of(url)}: expected redis://, rediss://, unix:// or "
-            "redis+cluster://, or one of the words embedded and none"
+            f"--redis-url: {server_of_url(url)}: expected redis://, rediss://, unix:// or "
+            "redis+cluster://, or the word embedded or none"
         )
     _check(url)
     reply_timeout = REPLY_TIMEOUT_SECONDS if reply_timeout is None else reply_timeout
@@ -100,29 +101,34 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     try:
         client: RedisClient
         if scheme in CLUSTER_SCHEMES:
-            # Once more after it has asked who has the slot now; its own 10 times hold up too long.
+            # One retry, once it has asked which node has the slot now; its default of 10 takes
+            # too long.
             client = RedisCluster.from_url(
                 CLUSTER_SCHEMES[scheme] + url[len(scheme) :],
                 retry=Retry(NoBackoff(), 1),
                 **options,
             )
         else:
-            # The publisher and the consumer do their own waiting, where they can be stopped.
+            # No retries: publisher and consumer retry themselves, and can be stopped meanwhile.
             client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         client.ping()
     except REDIS_ERRORS as error:
         cut = isinstance(error.__context__, (ConnectionResetError, BrokenPipeError))
-        if cut and scheme.startswith("rediss"):  # the alert that says why may be overtaken
-            raise SinkUnavailable(f"Redis at {server_of(url)} {BROKEN_OFF}") from error
-        raise explain(error, server_of(url)) from error
+        if cut and scheme.startswith("rediss"):  # the reset may arrive before the alert
+            raise SinkUnavailable(f"Redis at {server_of_url(url)} {TLS_CLOSED}") from error
+        raise explain(error, server_of_url(url)) from error
     except ValueError as error:
-        raise UsageError(f"--redis-url: {server_of(url)}: not a Redis URL") from error
-    except TypeError as error:  # redis-py hands the URL's options on as they are
+        raise UsageError(
+            f"--redis-url: {server_of_url(url)}: not a Redis URL: write "
+            "redis://USER:PASSWORD@HOST:PORT/DATABASE"
+        ) from error
+    except TypeError as error:  # redis-py passes the URL's options on as keyword arguments
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise
         raise UsageError(
-            f"--redis-url: {server_of(url)}: unknown option {unknown[1]} behind the ?"
+            f"--redis-url: {server_of_url(url)}: unknown option {unknown[1]} after the ?: "
+            "remove or correct it"
         ) from error
     return client
 
@@ -133,7 +139,7 @@ def is_cluster(client: RedisClient) -> bool:
 
 
 def _check(url: str) -> None:
-    """Raise UsageError for a URL whose host is not clear, or whose TLS files are of no use."""
+    """Raise UsageError for a URL with an ambiguous host or unusable TLS files."""
     options = {name: values[0] for name, values in parse_qs(_parts(url).query).items()}
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for option in ("ssl_ca_certs", "ssl_certfile"):
@@ -143,7 +149,7 @@ def _check(url: str) -> None:
         try:
             if option == "ssl_ca_certs":
                 tls.load_verify_locations(path)
-            else:  # without a password OpenSSL would ask the terminal for one
+            else:  # without a password OpenSSL would prompt for one on the terminal
                 password = options.get("ssl_password", "")
                 tls.load_cert_chain(path, options.get("ssl_keyfile"), password)
         except ssl.SSLError as error:
@@ -156,12 +162,12 @@ def _check(url: str) -> None:
 
 
 def explain(error: Exception, server: str) -> SinkError:
-    """The error of redis-py as ours: whether trying again may help, and what to do."""
+    """Translate an error of redis-py: whether a retry may succeed, and what to do."""
     denied = _denied(error)
     if denied:
         return SinkError(
-            f"Redis at {server} does not let this user {denied}: the ACL rules that it needs are "
-            "in deploy/redis-users.acl"
+            f"Redis at {server} does not let this user {denied}: give it the ACL rules in "
+            "deploy/redis-users.acl"
         )
     if isinstance(error, (AuthenticationError, AuthorizationError)) or (
         isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS"))
@@ -170,28 +176,32 @@ def explain(error: Exception, server: str) -> SinkError:
             f"Redis at {server} refused the login: check user and password "
             "(redis://USER:PASSWORD@HOST:PORT)"
         )
-    for sign, meaning in TLS_TROUBLE:
+    for sign, meaning in TLS_FAILURES:
         if sign in f"{error} {error.__context__}":
-            words = getattr(error.__context__, "verify_message", "").rstrip(".")
-            reason = f" ({words})" if words else ""
+            detail = getattr(error.__context__, "verify_message", "").rstrip(".")
+            reason = f" ({detail})" if detail else ""
             return SinkUnavailable(f"Redis at {server} {meaning.format(reason=reason)}")
     if "Cluster mode is not enabled" in str(error):
-        return SinkError(f"Redis at {server} is no cluster: write redis:// instead")
-    if isinstance(error, PASSING_ERRORS) or str(error).startswith(PASSING_ANSWERS):
+        return SinkError(f"Redis at {server} is not a cluster: use redis:// instead")
+    if "max number of clients" in str(error):
+        return SinkUnavailable(
+            f"Redis at {server} accepts no more clients: close some, or raise its maxclients"
+        )
+    if isinstance(error, TEMPORARY_ERRORS) or str(error).startswith(TEMPORARY_ANSWERS):
         return SinkUnavailable(f"Redis at {server} takes no writes now ({redact(str(error))})")
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, RedisClusterException, OSError)):
         return SinkUnavailable(
             f"no Redis answers at {server}: start one there, or name another with --redis-url"
         )
-    # An older server repeats the whole login that it does not understand.
+    # An older server echoes the whole login if it does not understand it.
     answer = str(error).partition(", with args beginning with")[0]
-    return SinkError(f"Redis at {server} said: {redact(answer)}")
+    return SinkError(f"Redis at {server} answered: {redact(answer)}")
 
 
 def _denied(error: Exception) -> str:
-    """What the user may not do, or nothing; the server's own words would name the user."""
+    """What the user is not allowed to do, or ""; the server's own message names the user."""
     cause: BaseException | None = error
-    while isinstance(cause, RedisClusterException):  # a node that refuses to tell is "no cluster"
+    while isinstance(cause, RedisClusterException):  # wraps what each node answered
         cause = cause.__cause__ or cause.__context__
     answer = str(cause)
     if not isinstance(cause, NoPermissionError) and not answer.startswith(DENIED_IN_SCRIPT):
@@ -203,14 +213,14 @@ def _denied(error: Exception) -> str:
 
 
 def destination(url: str) -> str:
-    """Which server and database a URL means, without secrets: for what is kept for it.
+    """Server and database of a URL, without secrets: identifies the events spooled for it.
 
-    Raises UsageError where its host is not clear.
+    Raises UsageError for a URL with an ambiguous host.
     """
     parts = _parts(url)
     query = parse_qs(parts.query)
     database = query.get("db", [parts.path.strip("/") if parts.scheme != "unix" else ""])[0]
-    return f"{server_of(url)}/{database or 0}"
+    return f"{server_of_url(url)}/{database or 0}"
 
 
 def _parts(url: str) -> SplitResult:
@@ -220,7 +230,7 @@ def _parts(url: str) -> SplitResult:
         raise UsageError(f"--redis-url: the address cannot be read: {HOW_TO_WRITE}") from None
 
 
-def server_name(client: RedisClient) -> str:
+def server_of_client(client: RedisClient) -> str:
     """Host and port (or socket) of a client, for messages."""
     if isinstance(client, RedisCluster):
         nodes: Any = client
@@ -229,7 +239,7 @@ def server_name(client: RedisClient) -> str:
     return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
 
-def server_of(url: str) -> str:
+def server_of_url(url: str) -> str:
     """Host and port (or socket) of a URL, for messages."""
-    server = shown(url).partition("://")[2]
+    server = redact_url(url).partition("://")[2]
     return "the address" if server.startswith("...") else server

@@ -1,8 +1,8 @@
-"""The embedded server: a Valkey on this machine that starts when it is needed.
+"""The embedded server: a Valkey on this machine that is started on demand.
 
 It listens on 127.0.0.1 only, keeps its data in the user's state directory (append-only file), and
-outlives the worker that started it, so that workers and subscribers of one user share it. A server
-on the port that is not this one is left alone.
+outlives the worker that started it, so that all workers and subscribers of a user share it. Any
+other server on the port is left alone.
 """
 
 import fcntl
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
-"""Longest wait for a start: a large append-only file takes a while to load."""
+"""Maximum wait for a start: a large append-only file takes a while to load."""
 
 
 def ensure_running(state_dir: Path, port: int) -> str:
-    """URL of the embedded server, started if it is down.
+    """URL of the embedded server, started if it is not running.
 
-    Raises WorkerError if the port is taken by something else, or the server does not start.
+    Raises WorkerError if another program uses the port, or the server does not start.
     """
     directory = data_directory(state_dir, port)
     try:
@@ -43,7 +43,7 @@ def ensure_running(state_dir: Path, port: int) -> str:
     except OSError as error:
         raise WorkerError(
             f"the embedded server cannot use {directory} ({error.strerror}): "
-            "choose another place with --state-dir"
+            "choose another directory with --state-dir"
         ) from error
     return url(port)
 
@@ -54,14 +54,15 @@ def url(port: int) -> str:
 
 
 def data_directory(state_dir: Path, port: int) -> Path:
-    """One directory per port: two servers must not append to one file."""
+    """The data directory, one per port: two servers must not append to one file."""
     return state_dir.expanduser().resolve() / f"valkey-{port}"
 
 
 def is_ours(directory: Path, port: int) -> bool:
-    """Whether the server on the port is the embedded one of this directory.
+    """Whether the embedded server of this directory runs on the port.
 
-    False if nothing listens. Raises WorkerError if something else does.
+    False if nothing listens there. Raises WorkerError if another program does, or if the server
+    does not answer.
     """
     client: Any = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
     try:
@@ -76,21 +77,21 @@ def is_ours(directory: Path, port: int) -> bool:
         return is_ours(directory, port)
     except valkey.exceptions.TimeoutError:
         raise WorkerError(
-            f"port {port} is taken by what does not answer, the embedded server itself or another "
-            "program: choose another with --embedded-port, or name a server with --redis-url"
+            f"port {port} is taken, but nothing answers there (a hung embedded server, or another "
+            "program): choose another port with --embedded-port, or a server with --redis-url"
         ) from None
     except (ValkeyError, KeyError, OSError):
         pass
     finally:
         client.close()
     raise WorkerError(
-        f"port {port} is taken by another program: choose another with --embedded-port, "
-        "or name a server with --redis-url"
+        f"port {port} is taken by another program: choose another port with --embedded-port, "
+        "or a server with --redis-url"
     )
 
 
 def _listens(port: int) -> bool:
-    """Whether anything still accepts connections; a server that is ending does for a moment."""
+    """Whether the port keeps accepting connections: an exiting server still does for a moment."""
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         try:
@@ -106,7 +107,7 @@ def _start(directory: Path, port: int) -> None:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as error:
         raise WorkerError(
-            "there is no embedded server for this platform: name a server with --redis-url"
+            "there is no embedded server for this platform: choose a server with --redis-url"
         ) from error
     options = {
         "bind": HOST,
@@ -124,8 +125,8 @@ def _start(directory: Path, port: int) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={},  # it outlives the worker, whose environment may hold passwords of cameras
-        start_new_session=True,  # Ctrl-C in the worker's terminal must not reach it
+        env={},  # it outlives the worker, whose environment may contain passwords of cameras
+        start_new_session=True,  # Ctrl-C in the worker's terminal must not stop it
     )
     _wait_until_ready(directory, port, process)
     log.info(
@@ -150,13 +151,13 @@ def _wait_until_ready(directory: Path, port: int, process: subprocess.Popen[byte
             time.sleep(0.02)
     raise WorkerError(
         f"the embedded server did not start: see {directory / 'valkey.log'}, "
-        "or name a server with --redis-url"
+        "or choose another server with --redis-url"
     )
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One starter at a time, over all processes of the user."""
+    """Start one server at a time, across all processes of the user."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,7 @@
-"""The settings of every command: one field per option, and with it one flag, variable and TOML key.
+"""The settings of every command: one field per option gives one flag, variable and TOML key.
 
-Checks what can be seen in the settings themselves. Opens nothing.
+Checks what can be seen in the settings themselves. Opens no file; the cameras themselves are read
+in ``worker.settings.cameras``.
 """
 
 from pathlib import Path
@@ -15,9 +16,11 @@ from worker.sources.limits import Limits
 ENV_PREFIX = "SSD_WORKER_"
 LIVE_STREAM_MAXLEN = 100_000
 INT_MAX = 2**31 - 1
-"""The most pixels that FFmpeg itself takes."""
+"""The maximum number of pixels that FFmpeg itself accepts."""
 SPOOL_MAX_BYTES = 1 << 30
 """About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
+
+Transport = Literal["auto", "tcp", "udp"]
 
 
 class Settings(BaseSettings):
@@ -31,30 +34,34 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_exit_on_error=False,
         extra="forbid",
-        # A model's name and a field's name do not clash.
-        protected_namespaces=(),
     )
 
     config: Path | None = Field(None, description="TOML file with any of these settings")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level to log on stderr"
+        "info", description="minimum level to log to stderr"
     )
     log_json: bool = Field(False, description="log JSON lines instead of text")
 
 
-class RedisSettings(Settings):
+class SecretsSettings(Settings):
+    """Where names in braces are looked up."""
+
+    secrets: Path | None = Field(
+        None,
+        description="where to look up {NAME} in URLs such as redis://:{PASSWORD}@HOST: a TOML "
+        "file, or a directory with one file per name; names not found there come from the "
+        "environment",
+    )
+
+
+class RedisSettings(SecretsSettings):
     """Where events go, or come from."""
 
     redis_url: str | None = Field(
         None,
         description="redis://, rediss://, unix:// or redis+cluster:// URL, 'embedded' (a Valkey "
-        "that starts by itself) or 'none'; default: embedded, but none for a replay that has "
+        "that is started when needed) or 'none'; default: embedded, but none for a replay with "
         "--output or --annotate",
-    )
-    secrets: Path | None = Field(
-        None,
-        description="TOML file, or directory with a file for each, of the names that stand in "
-        "braces in URLs, as in redis://:{PASSWORD}@HOST; default: the environment",
     )
     key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
     embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
@@ -64,60 +71,26 @@ class RedisSettings(Settings):
     )
 
 
-class DetectorSettings(RedisSettings):
-    """What to detect, and on what."""
+class DetectionSettings(Settings):
+    """What to detect, and how often: for a camera, unless its own table says otherwise."""
 
-    model: str = Field("ssd_mobilenet_v2_oid", description="name from `ssd-worker models`")
+    model: str | None = Field(
+        None,
+        description="name from `ssd-worker models`; default: what the weights file says, else "
+        "ssd_mobilenet_v2_oid",
+    )
     weights: str | None = Field(
         None, description="checkpoint file, or 'coco'; default: those in the package"
     )
-    device: str = Field("auto", description="auto, cpu or cuda[:N]")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="the network's arithmetic; auto: the fastest the device has"
-    )
-    compile: bool = Field(
-        False, description="compile the network first: seconds to minutes, then faster on a GPU"
-    )
-    hwaccel: Literal["auto", "cuda", "none"] = Field(
-        "auto", description="where frames are decoded; auto: on the GPU, if one is used and can"
-    )
     score_threshold: float | None = Field(
-        None, ge=0, lt=1, description="least score of a detection; default: the model's"
+        None, ge=0, lt=1, description="report detections scoring above this; default: the model's"
     )
     labels: Annotated[list[str] | None, NoDecode] = Field(
         None, description="publish only these, separated by commas; default: all"
     )
     fps: float | None = Field(
-        None, gt=0, description="analyse at most so many frames a second of each source"
+        None, gt=0, description="analyse at most this many frames per second of each source"
     )
-    max_batch: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="frames a batch; default: 4 a core on a CPU, 16 on a GPU",
-    )
-
-    watchdog_seconds: float = Field(
-        120,
-        ge=0,
-        description="end with code 70 after so long without progress though frames wait; 0: never",
-    )
-    max_pixels: int = Field(
-        Limits.max_pixels, ge=1, le=INT_MAX, description="pixels a frame may have"
-    )
-    max_streams: int = Field(
-        Limits.max_streams, ge=1, le=1000, description="streams a file or camera may have"
-    )
-    max_bytes_without_frame: int = Field(
-        Limits.max_bytes_without_frame,
-        ge=1,
-        description="bytes that may come in a row without a frame",
-    )
-
-    @property
-    def limits(self) -> Limits:
-        """What a source may cost."""
-        return Limits(self.max_pixels, self.max_streams, self.max_bytes_without_frame)
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -131,40 +104,116 @@ class DetectorSettings(RedisSettings):
         return labels
 
 
-class RunSettings(DetectorSettings):
+class DetectorSettings(DetectionSettings, RedisSettings):
+    """How to detect, and what a source may cost."""
+
+    device: str = Field("auto", description="auto, cpu or cuda[:N]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="numeric precision of the network; auto: bf16 if the hardware has it, else "
+        "fp16 on a GPU and fp32 on a CPU",
+    )
+    compile: bool = Field(
+        False,
+        description="compile the network first: takes seconds to minutes, may pay off on a GPU",
+    )
+    hwaccel: Literal["auto", "cuda", "none"] = Field(
+        "auto",
+        description="where to decode frames; auto: on the GPU if detection runs there and it can "
+        "decode, else on the CPU",
+    )
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="maximum frames per batch; default: 4 per core on a CPU, 16 on a GPU",
+    )
+
+    watchdog_seconds: float = Field(
+        120,
+        ge=0,
+        description="exit with code 70 after this many seconds without progress while work is "
+        "waiting; 0: never",
+    )
+    max_pixels: int = Field(
+        Limits.max_pixels, ge=1, le=INT_MAX, description="maximum pixels per frame"
+    )
+    max_streams: int = Field(
+        Limits.max_streams, ge=1, le=1000, description="maximum streams per file or camera"
+    )
+    max_bytes_without_frame: int = Field(
+        Limits.max_bytes_without_frame,
+        ge=1,
+        description="maximum bytes to read without decoding a frame",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """What a source may cost."""
+        return Limits(self.max_pixels, self.max_streams, self.max_bytes_without_frame)
+
+
+class CameraDefaults(DetectionSettings, SecretsSettings):
+    """What holds for a camera whose own table does not say."""
+
+    transport: Transport = Field(
+        "auto",
+        description="how RTSP cameras send: tcp, udp, or auto: TCP, but UDP if a camera refuses it",
+    )
+
+
+class RunSettings(DetectorSettings, CameraDefaults):
     """Watch cameras until stopped."""
 
     sources: CliPositionalArg[list[str]] = Field(
-        min_length=1, description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
+        default=[], description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
+    )
+    cameras: Path | None = Field(
+        None,
+        description="TOML file with a [cameras.ID] table per camera (paths in it are relative to "
+        "the working directory); check it with `ssd-worker cameras FILE`",
     )
     max_wait_ms: float = Field(
-        20, ge=0, le=10_000, description="longest a frame waits for others to fill a batch"
+        20,
+        ge=0,
+        le=10_000,
+        description="maximum milliseconds a frame waits for others to fill a batch",
     )
-    loop: bool = Field(False, description="play files again and again")
+    loop: bool = Field(False, description="restart files at their end")
     allow_playlists: bool = Field(
-        False, description="a camera may be an HLS or DASH playlist, which names hosts to read from"
+        False,
+        description="accept a camera that is an HLS or DASH playlist, which can open other hosts",
     )
     publish: Literal["detections", "all"] = Field(
         "detections", description="publish frames with detections, or all frames"
     )
     stream_maxlen: int = Field(
-        LIVE_STREAM_MAXLEN, ge=0, description="entries kept per camera, about; 0: all"
+        LIVE_STREAM_MAXLEN,
+        ge=0,
+        description="approximate number of entries kept per camera; 0: all",
     )
 
     spool_dir: Path | None = Field(
         None,
-        description="where events wait on disk while Redis is away; default: spool in --state-dir",
+        description="where events are kept on disk while Redis is unavailable; default: spool in "
+        "--state-dir",
     )
     spool_max_bytes: int = Field(
         SPOOL_MAX_BYTES,
         ge=0,
-        description="of this worker in the spool; beyond it the oldest events go",
+        description="maximum size of this worker's events in the spool; beyond it the oldest are "
+        "discarded and counted",
     )
+
+    @property
+    def camera_files(self) -> list[Path]:
+        """The files that may name cameras."""
+        return [path for path in (self.config, self.cameras) if path is not None]
 
     @model_validator(mode="after")
     def _has_somewhere_to_publish(self) -> "RunSettings":
         if self.redis_url == "none":
-            raise ValueError("--redis-url none leaves `run` nowhere to publish: give a URL")
+            raise ValueError("--redis-url none: `run` has nowhere to publish: give a URL")
         return self
 
 
@@ -179,9 +228,11 @@ class ReplaySettings(DetectorSettings):
     )
     annotate: Path | None = Field(None, description="MP4 to draw the detections into")
     stride: int = Field(1, ge=1, description="analyse every Nth frame")
-    restart: bool = Field(False, description="begin anew: discard what was published or written")
+    restart: bool = Field(False, description="start again: discard what was published or written")
     overwrite: bool = Field(False, description="replace output files that exist")
-    stream_maxlen: int = Field(0, ge=0, description="entries kept per stream, about; 0: all")
+    stream_maxlen: int = Field(
+        0, ge=0, description="approximate number of entries kept per stream; 0: all"
+    )
 
     @model_validator(mode="after")
     def _outputs_fit(self) -> "ReplaySettings":
@@ -190,10 +241,10 @@ class ReplaySettings(DetectorSettings):
         if self.annotate is not None and self.annotate.suffix != ".mp4":
             raise ValueError(f"--annotate {self.annotate}: expected .mp4")
         if self.annotate is not None and len(self.paths) > 1:
-            raise ValueError("--annotate draws into one file: replay one recording at a time")
+            raise ValueError("--annotate writes one file: replay one recording at a time")
         if self.redis_url == "none" and self.output is None and self.annotate is None:
             raise ValueError(
-                "--redis-url none leaves the replay nowhere to write: give --output or --annotate"
+                "--redis-url none: the replay has nowhere to write: give --output or --annotate"
             )
         if self.fps is not None and self.stride > 1:
             raise ValueError("--fps and --stride both choose frames: give one of them")
@@ -201,7 +252,7 @@ class ReplaySettings(DetectorSettings):
 
     @property
     def effective_redis_url(self) -> str:
-        """The URL, or the default that goes with the outputs."""
+        """The URL, or the default for these outputs."""
         has_file = self.output is not None or self.annotate is not None
         return self.redis_url or ("none" if has_file else "embedded")
 
@@ -212,18 +263,19 @@ class SubscribeSettings(RedisSettings):
     model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
 
     cameras: CliPositionalArg[list[str]] = Field(
-        default=[], description="camera ids; default: all, also those that come later"
+        default=[],
+        description="camera ids; default: all, including cameras that appear later",
     )
     start: str = Field(
         "new",
         pattern=r"^(start|new|\d+(-\d+)?)$",
-        description="where to begin: start, new or an ENTRY_ID; a group that exists goes on "
-        "where it was",
+        description="where to begin: start, new or an ENTRY_ID; an existing group resumes where "
+        "it stopped",
     )
-    count: int | None = Field(None, ge=1, description="stop after so many events")
+    count: int | None = Field(None, ge=1, description="stop after this many events")
     group: str | None = Field(None, description="consumer group to read and acknowledge in")
     consumer: str | None = Field(None, description="name in the group; default: host and process")
-    replay: bool = Field(False, description="read replays instead of live cameras")
+    replay: bool = Field(False, description="read the events of replays instead of live cameras")
 
     @model_validator(mode="after")
     def _group_and_server_fit(self) -> "SubscribeSettings":
@@ -234,12 +286,25 @@ class SubscribeSettings(RedisSettings):
         return self
 
 
+class CamerasSettings(CameraDefaults):
+    """Check cameras without running: print what would run, and everything that is wrong."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    cameras: CliPositionalArg[Path | None] = Field(
+        None,
+        description="TOML file, as `ssd-worker run --cameras` takes it; default: the [cameras.ID] "
+        "tables of the --config file only",
+    )
+    as_json: bool = Field(False, description="print one JSON object instead of a table")
+
+
 class ModelsSettings(Settings):
     """List the models."""
 
 
 class DoctorSettings(RedisSettings):
-    """Look at what this machine has."""
+    """Check this machine: device, decoders, Redis."""
 
     device: str = Field("auto", description="device to check: auto, cpu or cuda[:N]")
 
@@ -248,6 +313,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "replay": ReplaySettings,
     "subscribe": SubscribeSettings,
+    "cameras": CamerasSettings,
     "models": ModelsSettings,
     "doctor": DoctorSettings,
 }

@@ -1,13 +1,13 @@
 """Reading settings: flags, ``SSD_WORKER_*`` variables and the ``--config`` file.
 
-Order of precedence: flag, variable, file, default. Opens nothing but the TOML file.
+Order of precedence: flag, variable, file, default. Opens no file but that of ``--config``.
 """
 
 import argparse
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     CliApp,
     CliSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -23,28 +24,38 @@ from pydantic_settings import (
 )
 
 from worker.errors import UsageError
-from worker.settings.fields import COMMANDS, ENV_PREFIX, Settings
+from worker.settings.fields import (
+    COMMANDS,
+    ENV_PREFIX,
+    CamerasSettings,
+    RunSettings,
+    Settings,
+    SubscribeSettings,
+)
 
 _S = TypeVar("_S", bound=Settings)
 
 
 def load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
-    """Settings of a command from its arguments, the environment and the TOML file.
+    """The settings of a command, from its arguments, the environment and the TOML file.
 
-    Raises UsageError in one line. ``--help`` prints and exits with 0.
+    Raises UsageError in one line. ``--help`` prints the help and exits with 0.
     """
     try:
         return _load_settings(settings_class, command, arguments)
-    except UsageError as error:  # what it quotes may have line breaks of any kind in it
+    except UsageError as error:  # a quoted value may contain line breaks of any kind
         raise UsageError(" ".join(str(error).split())) from error
 
 
 def _load_settings(settings_class: type[_S], command: str, arguments: list[str]) -> _S:
     variables = [value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)]
     if not all(map(_is_utf_8, arguments + variables)):
-        # Events, keys and outputs are UTF-8: better now than in the middle of a run.
+        # Events, keys and outputs are UTF-8: better to fail now than in the middle of a run.
         raise UsageError("an argument or variable is not UTF-8 text: rename the file that it names")
-    from_file = _read_toml(settings_class, _config_path(arguments))
+    content = _read_toml(_config_path(arguments))
+    from_file = {
+        name: value for name, value in content.items() if _is_for(settings_class, name, value)
+    }
 
     class WithFile(settings_class):  # type: ignore[valid-type, misc]
         __doc__ = settings_class.__doc__
@@ -59,21 +70,47 @@ def _load_settings(settings_class: type[_S], command: str, arguments: list[str])
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            if settings_class is SubscribeSettings and isinstance(env_settings, EnvSettingsSource):
+                # The variable names the file of `run`, not the cameras to subscribe to.
+                env_settings.env_vars = _without_cameras(env_settings.env_vars)
             return (init_settings, env_settings, InitSettingsSource(settings_cls, from_file))
 
     try:
-        source: Any = CliSettingsSource(WithFile, formatter_class=_HelpFormatter)
+        formatter = _CamerasHelp if settings_class is CamerasSettings else _HelpFormatter
+        source: Any = CliSettingsSource(WithFile, formatter_class=formatter)
         settings: _S = CliApp.run(WithFile, cli_args=arguments, cli_settings_source=source)
     except ValidationError as error:
-        raise UsageError(_first_line(error)) from None
+        raise UsageError(_first_line(settings_class, error)) from None
     except SettingsError as error:
         message = str(error.__cause__ or error).removeprefix("error parsing CLI: ")
         raise UsageError(f"{message} (see ssd-worker {command} --help)") from None
+    _check_that_cameras_are_named(settings, content)
     return settings
 
 
+def _check_that_cameras_are_named(settings: Settings, content: dict[str, Any]) -> None:
+    """Raises UsageError if a command that needs cameras has neither any nor a file of them."""
+    if not isinstance(settings, RunSettings | CamerasSettings) or settings.cameras is not None:
+        return
+    if isinstance(content.get("cameras"), dict):
+        return
+    if isinstance(settings, CamerasSettings):
+        raise UsageError(
+            "no cameras to check: give FILE, or --config FILE with [cameras.ID] tables"
+        )
+    if not settings.sources:
+        raise UsageError(
+            "no cameras to watch: give SOURCE, such as rtsp://HOST/PATH, or --cameras FILE"
+        )
+
+
+def _without_cameras(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    cameras = f"{ENV_PREFIX}cameras".lower()
+    return {name: value for name, value in variables.items() if name.lower() != cameras}
+
+
 class _HelpFormatter(argparse.HelpFormatter):
-    """Names values in a user's words instead of Python's, and leaves empty defaults out."""
+    """Names values in a user's words instead of Python's, and omits empty defaults."""
 
     METAVARS = {
         "str": "TEXT",
@@ -98,6 +135,12 @@ class _HelpFormatter(argparse.HelpFormatter):
         return re.sub(r" ?\(default: (None|False|\[\])\)", "", text)
 
 
+class _CamerasHelp(_HelpFormatter):
+    """Of the command whose cameras are a file."""
+
+    METAVARS = _HelpFormatter.METAVARS | {"CAMERAS": "FILE"}
+
+
 def _is_utf_8(text: str) -> bool:
     try:
         text.encode()
@@ -117,8 +160,8 @@ def _config_path(arguments: list[str]) -> Path | None:
     return Path(path) if path else None
 
 
-def _read_toml(settings_class: type[Settings], path: Path | None) -> dict[str, Any]:
-    """The keys of the file that the command has; keys that no command has are an error."""
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    """The content of the file. Raises UsageError for a key that no command has."""
     if path is None:
         return {}
     try:
@@ -131,17 +174,35 @@ def _read_toml(settings_class: type[Settings], path: Path | None) -> dict[str, A
     unknown = sorted(set(content) - every_key)
     if unknown:
         raise UsageError(f"--config {path}: unknown setting {', '.join(unknown)}")
-    return {name: value for name, value in content.items() if name in settings_class.model_fields}
+    return content
 
 
-def _first_line(error: ValidationError) -> str:
-    """The first thing wrong, named by its flag; the value is left out, it may hold a password."""
+def _is_for(settings_class: type[Settings], name: str, value: Any) -> bool:
+    """Whether a command takes this key of a file that commands share.
+
+    ``cameras`` is one key for three things: the file of `run` (text), cameras with settings of
+    their own (tables, read in ``worker.settings.cameras``), and what `subscribe` reads (a list).
+    """
+    if name == "cameras" and isinstance(value, dict):
+        return False
+    if name == "cameras" and isinstance(value, list) != (settings_class is SubscribeSettings):
+        return False
+    return name in settings_class.model_fields
+
+
+def _first_line(settings_class: type[Settings], error: ValidationError) -> str:
+    """The first error, named by its flag; the value is left out, as it may hold a password."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message
-    name = str(first["loc"][0])
-    shown = "--from" if name == "start" else f"--{name.replace('_', '-')}"
-    if name in ("sources", "paths", "cameras"):
-        shown = name.upper()
-    return f"{shown}: {message[0].lower()}{message[1:]}"
+    return f"{_flag(settings_class, str(first['loc'][0]))}: {message[0].lower()}{message[1:]}"
+
+
+def _flag(settings_class: type[Settings], name: str) -> str:
+    """A field as it is typed: its flag, or the name that the help gives a positional argument."""
+    if name in ("sources", "paths") or (name == "cameras" and settings_class is not RunSettings):
+        return "FILE" if settings_class is CamerasSettings else name.upper()
+    kebab = name.replace("_", "-")
+    shortcut = (settings_class.model_config.get("cli_shortcuts") or {}).get(kebab, kebab)
+    return f"--{shortcut}"

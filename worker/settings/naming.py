@@ -1,6 +1,6 @@
-"""Camera ids: from what was typed, or made from the file or URL.
+"""Camera ids and their sources: from what was typed, or with an id made from the file or URL.
 
-Refuses what cannot be a source without showing it: there may be a password in it.
+Refuses what cannot be a source without showing it: there may be a password in it. Opens nothing.
 """
 
 import re
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from worker.errors import UsageError
 from worker.frames import CAMERA_ID
-from worker.secrecy.redaction import HOW_TO_WRITE, hide, split_url
+from worker.secrecy.redaction import HOW_TO_WRITE, hide, redact_argument, split_url
 
 MAX_LENGTH = 64
 LONGEST_LOGIN_BYTES = 127
-"""FFmpeg's RTSP client cuts a longer USER:PASSWORD, as it stands in the URL, without a word."""
+"""FFmpeg's RTSP client silently cuts a longer USER:PASSWORD, as written in the URL."""
 
 
 def parse_sources(arguments: Iterable[str]) -> dict[str, str]:
-    """Camera ids and their URLs or paths, from ``SOURCE`` or ``CAMERA_ID=SOURCE`` each.
+    """Camera ids and their URLs or paths, from arguments ``SOURCE`` or ``CAMERA_ID=SOURCE``.
 
     Raises UsageError for a bad id or URL, and for two sources with one id.
     """
@@ -40,26 +40,37 @@ def _parse_source(argument: str) -> tuple[str, str]:
     if equals and "/" not in named and not Path(argument).exists():
         check_camera_id(named)
         if not source:
-            raise UsageError(f"camera {named}: there is no source after the =")
-        if "://" in source:
-            _host(source, f"camera {named}")
+            raise UsageError(f"camera {named}: no source after the =: write {named}=SOURCE")
+        try:
+            check_source(source)
+        except UsageError as error:
+            raise UsageError(f"camera {named}: {error}") from error
         return named, source
     return _derived_id(argument), argument
 
 
 def check_camera_id(camera_id: str) -> None:
-    """Raise UsageError unless the id fits into keys, file names and URLs as it is."""
+    """Raise UsageError unless the id can be part of keys, file names and URLs as it is."""
     if not CAMERA_ID.fullmatch(camera_id):
         raise UsageError(
-            f"camera id {camera_id!r}: use 1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-'"
+            f"camera id {redact_argument(camera_id)!r}: use 1 to {MAX_LENGTH} letters, digits, "
+            "'.', '_' and '-'"
         )
+
+
+def check_source(source: str) -> None:
+    """Raise UsageError, without the source, if a URL or path cannot mean what its writer meant."""
+    if "://" in source:
+        _host(source)
+    elif "@" in source:
+        _check_that_one_is_a_file(source)
 
 
 def _check_that_one_is_a_file(*paths: str) -> None:
     if not any(path and Path(path).exists() for path in paths):
         raise UsageError(
-            "a source with an @ in it is no file that exists: a camera's URL begins with its "
-            "protocol, such as rtsp://USER:PASSWORD@HOST/PATH"
+            "a source contains an @ and is not an existing file: a camera's URL must start with "
+            "its protocol, as in rtsp://USER:PASSWORD@HOST/PATH"
         )
 
 
@@ -67,21 +78,21 @@ def _derived_id(source: str) -> str:
     """The file's stem, or the URL's host: cameras have passwords in all the rest."""
     if "://" not in source:
         text = Path(source).stem
-    elif not (text := _host(source, "a camera")):
-        raise UsageError("a camera's URL names no host: expected rtsp://HOST/PATH")
+    elif not (text := _host(source)):
+        raise UsageError("the camera's URL names no host: write rtsp://HOST/PATH")
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:MAX_LENGTH] or "camera"
 
 
-def _host(url: str, camera: str) -> str:
+def _host(url: str) -> str:
     """The URL's host. Raises UsageError if the URL cannot mean what its writer meant."""
     try:
         parts = split_url(url)
     except ValueError:
-        raise UsageError(f"{camera}: its URL cannot be read: {HOW_TO_WRITE}") from None
+        raise UsageError(f"the camera's URL cannot be read: {HOW_TO_WRITE}") from None
     login = len(parts.netloc.rpartition("@")[0].encode())
     if parts.scheme in ("rtsp", "rtsps") and login > LONGEST_LOGIN_BYTES:
         raise UsageError(
-            f"{camera}: its user and password take {login} bytes in the URL, and FFmpeg reads "
+            f"user and password take {login} bytes in the URL, but FFmpeg reads only "
             f"{LONGEST_LOGIN_BYTES}: choose shorter ones"
         )
     return parts.hostname or ""

@@ -1,1 +1,1 @@
-"""Where events go: Redis Streams, files, and a list in memory. Sinks do not know one another."""
+"""Where events go: Redis Streams, files, and a list in memory. No sink depends on another."""

@@ -1,7 +1,7 @@
 """Annotated video: the analysed frames of a recording with their detections drawn, as H.264 MP4.
 
-Made after the replay, from the finished journal and a second pass over the recording: so it holds
-every analysed frame once, also when the replay was killed and resumed. Frames keep their pts.
+Made after the replay, from the finished journal and a second pass over the recording, so it holds
+every analysed frame once even if the replay was killed and resumed. Frames keep their pts.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,9 +33,9 @@ def write_annotated(
 ) -> None:
     """Draw each event on its frame and write ``target``, which appears when complete.
 
-    ``frames`` gives (frame_index, image) of every frame of the recording, RGB, in order; ``rate``
-    is the recording's average frame rate, used where an event has no pts. Raises SinkError if the
-    file cannot be written.
+    ``frames`` yields (frame_index, RGB image) for every frame of the recording, in order. ``rate``
+    is the recording's average frame rate, used for events without pts. Raises SinkError if the file
+    cannot be written.
     """
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
@@ -63,7 +63,7 @@ class Annotator:
     """Draws detections with line widths and text sizes that suit the size of the picture."""
 
     def __init__(self, image: RGBImage) -> None:
-        """``image`` gives the size."""
+        """Choose widths and sizes for pictures as large as ``image``."""
         height, width = image.shape[:2]
         text_scale, text_thickness, padding = _text_style(height, width)
         self._boxes = sv.BoxAnnotator(
@@ -96,7 +96,7 @@ class Annotator:
 
 
 class _RisingPts:
-    """Timestamps for a muxer: those of the recording, moved on where they begin again or miss."""
+    """Timestamps for a muxer: the recording's, shifted if they restart, made up if missing."""
 
     def __init__(self, rate: Fraction) -> None:
         self._rate = rate
@@ -118,7 +118,7 @@ class _RisingPts:
 
 
 def _text_style(height: int, width: int) -> tuple[float, int, int]:
-    """Text scale, thickness and padding: readable at 320 px, not lost at 4K."""
+    """Text scale, thickness and padding: readable from 320 px to 4K."""
     shorter = min(height, width)
     return max(0.35, shorter / 1400), max(1, round(shorter / 900)), max(2, round(shorter / 250))
 
@@ -126,13 +126,13 @@ def _text_style(height: int, width: int) -> tuple[float, int, int]:
 def _paired(
     frames: Iterable[tuple[int, RGBImage]], events: Iterator[DetectionsEvent]
 ) -> Iterator[tuple[DetectionsEvent, RGBImage]]:
-    """Each event with the image of its frame; frames that were not analysed are passed over."""
+    """Each event with the image of its frame; frames that were not analysed are skipped."""
     event = next(events, None)
     for frame_index, image in frames:
         if event is not None and frame_index == event.data.frame_index:
             yield event, image
             event = next(events, None)
-        if event is None:  # no frame more: the next one may be what ended the replay
+        if event is None:  # stop here: decoding the next frame may be what ended the replay
             return
 
 

@@ -1,13 +1,13 @@
 -- Claim a camera's replay stream for one recording, model and set of settings.
 --
 -- KEYS  stream, producer hash
--- ARGV  claim, restart ('1': forget what an earlier replay left), then field and value pairs that
---       say in the producer hash what the claim is made of
--- Returns {last seq, finished ('1' or '0')}, or the fields of the claim that stands in the way.
+-- ARGV  claim, restart ('1': delete what an earlier replay left), then the parts of the claim as
+--       field and value pairs for the producer hash
+-- Returns {last seq, finished ('1' or '0')}, or {recording, model, settings} of a conflicting claim.
 local stream, producer = KEYS[1], KEYS[2]
 
 if ARGV[2] == '1' then
-  redis.call('XTRIM', stream, 'MAXLEN', 0)  -- and not DEL: consumer groups stay
+  redis.call('XTRIM', stream, 'MAXLEN', 0)  -- not DEL, which would delete consumer groups
   redis.call('DEL', producer)
 end
 local held = redis.call('HMGET', producer, 'claim', 'seq')

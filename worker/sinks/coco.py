@@ -19,8 +19,8 @@ def write_coco(
     """Write the frames among the events to ``target``, which appears when complete.
 
     ``read_events`` is called twice, for the images and for the annotations: a day of video does
-    not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is no
-    category.
+    not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is not a
+    category. Raises SinkError if the file cannot be written.
     """
     categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
     with complete_or_absent(target) as path, path.open("w", encoding="utf-8") as file:

@@ -10,12 +10,12 @@ from worker.errors import SinkError
 
 @contextmanager
 def complete_or_absent(target: Path) -> Iterator[Path]:
-    """A path to write to; it becomes ``target`` when the block ends well, and goes if it does not.
+    """A path to write to; it becomes ``target`` if the block succeeds, and is deleted otherwise.
 
-    An existing ``target`` is replaced in one step. Raises SinkError if the file cannot be written.
+    An existing ``target`` is replaced atomically. Raises SinkError if the file cannot be written.
     """
-    # The suffix stays last: writers choose the format by it. One name per target, so that what a
-    # killed worker left is written over by the next.
+    # The suffix stays last: writers choose the format by it. One name per target, so that the next
+    # worker overwrites the leftovers of a killed one.
     unfinished = target.with_name(f".{target.stem}.unfinished{target.suffix}")
     try:
         yield unfinished

@@ -1,7 +1,7 @@
 """The JSON Lines sink, and the journal that a replay resumes from.
 
-Delivery: events are appended to ``OUTPUT.partial-CLAIM`` and handed to the operating system once a
-batch; a worker killed at any moment leaves whole batches and perhaps a torn one, which the next
+Delivery: events are appended to ``OUTPUT.partial-CLAIM`` and flushed to the operating system once
+per batch. A worker killed at any moment leaves whole batches and perhaps a torn one, which the next
 run cuts off. ``finish`` gives the file its final name. The other outputs of a replay are made from
 the finished journal.
 """
@@ -20,15 +20,16 @@ from worker.publishing.checkpoint import Checkpoint
 
 
 class JsonlSink:
-    """Appends events to a journal beside the output it will become."""
+    """Appends events to a journal, next to the output that it will become."""
 
     name = "the output"
 
     def __init__(self, output: Path, claim: str, *, batch: int, restart: bool = False) -> None:
         """Open the journal of ``claim``, cut back to its last whole batch of ``batch`` frames.
 
-        Raises UsageError if there is a journal of another claim (``restart`` removes both), and
-        SinkError if the file cannot be written.
+        ``restart`` empties it, and deletes the journals of other claims. Raises UsageError if there
+        is one of another claim otherwise, or if another replay holds it, and SinkError if the file
+        cannot be written.
         """
         self.output = output
         self.path = output.with_name(f"{output.name}.partial-{claim[:12]}")
@@ -40,7 +41,10 @@ class JsonlSink:
             self._checkpoints, length = _scan(self.path, batch)
             self._file.truncate(length)
         except BlockingIOError:
-            raise UsageError(f"{output}: another replay is writing it: wait for its end") from None
+            raise UsageError(
+                f"{output}: another replay is writing to it: wait until that one finishes, or "
+                "choose another name"
+            ) from None
         except OSError as error:
             raise _cannot_write(output, error) from error
 
@@ -49,7 +53,7 @@ class JsonlSink:
         return self._checkpoints.get(camera_id, Checkpoint())
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Append the events that are not there yet. Raises SinkError if the disk does not."""
+        """Append the events that the journal lacks. Raises SinkError if they cannot be written."""
         lines = []
         for event in events:
             camera_id, seq = event.data.camera_id, event.data.seq
@@ -63,12 +67,12 @@ class JsonlSink:
             raise _cannot_write(self.output, error) from error
 
     def close(self) -> None:
-        """Close the journal; it stays for the next run, unless there is nothing in it."""
+        """Close the journal; it stays for the next run, unless it is empty."""
         if self._file.closed:
             return
         if self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
-        with suppress(OSError):  # what a full disk did not take was reported when it was written
+        with suppress(OSError):  # a full disk has been reported by publish
             self._file.close()
 
     def read(self) -> Iterator[Event]:
@@ -78,14 +82,14 @@ class JsonlSink:
                 yield parse_event(line)
 
     def finish(self, *, keep: bool) -> None:
-        """The journal is complete: give it the output's name, or (not ``keep``) remove it."""
+        """Give the complete journal the output's name or, without ``keep``, delete it."""
         try:
             os.fsync(self._file.fileno())
             if keep:
                 self.path.replace(self.output)
             else:
                 self.path.unlink()
-            self._file.close()  # and with it the lock: from here on the journal may be another's
+            self._file.close()  # last, since this releases the lock to other replays
         except OSError as error:
             raise _cannot_write(self.output, error) from error
 
@@ -104,7 +108,7 @@ class JsonlSink:
 
 
 def _take(path: Path) -> BufferedWriter:
-    """The file, locked. Raises BlockingIOError if another replay has it, or has just ended it."""
+    """A journal, open and locked. Raises BlockingIOError if another replay has or just ended it."""
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +121,7 @@ def _take(path: Path) -> BufferedWriter:
 
 
 def _scan(path: Path, batch: int) -> tuple[dict[str, Checkpoint], int]:
-    """The checkpoint of each recording, and how many bytes of the journal are whole batches."""
+    """The checkpoint of each recording, and the length in bytes of the journal's whole batches."""
     checkpoints: dict[str, Checkpoint] = {}
     length = offset = 0
     with path.open("rb") as lines:
@@ -126,7 +130,7 @@ def _scan(path: Path, batch: int) -> tuple[dict[str, Checkpoint], int]:
             try:
                 event = parse_event(line)
             except ValueError:
-                break  # torn: the worker was killed while it wrote
+                break  # torn: the worker was killed while writing it
             ended = isinstance(event, CameraEvent)
             events = event.data.seq + 1
             if line.endswith(b"\n") and (ended or events % batch == 0):

@@ -1,4 +1,4 @@
-"""A sink that keeps events in a list: for tests, and for use inside another program."""
+"""A sink that keeps events in a list: for tests, and for use within another program."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from worker.events import Event
 
 
 class MemorySink:
-    """Holds the events whose (epoch, seq) is newer than the camera's last."""
+    """Keeps the events whose (epoch, seq) is newer than the camera's last."""
 
     name = "memory"
 
@@ -23,4 +23,4 @@ class MemorySink:
                 self._last[event.data.camera_id] = position
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""

@@ -1,6 +1,6 @@
 """Parquet output: one row per analysed frame, its detections as a list of structs.
 
-Frames without detections keep their row, so that "nothing seen" can be told from "not looked".
+Frames without detections have a row too, which distinguishes "nothing seen" from "not looking".
 """
 
 from collections.abc import Iterable
@@ -48,7 +48,10 @@ SCHEMA = pa.schema(
 
 
 def write_parquet(events: Iterable[Event], target: Path) -> None:
-    """Write the frames among the events to ``target``, which appears when complete."""
+    """Write the frames among the events to ``target``, which appears when complete.
+
+    Raises SinkError if the file cannot be written.
+    """
     rows = (_row(event) for event in events if isinstance(event, DetectionsEvent))
     with (
         complete_or_absent(target) as path,

@@ -1,16 +1,15 @@
--- Append the events of one camera that its stream does not have yet, and move the checkpoint: both
--- or neither, since Redis runs a script to its end before anything else.
+-- Append the events of one camera that its stream lacks, and advance the checkpoint, atomically.
 --
 -- KEYS  stream, producer hash, status hash (all of one camera: one cluster slot; a replay has no
---       status and names its producer hash once more)
--- ARGV  claim ('' for live; for a replay what its producer hash must hold), maxlen (0: do not trim),
+--       status and passes its producer hash twice)
+-- ARGV  claim ('' for live; for a replay the claim in its producer hash), maxlen (0: do not trim),
 --       then per event, oldest first: epoch, seq, id, type, JSON, state, reason
---       (state and reason are '' unless the event tells the camera's state)
--- Returns how many events were appended; -1 if another producer owns the stream; -2 if the stream of
--- a replay lacks events that it had confirmed (Redis came back with older data), -3 if it is gone,
--- -4 if the producer hash holds no numbers.
--- Events of several epochs come in one call: of a re-send, the older ones are duplicates. Only where
--- even the newest epoch is below the one held does the stream belong to another.
+--       (state and reason are '' unless the event reports the camera's state)
+-- Returns the number of events appended; -1 if another producer owns the stream; for a replay, -2 if
+-- Redis has lost events that it had confirmed (restored from older data), -3 if it has lost all;
+-- -4 if the producer hash holds no valid numbers.
+-- One call may carry several epochs: in a retry, the older ones are duplicates. The stream belongs to
+-- another producer only if even the newest epoch is below the one in the hash.
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
 local claim, maxlen = ARGV[1], tonumber(ARGV[2])
 local first, fields = 3, 7
@@ -31,11 +30,22 @@ if claim ~= '' and tonumber(ARGV[first + 1]) > last_seq + 1 then
   return -2
 end
 
+if claim == '' then
+  redis.call('HMGET', status, 'state')  -- a key of a wrong type fails here, before any write
+end
+
 local appended = 0
 for i = first, #ARGV, fields do
   local epoch, seq = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
   if epoch > last_epoch or (epoch == last_epoch and seq > last_seq) then
-    -- Before the entry: a key of a wrong type must fail the script while nothing is written.
+    if maxlen > 0 then
+      redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*',
+        'id', ARGV[i + 2], 'type', ARGV[i + 3], 'event', ARGV[i + 4])
+    else
+      redis.call('XADD', stream, '*',
+        'id', ARGV[i + 2], 'type', ARGV[i + 3], 'event', ARGV[i + 4])
+    end
+    -- After the entry: a stream of a wrong type must not leave its state in the hash.
     if ARGV[i + 5] ~= '' then
       if claim == '' then
         redis.call('HSET', status, 'state', ARGV[i + 5], 'reason', ARGV[i + 6],
@@ -43,13 +53,6 @@ for i = first, #ARGV, fields do
       else
         redis.call('HSET', producer, 'state', ARGV[i + 5])
       end
-    end
-    if maxlen > 0 then
-      redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*',
-        'id', ARGV[i + 2], 'type', ARGV[i + 3], 'event', ARGV[i + 4])
-    else
-      redis.call('XADD', stream, '*',
-        'id', ARGV[i + 2], 'type', ARGV[i + 3], 'event', ARGV[i + 4])
     end
     last_epoch, last_seq = epoch, seq
     appended = appended + 1

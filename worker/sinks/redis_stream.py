@@ -1,10 +1,10 @@
 """The Redis Streams sink: one atomic script per batch and camera.
 
 Delivery: ``publish.lua`` appends the events whose (epoch, seq) is newer than the camera's producer
-hash and moves the hash in the same step. So a re-send after a lost reply adds nothing, a replay
-goes on where the hash stands, and a stalled worker with an older epoch is turned away (Fenced).
-Cost: one round trip per batch, in a cluster one per camera and batch; and one per camera each 30 s,
-which makes its id known. Each camera's script is atomic, the batch is not.
+hash and updates the hash atomically. So a retry after a lost reply appends nothing, a replay
+resumes from the hash, and a stalled worker with an older epoch is fenced off (Fenced).
+Cost: one round trip per batch, in a cluster one per camera and batch, plus one per camera every
+30 s to announce its id. Each camera's script is atomic, the batch as a whole is not.
 """
 
 import time
@@ -36,7 +36,7 @@ from worker.servers.address import (
     destination,
     explain,
     is_cluster,
-    server_of,
+    server_of_url,
 )
 
 ANNOUNCE_SECONDS = 30.0
@@ -56,26 +56,26 @@ class RedisStreamSink:
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
         before_connecting: Callable[[], object] = lambda: None,
     ) -> None:
-        """``stream_maxlen`` caps a stream (about, as MAXLEN ~ does); 0 leaves it.
+        """``stream_maxlen`` caps each stream approximately (MAXLEN ~); 0 does not trim it.
 
-        ``before_connecting`` may bring the server up, or raise WorkerError.
+        ``before_connecting`` may start the server, or raise WorkerError.
 
-        Connects with the first call. Each raises SinkUnavailable while the server is away,
-        UsageError for a URL that cannot work, and SinkError if the server turns us away.
+        Connects on the first call. Each call raises SinkUnavailable while the server is
+        unavailable, UsageError for a URL that cannot work, and SinkError if the server refuses it.
         """
         self._url = url
         self._reply_timeout = reply_timeout
         self._before_connecting = before_connecting
-        self._connection: _Connection | None = None
+        self._redis: _ScriptedClient | None = None
         self._keys = Keys(prefix)
         self.destination = f"{destination(url)} {prefix}"
-        """Names server, database and prefix; holds no secret."""
+        """Identifies server, database and prefix; contains no secret."""
         self._stream_maxlen = stream_maxlen
         self._claims: dict[str, str] = {}
         self._announced: dict[str, float] = {}
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Append the events that the streams do not have; all or none of a camera's."""
+        """Append the events that the streams lack; for each camera all or none."""
         by_camera: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_camera[event.data.camera_id].append(event)
@@ -86,7 +86,7 @@ class RedisStreamSink:
             self._check(camera_id, by_camera[camera_id][-1].data.epoch, appended)
 
     def last_epoch(self, camera_id: str) -> int:
-        """The latest epoch known of a live camera; 0 if none is."""
+        """The latest epoch of a live camera that Redis knows; 0 if none."""
         key = self._keys.camera(camera_id, replay=False).producer
         with self._connected(camera_id) as redis:
             held = redis.client.hget(key, "epoch") or 0
@@ -96,10 +96,11 @@ class RedisStreamSink:
             raise _damaged(camera_id, key) from None
 
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
-        """Take a camera's replay stream for one recording, model and set of settings.
+        """Claim a camera's replay stream for one recording, model and set of settings.
 
         ``restart`` deletes what an earlier replay published. Raises UsageError if the stream holds
-        another recording, or the same with another model or other settings.
+        another recording, or this one analysed with another model or other settings, and SinkError
+        if its checkpoint is damaged.
         """
         keys = self._keys.camera(camera_id, replay=True)
         fields = ("recording", claim.recording, "model", claim.model, "settings", claim.settings)
@@ -111,24 +112,28 @@ class RedisStreamSink:
         values = [value.decode() if value is not None else "" for value in reply]
         if len(values) == 3:
             raise UsageError(_conflict(camera_id, claim, *values))
+        try:
+            checkpoint = Checkpoint(events=int(values[0]) + 1, finished=values[1] == "1")
+        except ValueError:
+            raise _damaged_replay(camera_id) from None
         self._claims[camera_id] = claim.digest
-        return Checkpoint(events=int(values[0]) + 1, finished=values[1] == "1")
+        return checkpoint
 
     def close(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            self._connection.client.close()
-            self._connection = None
-        self._announced.clear()  # the next server may be an empty one
+        if self._redis is not None:
+            self._redis.client.close()
+            self._redis = None
+        self._announced.clear()  # the next server may be empty
 
     def _call(self, camera_id: str, events: Sequence[Event]) -> "_Call":
-        """What ``publish.lua`` takes for a camera's events."""
+        """The call of ``publish.lua`` for a camera's events."""
         keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
         arguments: list[str | int] = [self._claims.get(camera_id, ""), self._stream_maxlen]
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
-                # A worker that lost events is degraded for that moment, not from then on.
+                # "degraded" reports a loss; it does not replace the camera's state.
                 if isinstance(event, CameraEvent) and event.data.state != "degraded"
                 else ("", "")
             )
@@ -137,26 +142,26 @@ class RedisStreamSink:
         return _Call([keys.stream, keys.producer, keys.status], arguments)
 
     def _announce(self, camera_id: str) -> None:
-        """Again and again: the set may be lost with the server's data."""
+        """Add a camera to the set for discovery, periodically: a server may lose its data."""
         with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
                 redis.client.sadd(self._keys.cameras, camera_id)
                 self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
 
     def _answers(self, calls: Mapping[str, "_Call"]) -> Iterator[tuple[str, int]]:
-        """What the script says to each camera's call."""
+        """The script's answer to each camera's call."""
         if not calls:
             return
         with self._connected(next(iter(calls))) as redis:
             answers = redis.publish(list(calls.values()))
-        for camera_id, answer in zip(calls, answers, strict=False):  # none after one that failed
+        for camera_id, answer in zip(calls, answers, strict=False):  # they may end with an error
             with self._connected(camera_id):
                 if isinstance(answer, Exception):
                     raise answer
             yield camera_id, answer
 
     def _check(self, camera_id: str, epoch: int, appended: int) -> None:
-        """Raise what a number below zero stands for; ``epoch`` is that of the newest event."""
+        """Raise the error that a negative answer means; ``epoch`` is that of the newest event."""
         if appended == -1:
             raise Fenced(
                 camera_id,
@@ -166,51 +171,51 @@ class RedisStreamSink:
             )
         if appended == -2:
             raise SinkError(
-                f"camera {camera_id}: Redis holds fewer events than it confirmed: "
-                "the same command publishes those again"
+                f"camera {camera_id}: Redis has lost events that it had confirmed: "
+                "run the same command again to republish them"
             )
         if appended == -4:
             keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
             raise _damaged(camera_id, keys.producer)
         if appended == -3:
             raise SinkError(
-                f"camera {camera_id}: Redis has lost the replay so far, with its data: "
-                "the same command publishes it again"
+                f"camera {camera_id}: Redis has lost all events of this replay: "
+                "run the same command again to republish them"
             )
 
     @contextmanager
-    def _connected(self, camera_id: str) -> Iterator["_Connection"]:
-        """The connection, made anew where it was lost: another server may have taken over."""
+    def _connected(self, camera_id: str) -> Iterator["_ScriptedClient"]:
+        """The client, reconnected if it was lost: another server may have taken over."""
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            yield self._connection
+            if self._redis is None:
+                self._redis = self._connect()
+            yield self._redis
         except REDIS_ERRORS as error:
-            explained = explain(error, server_of(self._url))
-            if "WRONGTYPE" in str(error):  # someone else's key stands where the camera's should
+            explained = explain(error, server_of_url(self._url))
+            if "WRONGTYPE" in str(error):  # one of the camera's keys holds someone else's data
                 raise CameraRefused(camera_id, f"camera {camera_id}: {explained}") from error
             if isinstance(explained, SinkUnavailable):
                 self.close()
             raise explained from error
 
-    def _connect(self) -> "_Connection":
+    def _connect(self) -> "_ScriptedClient":
         try:
             self._before_connecting()
         except WorkerError as error:
             raise SinkUnavailable(str(error)) from error
-        return _Connection(connect(self._url, self._reply_timeout))
+        return _ScriptedClient(connect(self._url, self._reply_timeout))
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What a script is called with."""
+    """The arguments of one call of a script."""
 
     keys: list[str]
     arguments: list[str | int]
 
 
-class _Connection:
-    """A client and the scripts that it runs."""
+class _ScriptedClient:
+    """A client with the sink's scripts."""
 
     def __init__(self, client: RedisClient) -> None:
         self.client = client
@@ -218,17 +223,17 @@ class _Connection:
         self.claim = client.register_script(_script("claim.lua"))
 
     def publish(self, calls: Sequence[_Call]) -> list[Any]:
-        """The answer to each call of ``publish.lua``, or the error that came instead.
+        """The answer to each call of ``publish.lua``, or the error that it failed with.
 
-        There may be none to the calls after one that failed. Raises what ends the connection.
+        Calls after a failed one may have no answer. Raises errors that end the connection.
         """
-        # redis-py runs no scripts in the pipeline of a cluster, whose servers each have some keys.
+        # In a cluster, whose servers each have some of the keys, redis-py pipelines no scripts.
         if len(calls) == 1 or is_cluster(self.client):
             return self._one_by_one(calls)
-        answers = self._in_one_go(calls)
+        answers = self._pipelined(calls)
         if any(isinstance(answer, MISSING_SCRIPT) for answer in answers):
             self.client.script_load(self._publish.script)
-            answers = self._in_one_go(calls)  # it appends nothing twice
+            answers = self._pipelined(calls)  # safe: the script appends nothing twice
         return answers
 
     def _one_by_one(self, calls: Sequence[_Call]) -> list[Any]:
@@ -240,7 +245,7 @@ class _Connection:
                 return [*answers, error]
         return answers
 
-    def _in_one_go(self, calls: Sequence[_Call]) -> list[Any]:
+    def _pipelined(self, calls: Sequence[_Call]) -> list[Any]:
         with self.client.pipeline(transaction=False) as pipeline:
             for call in calls:
                 pipeline.evalsha(self._publish.sha, len(call.keys), *call.keys, *call.arguments)
@@ -249,7 +254,11 @@ class _Connection:
 
 
 def _damaged(camera_id: str, key: str) -> CameraRefused:
-    return CameraRefused(camera_id, f"camera {camera_id}: {key} holds no numbers: delete it")
+    return CameraRefused(camera_id, f"camera {camera_id}: {key} holds no valid numbers: delete it")
+
+
+def _damaged_replay(camera_id: str) -> SinkError:
+    return SinkError(f"the producer hash of camera {camera_id} is damaged: use --restart")
 
 
 @cache
@@ -265,8 +274,8 @@ def _conflict(camera_id: str, claim: ReplayClaim, recording: str, model: str, se
     elif settings != claim.settings:
         differs = "this recording, analysed with other settings,"
     else:
-        raise SinkError(f"the producer hash of camera {camera_id} is damaged: use --restart")
+        raise _damaged_replay(camera_id)
     return (
-        f"the replay stream of camera {camera_id} holds {differs} already: "
-        "give this one another id (ID=PATH), or replace what is there with --restart"
+        f"the replay stream of camera {camera_id} already holds {differs}: "
+        "give this one another id (ID=PATH), or replace the stream with --restart"
     )

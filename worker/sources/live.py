@@ -1,12 +1,13 @@
-"""Cameras: frames as they come, reconnecting for as long as the worker runs.
+"""Cameras: frames as they arrive, reconnecting for as long as the worker runs.
 
-Takes RTSP (over TCP, or UDP where a camera knows nothing else), HTTP, and files played at their own
-speed like a camera. Latency first: nothing is buffered here. A failure becomes a StreamDown with a
+Takes RTSP (over TCP, or UDP if a camera refuses TCP), HTTP, and files played at their own speed
+like a camera. Latency first: nothing is buffered here. A failure becomes a StreamDown with a
 reason code, never an exception, and no URL ever leaves this module. Whatever a camera does or
-leaves undone, it is up, or its connection ends within seconds and the next one is tried.
+fails to do, it is up, or its connection ends within seconds and the next one is tried.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
-from worker.sources.liveness import OPEN_SECONDS, Liveness
+from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, WORK_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
 from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
@@ -31,12 +32,20 @@ from worker.sources.sampling import Sampler
 log = logging.getLogger(__name__)
 
 PLAYLIST_SILENCE_SECONDS = 30.0
-"""A playlist (HLS) gives the pictures of whole segments at once, seconds apart."""
+"""A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
 LONGEST_PACE_SECONDS = 10.0
 """A longer gap between the pictures of a file is a jump of its clock, not a pause."""
 DEFAULT_RATE = 25
+Transport = Literal["auto", "tcp", "udp"]
+RTSP_TRANSPORTS: dict[Transport, dict[str, str]] = {
+    # UDP only for a camera that refuses TCP (461), and only from that camera.
+    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp+filter_src"},
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp", "rtsp_flags": "filter_src"},
+}
+"""FFmpeg's options for each."""
 
 
 class LiveSource:
@@ -46,7 +55,7 @@ class LiveSource:
         self,
         camera_id: str,
         url: str,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | None,
         next_epoch: Callable[[], int],
         *,
         fps: float | None = None,
@@ -55,10 +64,13 @@ class LiveSource:
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_playlists: bool = False,
+        transport: Transport = "auto",
     ) -> None:
-        """``image_size``: (height, width) of the images. ``next_epoch`` names each connection.
+        """``image_size``: (height, width) of the images; None: each picture's own.
 
+        ``next_epoch`` names each connection.
         ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
+        ``transport`` of RTSP: ``auto`` is TCP, and UDP for a camera that refuses TCP.
 
         A ``url`` without ``://`` is a file: it is played at its own speed, once or, with ``loop``,
         for ever.
@@ -74,8 +86,26 @@ class LiveSource:
         self._fps = fps
         self._loop = loop
         self._is_file = "://" not in url
+        self._transport = transport
         self._epoch: int | None = None
         self._stop = threading.Event()
+        self.due_at = math.inf
+        """When the reading thread gives its next sign of life at the latest."""
+
+    def current_epoch(self) -> int:
+        """The epoch of the latest connection, named now if there was none."""
+        if self._epoch is None:  # never up so far: a reason needs an epoch all the same
+            self._epoch = self._next_epoch()
+        return self._epoch
+
+    def expect_sign_within(self, seconds: float) -> None:
+        """A sign of life of the reading thread, and how long the next one may take."""
+        self.due_at = time.monotonic() + seconds
+
+    def wait(self, seconds: float) -> None:
+        """Wait in the reading thread, or until ``stop``."""
+        self.expect_sign_within(seconds + WORK_SECONDS)
+        self._stop.wait(seconds)
 
     def stop(self) -> None:
         """End the iteration at the next frame or wait."""
@@ -87,7 +117,7 @@ class LiveSource:
         last_reason = None
         while not self._stop.is_set():
             if not self._is_file:
-                self._stop.wait(CONNECTS.seconds())
+                self.wait(CONNECTS.seconds())
             started = time.monotonic()
             connection = _Connection(self)
             yield from connection.frames()
@@ -95,7 +125,7 @@ class LiveSource:
                 return
             if self._is_file and connection.reason in ("end_of_file", "over_limit"):
                 if self._loop and connection.was_up and connection.reason == "end_of_file":
-                    self._stop.wait(max(0.0, started + SHORTEST_LOOP_SECONDS - time.monotonic()))
+                    self.wait(max(0.0, started + SHORTEST_LOOP_SECONDS - time.monotonic()))
                     continue
                 yield self._down(connection, "ended")
                 return
@@ -108,16 +138,14 @@ class LiveSource:
                 attempt_seconds=ended - started,
                 up_seconds=0.0 if connection.up_at is None else ended - connection.up_at,
             )
-            self._stop.wait(wait_seconds)
+            self.wait(wait_seconds)
 
     def _down(self, connection: "_Connection", state: Literal["down", "ended"]) -> StreamDown:
-        if self._epoch is None:  # never up so far: the reason needs an epoch all the same
-            self._epoch = self._next_epoch()
         level = logging.INFO if state == "ended" else logging.WARNING
         log.log(level, "camera %s: %s (%s)", self.camera_id, state, connection.reason)
         return StreamDown(
             self.camera_id,
-            self._epoch,
+            self.current_epoch(),
             state,
             connection.reason,
             connection.detail,
@@ -139,7 +167,7 @@ class _Connection:
         self._opened = False
         self.epoch: int | None = None
         self.up_at: float | None = None
-        """By the monotonic clock; None as long as there was no picture."""
+        """By the monotonic clock; None before the first picture."""
         self.frame_index = 0
         self.reason = "closed"
         self.detail = ""
@@ -147,12 +175,13 @@ class _Connection:
 
     @property
     def was_up(self) -> bool:
-        """Whether there was a picture."""
+        """Whether a picture has arrived."""
         return self.up_at is not None
 
     def frames(self) -> Iterator[Frame | StreamUp]:
-        """StreamUp at the first frame, then frames; ``reason`` says afterwards why no more come."""
+        """StreamUp at the first frame, then frames; ``reason`` says afterwards why they ended."""
         source = self._source
+        source.expect_sign_within(2 * OPEN_SECONDS + READ_GRACE_SECONDS)
         try:
             with self._open() as container:
                 self._opened = True
@@ -167,7 +196,7 @@ class _Connection:
                 stream.thread_type = "SLICE"
                 stream.thread_count = 1
                 rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-                pace = _Pace(source._stop, 1 / float(rate)) if source._is_file else None
+                pace = _Pace(source.wait, 1 / float(rate)) if source._is_file else None
                 for picture in self._decodable(container, stream):
                     if pace is not None:
                         pace.wait_for(picture)
@@ -195,28 +224,30 @@ class _Connection:
             self.reason, self.detail = reason_of(
                 error, source._url, opened=self._opened, silent_seconds=silent_seconds
             )
-        except Exception:  # a bug must not take the camera out of the run for good
-            log.exception("camera %s: its reader failed", source.camera_id)
+        except Exception:  # a bug must not end the camera for good
+            log.exception(
+                "camera %s: internal error, reconnecting: please report this traceback",
+                source.camera_id,
+            )
             self.reason, self.detail = "internal_error", ""
 
     def _open(self) -> Any:
         source = self._source
         if source._is_file:
             return open_recording(Path(source._url), source._limits, self._meter, source._gpu)
-        # Not "nobuffer": it throws away what was read to find the streams, the first key frame
-        # among it, and then nothing can be decoded until the next one.
-        # Not measuring the frame rate first saves the 20 frames that FFmpeg reads for it: a 10 fps
-        # camera is up after 0.6 s instead of 2.8, and without a backlog of as long.
+        # Not "nobuffer": it discards what was read to find the streams, including the first key
+        # frame, and then nothing can be decoded until the next one.
+        # Skipping the measurement of the frame rate saves the 20 frames that FFmpeg reads for it: a
+        # 10 fps camera is up after 0.6 s instead of 2.8, and without a backlog of that length.
         options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
         if is_rtsp(source._url):
-            # UDP only for a camera that refuses TCP (461), and only from that camera. Without the
-            # sound that some cameras announce and do not send: FFmpeg would wait 5 s for it.
-            options |= {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp+filter_src"}
+            # Without the sound that some cameras announce and do not send: FFmpeg would wait 5 s.
+            options |= RTSP_TRANSPORTS[source._transport]
             options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
             options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
-        # FFmpeg's own timeouts are for each read of the socket. A camera that sends reports and no
-        # pictures, or its answer byte by byte, is only stopped by PyAV's, which see to the whole.
+        # FFmpeg's own timeouts are per read of the socket. A camera that sends reports and no
+        # pictures, or its answer byte by byte, is only caught by PyAV's, which cover the whole.
         return open_camera(
             source._url,
             options,
@@ -229,9 +260,9 @@ class _Connection:
     def _decodable(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
         """The pictures that can be decoded. Raises ConnectionLost if a camera sends none."""
         live = not self._source._is_file
-        for packet in container.demux():  # of every stream: sound alone is no frame either
+        for packet in self._packets(container):  # of every stream: sound alone is no frame either
             of_video = packet.stream_index == stream.index
-            if live:  # what is read of a file is counted as it is read
+            if live:  # bytes of a file are counted as they are read
                 self._meter.count(packet.size)
                 self._meter.check()
                 self._liveness.packet(of_video=of_video)
@@ -250,8 +281,18 @@ class _Connection:
                 self._liveness.handed_on(time.monotonic() - handed_on_at)
         self._meter.check()
 
+    def _packets(self, container: Any) -> Iterator[Any]:
+        """The packets of all streams, with a sign of life before and after each read."""
+        read_seconds = self._silence_seconds + READ_GRACE_SECONDS
+        self._source.expect_sign_within(read_seconds)
+        for packet in container.demux():
+            # What is set up for the first picture, a GPU's decoder for example, takes its time.
+            self._source.expect_sign_within(WORK_SECONDS if self.was_up else OPEN_SECONDS)
+            yield packet
+            self._source.expect_sign_within(read_seconds)
+
     def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
-        """The frame to hand on, or None if it is skipped by choice."""
+        """The frame to yield, or None if it is skipped by choice."""
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
         seconds = seconds_of(picture)
@@ -279,11 +320,11 @@ class _Connection:
 
 
 class _Pace:
-    """Holds the pictures of a file back until their time has come."""
+    """Delays the pictures of a file until they are due."""
 
-    def __init__(self, stop: threading.Event, interval_seconds: float) -> None:
-        """``interval_seconds`` stands between pictures that have no pts (raw H.264)."""
-        self._stop = stop
+    def __init__(self, wait: Callable[[float], object], interval_seconds: float) -> None:
+        """``interval_seconds``: between pictures that have no pts (raw H.264)."""
+        self._wait = wait
         self._interval_seconds = interval_seconds
         self._zero: float | None = None
         self._due = 0.0
@@ -297,9 +338,9 @@ class _Pace:
             if self._zero is None or abs(self._zero + seconds - now) > LONGEST_PACE_SECONDS:
                 self._zero = now - seconds
             self._due = self._zero + seconds
-        self._stop.wait(max(self._due - now, 0))
+        self._wait(max(self._due - now, 0))
 
 
 def microseconds(seconds: float) -> str:
-    """As FFmpeg's options take times."""
+    """Format seconds as FFmpeg's options expect: whole microseconds."""
     return str(round(seconds * 1e6))

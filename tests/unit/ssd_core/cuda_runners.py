@@ -37,7 +37,7 @@ def small(tiny_spec):
 
 
 def runner_of(network, spec, *, for_planes=False):
-    runner = CudaRunner(network, spec, DEVICE, torch.float32, THRESHOLD)
+    runner = CudaRunner(network, spec, DEVICE, torch.float32, spec.decode_settings(THRESHOLD))
     # The interpreter takes 1 ms for every row of every image, also of one that has no planes.
     runner.takes_yuv &= for_planes or KERNEL_DEVICE == "cuda"
     return runner
@@ -50,15 +50,8 @@ def found_alone(image, network, spec):
         x = network_input(image, spec)
     else:
         x = preprocess([image], spec, DEVICE, torch.float32)
-    result = decode_nms(
-        *network(x),
-        spec.default_boxes().to(DEVICE),
-        spec.activation,
-        THRESHOLD,
-        spec.iou_threshold,
-        spec.candidates_per_class,
-        spec.max_detections,
-    )
+    default_boxes = spec.default_boxes().to(DEVICE)
+    result = decode_nms(*network(x), default_boxes, spec.decode_settings(THRESHOLD))
     count = int(result.count[0])
     return tuple(tensor[0, :count].cpu() for tensor in result[:3])
 

@@ -1,11 +1,12 @@
 """Made-up head outputs for decode_nms."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
 
-from ssd_core.ops import DecodedDetections
+from ssd_core.ops import DecodedDetections, DecodeSettings
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -13,17 +14,44 @@ NOT_FINITE = torch.tensor([torch.nan, torch.inf, -torch.inf])
 
 
 class Case(NamedTuple):
-    """The arguments of decode_nms, in its order."""
+    """The arguments of decode_nms."""
 
     bbox_regression: torch.Tensor
     cls_logits: torch.Tensor
     default_boxes_cxcywh: torch.Tensor
-    activation: str = "softmax"
-    score_threshold: float = 0.1
-    iou_threshold: float = 0.5
-    candidates_per_class: int = 20
-    max_detections: int = 30
-    box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    settings: DecodeSettings
+
+    @classmethod
+    def of(
+        cls,
+        bbox_regression,
+        cls_logits,
+        default_boxes_cxcywh,
+        activation="softmax",
+        score_threshold=0.1,
+        iou_threshold=0.5,
+        candidates_per_class=20,
+        max_detections=30,
+        box_weights=(10.0, 10.0, 5.0, 5.0),
+    ):
+        settings = DecodeSettings(
+            activation,
+            score_threshold,
+            iou_threshold,
+            candidates_per_class,
+            max_detections,
+            box_weights,
+        )
+        return cls(bbox_regression, cls_logits, default_boxes_cxcywh, settings)
+
+    def change(self, **fields):
+        """With other tensors or other settings."""
+        tensors = {name: fields.pop(name) for name in self._fields if name in fields}
+        return self._replace(**tensors, settings=replace(self.settings, **fields))
+
+    def flattened(self):
+        """The arguments of the op."""
+        return (*self[:3], *self.settings.flattened())
 
     def to(self, *, device=None, dtype=None):
         """Head outputs in another type; default boxes stay fp32."""
@@ -144,7 +172,7 @@ def any_outputs(draw, max_boxes=150):
     default_boxes = SHAPES[draw(st.sampled_from(list(SHAPES)))](boxes, generator)
     logits = spoil(logits, draw(st.sampled_from([0, 0, 0.02, 0.3])), seed)
     offsets = spoil(offsets, draw(st.sampled_from([0, 0, 0.02, 0.3])), seed + 1)
-    return Case(
+    return Case.of(
         offsets.to(draw(st.sampled_from(FLOAT_TYPES))),
         logits.to(draw(st.sampled_from(FLOAT_TYPES))),
         default_boxes,

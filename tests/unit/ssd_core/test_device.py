@@ -88,7 +88,7 @@ def test_auto_precision_on_a_gpu_is_bf16_where_it_has_it_and_else_fp16(gpu, capa
 
 
 def test_bf16_is_refused_on_a_gpu_that_cannot_do_it_with_the_way_out(gpu):
-    with pytest.raises(DeviceError, match="'bf16': Tesla T4 cannot do it: use fp16 or auto"):
+    with pytest.raises(DeviceError, match="'bf16': Tesla T4 does not support it: use fp16 or auto"):
         choose_precision("bf16", gpu((7, 5)))
 
 
@@ -103,9 +103,9 @@ def test_the_gpu_is_chosen_where_there_is_one(gpu):
     assert choose_device("cuda:0") == torch.device("cuda:0")
 
 
-def test_a_gpu_that_is_not_there_is_refused_with_the_number_there_are(gpu):
+def test_a_gpu_that_does_not_exist_is_refused_with_the_last_that_does(gpu):
     gpu((9, 0))
-    with pytest.raises(DeviceError, match="'cuda:1': there are only 1 GPUs"):
+    with pytest.raises(DeviceError, match="'cuda:1': no such GPU: the last one here is cuda:0"):
         choose_device("cuda:1")
 
 

@@ -33,13 +33,13 @@ def on_cuda(caplog):
     caplog.set_level(logging.WARNING, "ssd_core.ops.decode_nms")
 
     def call(case):
-        found = op._on_cuda(*case.to(device=KERNEL_DEVICE))
+        found = op._on_cuda(*case.to(device=KERNEL_DEVICE).flattened())
         return DecodedDetections(*(part.cpu() for part in found)), caplog.messages
 
     return call
 
 
-CASE = Case(*outputs_with_ties(18, images=1, boxes=20, classes=3), "sigmoid")
+CASE = Case.of(*outputs_with_ties(18, images=1, boxes=20, classes=3), "sigmoid")
 
 
 def test_kernels_that_run_need_no_warning(on_cuda):
@@ -136,7 +136,7 @@ def test_kernels_that_failed_elsewhere_are_not_tried(monkeypatch, on_cuda):
 
 def test_sizes_that_no_kernel_takes_are_left_to_the_reference_and_no_others(on_cuda):
     kernels = pytest.importorskip("ssd_core.ops.decode_nms_triton")
-    case = CASE._replace(max_detections=kernels.MAX_SORTED + 1)
+    case = CASE.change(max_detections=kernels.MAX_SORTED + 1)
     found, messages = on_cuda(case)
     assert_same(found, decode_nms_reference(*case))
     assert not op.fallback.reason
@@ -215,7 +215,7 @@ def test_numpy_stands_in_for_more_pairs_than_a_key_can_name(monkeypatch):
 
 @pytest.mark.skipif(bool(op.native.why_missing()), reason=op.native.why_missing())
 def test_the_library_lets_other_threads_work_and_they_do_not_mix():
-    cases = [Case(*random_outputs(seed, images=8, boxes=400, classes=9)) for seed in range(8)]
+    cases = [Case.of(*random_outputs(seed, images=8, boxes=400, classes=9)) for seed in range(8)]
     expected = [decode_nms_reference(*case) for case in cases]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(5):

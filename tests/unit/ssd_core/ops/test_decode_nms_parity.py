@@ -8,7 +8,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 
-from ssd_core.ops import decode_nms_reference
+from ssd_core.ops import DecodeSettings, decode_nms_reference
 from tests.unit.ssd_core import plain_numpy
 from tests.unit.ssd_core.head_outputs import outputs_with_ties, random_outputs
 
@@ -33,7 +33,9 @@ def rows(result, image):
 def test_it_agrees_with_a_plain_implementation(seed, outputs, activation):
     bbox_regression, cls_logits, default_boxes = outputs(seed)
     limits = (0.2, 0.5, 20, 30)
-    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, activation, *limits)
+    result = decode_nms_reference(
+        bbox_regression, cls_logits, default_boxes, DecodeSettings(activation, *limits)
+    )
     for image in range(len(cls_logits)):
         scores = ACTIVATIONS[activation](cls_logits)[image].numpy()
         boxes = plain_numpy.decode(bbox_regression[image].numpy(), default_boxes.numpy())
@@ -68,7 +70,9 @@ def torchvision_postprocess(logits, offsets, default_boxes, threshold, iou, cand
 def test_it_agrees_with_torchvisions_postprocessing(seed):
     bbox_regression, cls_logits, default_boxes = random_outputs(seed, boxes=400, classes=9)
     limits = (0.05, 0.45, 100, 150)
-    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, "softmax", *limits)
+    result = decode_nms_reference(
+        bbox_regression, cls_logits, default_boxes, DecodeSettings("softmax", *limits)
+    )
     for image in range(len(cls_logits)):
         expected = torchvision_postprocess(
             cls_logits[image], bbox_regression[image], default_boxes, *limits
@@ -82,7 +86,9 @@ def test_it_agrees_with_torchvisions_postprocessing(seed):
 def test_every_box_a_candidate_for_every_class_agrees_with_the_plain_implementation():
     bbox_regression, cls_logits, default_boxes = random_outputs(0, images=1, boxes=150, classes=4)
     limits = (0.0, 0.5, 1000, 1000)
-    result = decode_nms_reference(bbox_regression, cls_logits, default_boxes, "softmax", *limits)
+    result = decode_nms_reference(
+        bbox_regression, cls_logits, default_boxes, DecodeSettings("softmax", *limits)
+    )
     boxes = plain_numpy.decode(bbox_regression[0].numpy(), default_boxes.numpy())
     expected = plain_numpy.detections(ACTIVATIONS["softmax"](cls_logits[0]).numpy(), boxes, *limits)
     _, labels, found_boxes = rows(result, 0)
@@ -93,7 +99,7 @@ def test_every_box_a_candidate_for_every_class_agrees_with_the_plain_implementat
 def test_a_batch_gives_what_its_images_give_one_by_one():
     bbox_regression, cls_logits, default_boxes = random_outputs(0, images=4)
     cls_logits[2] = -20  # an image without detections between others
-    arguments = (default_boxes, "sigmoid", 0.5, 0.5, 20, 50)
+    arguments = (default_boxes, DecodeSettings("sigmoid", 0.5, 0.5, 20, 50))
     batch = decode_nms_reference(bbox_regression, cls_logits, *arguments)
     assert batch.count[2] == 0
     assert batch.count[3] > 0
@@ -109,7 +115,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
 def test_half_precision_input_gives_what_its_fp32_copy_gives(dtype):
     bbox_regression, cls_logits, default_boxes = random_outputs(0)
     bbox_regression, cls_logits = bbox_regression.to(dtype), cls_logits.to(dtype)
-    arguments = (default_boxes, "softmax", 0.1, 0.5, 20, 50)
+    arguments = (default_boxes, DecodeSettings("softmax", 0.1, 0.5, 20, 50))
     half = decode_nms_reference(bbox_regression, cls_logits, *arguments)
     full = decode_nms_reference(bbox_regression.float(), cls_logits.float(), *arguments)
     assert half.count.sum() > 20
@@ -120,14 +126,14 @@ def test_half_precision_input_gives_what_its_fp32_copy_gives(dtype):
 def test_the_inputs_are_not_changed():
     inputs = random_outputs(0)
     before = [tensor.clone() for tensor in inputs]
-    decode_nms_reference(*inputs, "softmax", 0.1, 0.5, 20, 50)
+    decode_nms_reference(*inputs, DecodeSettings("softmax", 0.1, 0.5, 20, 50))
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
 
 
 @pytest.mark.parametrize(("images", "boxes"), [(0, 5), (2, 0)])
 def test_empty_inputs_give_empty_outputs(images, boxes):
     result = decode_nms_reference(
-        *random_outputs(0, images=images, boxes=boxes), "softmax", 0.1, 0.5, 20, 7
+        *random_outputs(0, images=images, boxes=boxes), DecodeSettings("softmax", 0.1, 0.5, 20, 7)
     )
     assert result.boxes.shape == (images, 7, 4)
     assert result.count.tolist() == [0] * images
@@ -135,7 +141,7 @@ def test_empty_inputs_give_empty_outputs(images, boxes):
 
 def test_nms_a_few_classes_at_a_time_gives_what_nms_of_all_at_once_gives(monkeypatch):
     inputs = random_outputs(0, boxes=200, classes=20)
-    arguments = (*inputs, "softmax", 0.001, 0.5, 200, 100)
+    arguments = (*inputs, DecodeSettings("softmax", 0.001, 0.5, 200, 100))
     whole = decode_nms_reference(*arguments)
     # The package has a function of the module's name.
     module = importlib.import_module("ssd_core.ops.decode_nms_reference")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssd_core.box_coder import xyxy_to_cxcywh
-from ssd_core.ops import decode_nms_reference
+from ssd_core.ops import DecodeSettings, decode_nms_reference
 
 LEFT, MIDDLE, RIGHT = [0, 0, 0.25, 0.25], [0.375, 0, 0.625, 0.25], [0.75, 0, 1, 0.25]
 NAN, INF = math.nan, math.inf
@@ -38,17 +38,11 @@ def decode(
     cls_logits = torch.cat((torch.zeros(len(logits), 1), logits), dim=1)[None]
     if offsets is None:
         offsets = torch.zeros(len(default_boxes), 4)
-    return decode_nms_reference(
-        torch.as_tensor(offsets, dtype=torch.float32)[None],
-        cls_logits,
-        default_boxes,
-        activation,
-        score_threshold,
-        iou_threshold,
-        candidates_per_class,
-        max_detections,
-        **options,
+    settings = DecodeSettings(
+        activation, score_threshold, iou_threshold, candidates_per_class, max_detections, **options
     )
+    offsets = torch.as_tensor(offsets, dtype=torch.float32)[None]
+    return decode_nms_reference(offsets, cls_logits, default_boxes, settings)
 
 
 def found(boxes_xyxy, logits, **options):

@@ -69,9 +69,9 @@ def rounding_decides_nothing(case):
 
     From each other, and from the threshold.
     """
-    scores = class_scores(case.cls_logits.float(), case.activation)[..., 1:]
-    candidate = (scores > case.score_threshold) & case.cls_logits[..., 1:].isfinite()
-    distance = scores / max(case.score_threshold, 1e-30) - 1
+    scores = class_scores(case.cls_logits.float(), case.settings.activation)[..., 1:]
+    candidate = (scores > case.settings.score_threshold) & case.cls_logits[..., 1:].isfinite()
+    distance = scores / max(case.settings.score_threshold, 1e-30) - 1
     if distance.abs().nan_to_num(1).min() < ROUNDING:
         return False
     for image in range(len(scores)):
@@ -82,12 +82,12 @@ def rounding_decides_nothing(case):
         logits, one, other = case.cls_logits[image], box[close], box[close + 1]
         if not torch.equal(logits[one, label[close]], logits[other, label[close + 1]]):
             return False
-        if case.activation == "softmax" and not torch.equal(logits[one], logits[other]):
+        if case.settings.activation == "softmax" and not torch.equal(logits[one], logits[other]):
             return False
         offsets = case.bbox_regression[image].float()
-        decoded = decode_boxes(offsets, case.default_boxes_cxcywh, case.box_weights)
+        decoded = decode_boxes(offsets, case.default_boxes_cxcywh, case.settings.box_weights)
         overlap = box_iou(*2 * [cxcywh_to_xyxy(decoded).clamp(0, 1)])
-        if (overlap - case.iou_threshold).abs().nan_to_num(1).min() < ROUNDING:
+        if (overlap - case.settings.iou_threshold).abs().nan_to_num(1).min() < ROUNDING:
             return False
     return True
 
@@ -138,7 +138,7 @@ def test_boxes_and_scores_that_tie_come_in_the_order_of_the_reference(
     seed, sizes, limits, blocks, dtypes, score_threshold, bad
 ):
     bbox_regression, cls_logits, default_boxes = outputs_with_ties(seed, **sizes)
-    case = Case(
+    case = Case.of(
         spoil(bbox_regression, bad, seed).to(dtypes["offsets"]),
         spoil(cls_logits, bad, seed + 1).to(dtypes["logits"]),
         default_boxes,
@@ -168,7 +168,7 @@ def test_boxes_and_scores_of_any_kind_are_like_the_reference(
 ):
     bbox_regression, _, default_boxes = random_outputs(seed, **sizes)
     cls_logits = spaced_logits(seed, activation, **sizes)
-    case = Case(
+    case = Case.of(
         spoil(offset_size * bbox_regression, bad, seed).to(dtypes["offsets"]),
         spoil(cls_logits, bad, seed + 1).to(dtypes["logits"]),
         default_boxes,
@@ -187,7 +187,7 @@ def test_boxes_and_scores_of_any_kind_are_like_the_reference(
 def test_any_number_of_classes_is_like_the_reference(classes, activation):
     bbox_regression, default_boxes = boxes_on_a_grid(0, 1, 12)
     cls_logits = lone_logits(0, activation, 1, 12, classes)
-    assert_like_reference(Case(bbox_regression, cls_logits, default_boxes, activation), least=6)
+    assert_like_reference(Case.of(bbox_regression, cls_logits, default_boxes, activation), least=6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -195,8 +195,8 @@ def test_any_number_of_classes_is_like_the_reference(classes, activation):
 def test_any_type_is_like_the_reference(dtype, activation):
     bbox_regression, _, default_boxes = random_outputs(1, 1, 40)
     cls_logits = spaced_logits(1, activation, 1, 40, 3)
-    case = Case(bbox_regression, cls_logits, default_boxes, activation, 0.03).to(dtype=dtype)
-    case = case._replace(box_weights=(5.0, 7.0, 3.0, 4.0))
+    case = Case.of(bbox_regression, cls_logits, default_boxes, activation, 0.03).to(dtype=dtype)
+    case = case.change(box_weights=(5.0, 7.0, 3.0, 4.0))
     assert rounding_decides_nothing(case)
     assert_like_reference(case, least=20)
 
@@ -205,7 +205,7 @@ def test_overlap_is_compared_with_the_threshold_in_fp32():
     # 1/3 in fp32 is above 1/3
     default_boxes = torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
     cls_logits = torch.tensor([[[0.0, 2.0], [0.0, 1.0]]])
-    case = Case(torch.zeros(1, 2, 4), cls_logits, default_boxes, iou_threshold=1 / 3)
+    case = Case.of(torch.zeros(1, 2, 4), cls_logits, default_boxes, iou_threshold=1 / 3)
     assert assert_like_reference(case).count.item() == 2
 
 
@@ -225,7 +225,7 @@ def test_of_many_candidates_with_equal_scores_the_first_boxes_are_taken(
     monkeypatch, chunk, activation
 ):
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", chunk)
-    case = Case(*side_by_side(256), activation, 0.1, 0.5, 20, 50)
+    case = Case.of(*side_by_side(256), activation, 0.1, 0.5, 20, 50)
     found = assert_like_reference(case, least=20)
     expected = cxcywh_to_xyxy(case.default_boxes_cxcywh[:20])
     torch.testing.assert_close(found.boxes[0, :20], expected)
@@ -237,8 +237,8 @@ def test_the_best_of_many_candidates_are_taken(monkeypatch, candidates_per_class
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", chunk)
     bbox_regression, _, default_boxes = random_outputs(2, 1, 200)
     cls_logits = spaced_logits(2, "softmax", 1, 200, 2)
-    case = Case(bbox_regression, cls_logits, default_boxes, "softmax", 0.01)
-    case = case._replace(candidates_per_class=candidates_per_class, max_detections=250)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "softmax", 0.01)
+    case = case.change(candidates_per_class=candidates_per_class, max_detections=250)
     assert rounding_decides_nothing(case)
     found = assert_like_reference(case, least=1)
     assert 0.2 * candidates_per_class < found.count.item() <= candidates_per_class
@@ -249,15 +249,15 @@ def test_the_best_of_many_detections_are_taken(monkeypatch, max_detections):
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", 32)
     bbox_regression, default_boxes = boxes_on_a_grid(3, 1, 60)
     cls_logits = spaced_logits(3, "sigmoid", 1, 60, 5)
-    case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.05, 0.5, 100)
-    found = assert_like_reference(case._replace(max_detections=max_detections), boxes_atol=0)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.05, 0.5, 100)
+    found = assert_like_reference(case.change(max_detections=max_detections), boxes_atol=0)
     assert found.count.item() == min(max_detections, 220)
 
 
 def test_scores_of_just_one_are_among_the_best(monkeypatch):
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", 32)
     logit = torch.where(torch.arange(90) % 3 == 1, 40.0, 3.0)  # sigmoid(40) rounds to 1
-    found = assert_like_reference(Case(*side_by_side(90, logit), "sigmoid", 0.1, 0.5, 16, 20))
+    found = assert_like_reference(Case.of(*side_by_side(90, logit), "sigmoid", 0.1, 0.5, 16, 20))
     assert found.scores[0].unique().tolist() == [0, 1]
 
 
@@ -266,7 +266,7 @@ def test_scores_near_zero_are_like_the_reference(score_threshold):
     logit = torch.linspace(-75, -8, 64)
     for activation in ACTIVATIONS:
         outputs = side_by_side(64, logit)
-        case = Case(*outputs, activation, score_threshold, 0.5, 16, 20)
+        case = Case.of(*outputs, activation, score_threshold, 0.5, 16, 20)
         found, expected = run(case), decode_nms_reference(*case)
         assert torch.equal(found.count, expected.count)
         assert found.count.item() >= 6
@@ -283,7 +283,7 @@ def test_boxes_without_area_are_as_in_the_reference(activation):
     cls_logits = spaced_logits(5, activation, 1, 80, 3)
     for iou_threshold in (0.0, 0.5):
         limits = (0.05, iou_threshold, 60, 100)
-        case = Case(bbox_regression, cls_logits, default_boxes, activation, *limits)
+        case = Case.of(bbox_regression, cls_logits, default_boxes, activation, *limits)
         assert_like_reference(case, least=60)
 
 
@@ -294,7 +294,7 @@ def test_absurd_offsets_are_as_in_the_reference(offset):
         bbox_regression[:, coordinate::8, coordinate] = offset
     default_boxes[::12, 2:] = 0
     cls_logits = spaced_logits(6, "sigmoid", 1, 60, 3)
-    case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.05, 0.5, 50, 120)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.05, 0.5, 50, 120)
     assert_like_reference(case, least=30)
 
 
@@ -307,7 +307,7 @@ def test_logits_that_are_no_numbers_are_as_in_the_reference(activation, bad):
     cls_logits[0, 1::5, 1] = bad
     cls_logits[0, 2::5, 1:] = bad
     cls_logits[0, 3::10] = bad
-    case = Case(bbox_regression, cls_logits, default_boxes, activation, 0.02, 0.5, 50, 120)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, activation, 0.02, 0.5, 50, 120)
     assert_like_reference(case, least=12)
 
 
@@ -316,7 +316,7 @@ def test_logits_that_are_no_numbers_are_as_in_the_reference(activation, bad):
 def test_no_candidates_are_no_detections(classes, max_detections):
     bbox_regression, cls_logits, default_boxes = random_outputs(8, 2, 40, classes)
     cls_logits[..., 0] = 50
-    found = run(Case(bbox_regression, cls_logits, default_boxes, max_detections=max_detections))
+    found = run(Case.of(bbox_regression, cls_logits, default_boxes, max_detections=max_detections))
     assert found.count.tolist() == [0, 0]
     assert found.boxes.shape == (2, max_detections, 4)
     assert not any(part.any() for part in found)
@@ -327,7 +327,7 @@ def test_no_candidates_are_no_detections(classes, max_detections):
     [(0, 5, 3, 4), (2, 0, 3, 4), (2, 5, 1, 4), (2, 5, 3, 0), (1, 1, 2, 1)],
 )
 def test_as_little_as_can_be_is_like_the_reference(images, boxes, classes, max_detections):
-    case = Case(*random_outputs(9, images, boxes, classes), max_detections=max_detections)
+    case = Case.of(*random_outputs(9, images, boxes, classes), max_detections=max_detections)
     assert_like_reference(case, least=0)
 
 
@@ -335,7 +335,7 @@ def test_a_batch_larger_than_the_workspace_goes_in_rounds(monkeypatch):
     bbox_regression, default_boxes = boxes_on_a_grid(10, 7, 30)
     cls_logits = lone_logits(10, "softmax", 7, 30, 3)
     cls_logits[2, :, 0] = 50  # nothing in one of them
-    case = Case(bbox_regression, cls_logits, default_boxes, "softmax", 0.1, 0.5, 20, 9)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "softmax", 0.1, 0.5, 20, 9)
     whole = assert_like_reference(case, least=30)
     for images_at_once in (1, 3):
         monkeypatch.setattr(kernels, "WORKSPACE_BYTES", images_at_once * 2 * 64 * 8 + 5)
@@ -362,8 +362,8 @@ def test_blocks_of_any_size_find_the_same(monkeypatch, logits_per_block):
     monkeypatch.setattr(kernels, "LOGITS_PER_BLOCK", logits_per_block)
     bbox_regression, default_boxes = boxes_on_a_grid(11, 2, 37)
     cls_logits = spaced_logits(11, "softmax", 2, 37, 4)
-    case = Case(bbox_regression, cls_logits, default_boxes, "softmax", 0.1, 0.5, 16, 50)
-    assert rounding_decides_nothing(case._replace(iou_threshold=0.51))
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "softmax", 0.1, 0.5, 16, 50)
+    assert rounding_decides_nothing(case.change(iou_threshold=0.51))
     assert_like_reference(case, least=20, boxes_atol=0)
 
 
@@ -374,12 +374,12 @@ def test_short_and_long_lists_are_like_the_reference(monkeypatch, short_list):
     cls_logits = spaced_logits(15, "sigmoid", 2, 90, 5)
     for label, share in enumerate((0.01, 0.15, 0.2, 1.0), start=1):  # none to all of the boxes
         cls_logits[:, torch.arange(90) >= share * 90, label] = -50
-    case = Case(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, 0.5, 80, 60)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, "sigmoid", 0.1, 0.5, 80, 60)
     assert_like_reference(case, least=30, boxes_atol=0)
 
 
 def test_it_gives_the_same_bits_twice():
-    case = Case(*outputs_with_ties(12, 2, 50, 4), "softmax", 0.05)
+    case = Case.of(*outputs_with_ties(12, 2, 50, 4), "softmax", 0.05)
     assert all(torch.equal(*pair) for pair in zip(run(case), run(case), strict=True))
 
 
@@ -388,7 +388,7 @@ def test_blocks_in_another_order_give_the_same_bits(monkeypatch):
     from triton.runtime.interpreter import interpreter_builder as builder
 
     monkeypatch.setattr(kernels, "LOGITS_PER_BLOCK", 32)
-    case = Case(*outputs_with_ties(13, 2, 60, 4), "softmax", 0.05, 0.5, 16, 40)
+    case = Case.of(*outputs_with_ties(13, 2, 60, 4), "softmax", 0.05, 0.5, 16, 40)
     forwards = run(case)
     set_grid_idx = builder.set_grid_idx
 
@@ -402,7 +402,7 @@ def test_blocks_in_another_order_give_the_same_bits(monkeypatch):
 
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)
 def test_inputs_may_lie_in_memory_in_any_order_and_are_not_changed(dtype):
-    case = Case(*random_outputs(14, 1, 30, 3)).to(dtype=dtype, device=KERNEL_DEVICE)
+    case = Case.of(*random_outputs(14, 1, 30, 3)).to(dtype=dtype, device=KERNEL_DEVICE)
     expected = run(case)
     assert expected.count.sum() > 5
     turned = [tensor.mT.contiguous().mT for tensor in case[:3]]
@@ -418,11 +418,11 @@ def test_inputs_may_lie_in_memory_in_any_order_and_are_not_changed(dtype):
 )
 def test_sizes_beyond_what_is_sorted_at_once_are_refused(boxes, limits):
     with pytest.raises(kernels.UnsupportedSizeError, match=r"\d+ is above 2048"):
-        run(Case(*random_outputs(15, 1, boxes, 2), "softmax", 0.1, 0.5, *limits))
+        run(Case.of(*random_outputs(15, 1, boxes, 2), "softmax", 0.1, 0.5, *limits))
 
 
 def test_more_candidates_than_are_sorted_at_once_may_be_asked_for_where_boxes_are_few():
-    case = Case(*side_by_side(20), "softmax", 0.1, 0.5, 10_000, 30)
+    case = Case.of(*side_by_side(20), "softmax", 0.1, 0.5, 10_000, 30)
     assert assert_like_reference(case).count.item() == 20
 
 
@@ -431,7 +431,7 @@ def test_what_mobilenet_sees_is_like_the_reference(mobilenet, golden):
         outputs = mobilenet.model(mobilenet.preprocess(golden["inputs"][:2]))
     spec = mobilenet.spec
     limits = (spec.score_threshold, spec.iou_threshold, 100, 100)
-    case = Case(*outputs, spec.default_boxes(), spec.activation, *limits)
+    case = Case.of(*outputs, spec.default_boxes(), spec.activation, *limits)
     assert_like_reference(case, least=4)
 
 
@@ -534,7 +534,7 @@ def test_each_round_after_the_selection_sees_the_box_that_was_selected(monkeypat
     cls_logits = torch.linspace(4, 1, boxes)[:, None].repeat(images, 1, classes)
     default_boxes = torch.tensor([[0.5, 0.5, 0.25, 0.25]]).repeat(boxes, 1)
     limits = ("sigmoid", 0.1, 0.5, best, classes)
-    case = Case(bbox_regression, cls_logits, default_boxes, *limits).to(device=KERNEL_DEVICE)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, *limits).to(device=KERNEL_DEVICE)
     for _ in range(10 if MANY else 1):
         found = kernels.decode_nms_triton(*case)
         assert (found.count == classes - 1).all()
@@ -554,12 +554,7 @@ decode_nms_triton(
     torch.zeros(8, boxes, 4, dtype=torch.bfloat16),
     torch.zeros(8, boxes, classes, dtype=torch.bfloat16),
     torch.zeros(boxes, 4),
-    spec.activation,
-    {score_threshold},
-    spec.iou_threshold,
-    spec.candidates_per_class,
-    spec.max_detections,
-    (10.0, 10.0, 5.0, 5.0),
+    spec.decode_settings({score_threshold}),
 )
 """
 
@@ -589,9 +584,10 @@ def test_the_kernels_compile_for_gpus_without_spills(tmp_path, name, score_thres
 
 SMALLEST = """
 import torch
+from ssd_core.ops import DecodeSettings
 from ssd_core.ops.decode_nms_triton import decode_nms_triton
 tensors = torch.zeros(1, 1, 4), torch.zeros(1, 1, 2), torch.zeros(1, 4)
-decode_nms_triton(*tensors, "softmax", 0.0, 1.0, 1, 1, (1.0, 1.0, 1.0, 1.0))
+decode_nms_triton(*tensors, DecodeSettings("softmax", 0.0, 1.0, 1, 1, (1.0, 1.0, 1.0, 1.0)))
 """
 
 
@@ -614,7 +610,7 @@ def real_case(images, kind, activation, dtype=torch.float32, seed=0):
         cls_logits = alone.repeat(1, 1, spec.num_classes)
         cls_logits[..., 0] = 0
     limits = (spec.iou_threshold, spec.candidates_per_class, spec.max_detections)
-    case = Case(bbox_regression, cls_logits, default_boxes, activation, 1e-4, *limits)
+    case = Case.of(bbox_regression, cls_logits, default_boxes, activation, 1e-4, *limits)
     return case.to(dtype=dtype, device=KERNEL_DEVICE)
 
 
@@ -652,7 +648,7 @@ def test_real_sizes_are_like_the_op_on_the_cpu(images, kind, activation):
 def test_a_captured_graph_gives_what_the_op_gives_for_each_batch(kind, dtype):
     batches = [real_case(4, kind, "softmax", dtype, seed) for seed in range(3)]
     expected = [decode_nms(*case) for case in batches]
-    static = Case(*(tensor.clone() for tensor in batches[0][:3]), *batches[0][3:])
+    static = Case(*(tensor.clone() for tensor in batches[0][:3]), batches[0].settings)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = decode_nms(*static)
@@ -691,7 +687,7 @@ def test_the_host_never_waits_for_the_device(kind):
 @pytest.mark.cuda
 @pytest.mark.usefixtures("kernels_must_run")
 def test_it_gives_the_same_bits_a_hundred_times():
-    case = Case(*random_outputs(0, 4, 8732, 21), "softmax", 0.01, 0.45, 400, 200)
+    case = Case.of(*random_outputs(0, 4, 8732, 21), "softmax", 0.01, 0.45, 400, 200)
     case = case.to(device="cuda")
     first = decode_nms(*case)
     for _ in range(100):
@@ -722,5 +718,5 @@ def test_a_network_with_it_compiles_without_a_graph_break():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)
 def test_it_passes_pytorchs_checks_of_an_op(dtype, activation):
-    case = Case(*random_outputs(0, 2, 300, 21), activation).to(device="cuda", dtype=dtype)
-    torch.library.opcheck(torch.ops.ssd_core.decode_nms.default, (*case[:-1], [*case.box_weights]))
+    case = Case.of(*random_outputs(0, 2, 300, 21), activation).to(device="cuda", dtype=dtype)
+    torch.library.opcheck(torch.ops.ssd_core.decode_nms.default, case.flattened())

@@ -81,7 +81,7 @@ def test_a_compiled_network_gives_the_same_outputs_and_detections(tiny_model, ti
     for batch in (images[:1], images, images[1:]):
         x = plain.preprocess(batch)
         with torch.inference_mode():
-            outputs = zip(detector._network(x), tiny_model(x), strict=True)
+            outputs = zip(detector._runner.network(x), tiny_model(x), strict=True)
         for actual, expected in outputs:
             torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
         for found, wanted in zip(detector.detect(batch), plain.detect(batch), strict=True):

@@ -1,4 +1,4 @@
-"""What `doctor` says of a GPU, where there is none."""
+"""What `doctor` reports about a GPU, on a machine without one."""
 
 import ctypes
 
@@ -71,13 +71,13 @@ def test_without_a_gpu_frames_are_decoded_where_detection_runs(doctor):
     assert lines["hardware decode"].startswith("no  hardware decode: frames are decoded on the CPU")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize(
     ("built_for", "driver", "said"),
     [
         (None, True, "this PyTorch is built without CUDA"),
         ("13.0", False, "no NVIDIA driver (libcuda.so.1; a container needs --gpus all)"),
-        ("13.0", True, "NVIDIA's driver is there, and no GPU that it can use"),
+        ("13.0", True, "NVIDIA's driver is installed, but it finds no GPU that it can use"),
     ],
 )
 def test_why_there_is_no_cuda_is_said(doctor, monkeypatch, built_for, driver, said):

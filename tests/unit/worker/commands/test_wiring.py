@@ -8,7 +8,6 @@ from ssd_core import Detector
 from tests.detectors import FakeDetector
 from worker.commands import wiring
 from worker.errors import UsageError
-from worker.pipeline.detection import CUDA_BATCH
 from worker.settings.fields import ReplaySettings
 from worker.settings.loading import load_settings
 
@@ -81,7 +80,11 @@ def test_a_gpu_is_claimed_for_decoding_before_the_detector_takes_it(decoder, on_
     setup = wiring.load_detector(settings_of("--device", "cuda:2"))
     assert claimed_before == [2]
     assert asked == [2, 2]  # once more when PyTorch has the device
-    assert (setup.gpu, setup.max_batch, fake.warmed_up) == (2, CUDA_BATCH, [CUDA_BATCH])
+    assert (setup.gpu, setup.max_batch, fake.warmed_up) == (
+        2,
+        fake.default_batch,
+        [fake.default_batch],
+    )
     assert "frames are decoded on the GPU, where it knows the codec" in caplog.text
 
 

@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,8 @@ from tests.conftest import WALKWAY
 from tests.detectors import FakeDetector
 from worker.errors import DetectorError, UsageError
 from worker.events import BOX_DECIMALS, SCORE_DECIMALS
-from worker.pipeline.detection import (
-    CPU_BATCH_PER_CORE,
-    CUDA_BATCH,
-    FrameDetector,
-    cpu_threads,
-    rounded,
-)
+from worker.pipeline.detection import FrameDetector, check_labels, rounded
+from worker.pipeline.filtering import DetectionFilter
 
 
 @pytest.fixture(scope="module")
@@ -75,85 +68,57 @@ def test_a_whole_batch_is_rounded_as_python_rounds_each_number(decimals):
         assert rounded(torch.from_numpy(values), decimals) == expected
 
 
-def test_only_the_labels_asked_for_are_kept(detector, images):
-    found = FrameDetector(detector, ["Car"])(images[:1])()[0]
-    assert found
-    assert {d.label for d in found} == {"Car"}
+def test_each_image_keeps_what_its_filter_asks_for(detector, images):
+    filters = [
+        DetectionFilter(labels=frozenset({"Car"})),
+        DetectionFilter(score_threshold=0.5),
+        DetectionFilter(),
+    ]
+    cars, sure, every = FrameDetector(detector)(images[:3], filters)()
+    _, all_sure, all_every = FrameDetector(detector)(images[:3])()
+    assert {d.label for d in cars} == {"Car"}
+    assert sure == [d for d in all_sure if d.score > 0.5] != all_sure
+    assert every == all_every
 
 
-def test_an_unknown_label_is_refused_with_the_known_ones(detector):
+@pytest.mark.parametrize("threshold", [0.3, 0.41, 0.5])
+def test_a_higher_threshold_of_a_camera_gives_what_a_detector_at_that_threshold_gives(
+    detector, images, threshold
+):
+    low = Detector.load(device="cpu", precision="fp32", score_threshold=0.05)
+    high = Detector.load(device="cpu", precision="fp32", score_threshold=threshold)
+    wanted = DetectionFilter(score_threshold=threshold)
+    found = FrameDetector(low)(images[:4], [wanted] * 4)()
+    assert found == FrameDetector(high)(images[:4])()
+    assert any(found)
+
+
+def test_an_unknown_label_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="does not know Zebra: it knows Bicycle, Boot"):
-        FrameDetector(detector, ["Zebra"])
+        check_labels(["Zebra"], ["Bicycle", "Boot"], "a model")
 
 
-# On a CPU
+# What the detector does with a batch
 
 
-def test_on_a_cpu_it_takes_images_and_decodes_on_the_cpu(detector):
+def test_what_the_detector_is_best_fed_with_is_what_it_says(detector):
     frame_detector = FrameDetector(detector)
     assert frame_detector.takes_planes is False
     assert frame_detector.works_ahead is False
-    assert frame_detector.default_batch == CPU_BATCH_PER_CORE * cpu_threads()
+    assert frame_detector.default_batch == detector.default_batch
     assert frame_detector.image_size == (300, 300)
 
 
-@pytest.mark.parametrize(
-    ("cores", "images", "shares"),
-    [
-        (1, 2, [2]),
-        (2, 4, [2, 2]),
-        (2, 3, [1, 2]),
-        (2, 1, [1]),
-        (4, 6, [2, 2, 2]),
-        (4, 3, [1, 1, 1]),
-        (2, 9, [1, 2, 2, 2, 2]),
-    ],
-)
-def test_a_batch_is_cut_into_shares_for_the_cores_none_above_the_best_size(
-    monkeypatch, cores, images, shares
-):
-    monkeypatch.setattr("worker.pipeline.detection.cpu_threads", lambda: cores)
-    monkeypatch.setattr("worker.pipeline.detection.CPU_BATCH_PER_CORE", 2)
+def test_a_batch_goes_to_the_detector_whole():
     fake = FakeDetector()
-    FrameDetector(fake)(batch(*range(images)))()
-    assert sorted(count for count, _ in fake.shares) == shares
+    assert widths(FrameDetector(fake)(batch(*range(20)))()) == list(range(20))
+    assert [len(images) for images in fake.submitted] == [20]
 
 
-def test_a_share_runs_on_one_thread_and_leaves_the_callers_threads_as_they_are():
-    before = torch.get_num_threads()
+def test_warming_up_prepares_the_detector_for_the_batch():
     fake = FakeDetector()
-    FrameDetector(fake)(batch(1, 2, 3, 4))()
-    assert {threads for _, threads in fake.shares} == {1}
-    assert torch.get_num_threads() == before
-
-
-def test_warming_up_on_a_cpu_runs_every_size_of_share_as_shares_are_run():
-    fake = FakeDetector()
-    FrameDetector(fake).warm_up(16)
-    assert {count for count, _ in fake.shares} == set(range(1, CPU_BATCH_PER_CORE + 1))
-    assert {threads for _, threads in fake.shares} == {1}
-    assert fake.warmed_up == []
-
-
-def test_shares_that_finish_in_another_order_are_put_back_in_order(monkeypatch):
-    monkeypatch.setattr("worker.pipeline.detection.cpu_threads", lambda: 2)
-    second_is_done = threading.Event()
-
-    def first_waits(images):
-        if images[0][0] == 1:
-            assert second_is_done.wait(20)
-        else:
-            second_is_done.set()
-
-    found = FrameDetector(FakeDetector(before=first_waits))(batch(1, 2, 3, 4))()
-    assert widths(found) == [1, 2, 3, 4]
-
-
-def test_starting_a_batch_does_not_wait_for_its_detections():
-    go_on = threading.Event()
-    wait = FrameDetector(FakeDetector(before=lambda _: go_on.wait(20)))(batch(1, 2))
-    go_on.set()
-    assert widths(wait()) == [1, 2]
+    FrameDetector(fake).warm_up(12)
+    assert fake.warmed_up == [12]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
@@ -172,24 +137,7 @@ def test_real_batches_started_at_once_find_what_they_find_one_by_one(detector, i
     assert [wait() for wait in reversed(waits)] == one_by_one[::-1]
 
 
-def test_an_error_in_a_share_comes_out_where_the_detections_are_waited_for():
-    def fail(images):
-        raise RuntimeError("oneDNN failed")
-
-    wait = FrameDetector(FakeDetector(before=fail))(batch(1, 2, 3))
-    with pytest.raises(RuntimeError, match="oneDNN failed"):
-        wait()
-
-
 # On CUDA
-
-
-def test_on_cuda_a_batch_goes_to_the_device_whole():
-    fake = FakeDetector("cuda", takes_yuv=True)
-    frame_detector = FrameDetector(fake)
-    assert widths(frame_detector(batch(*range(20)))()) == list(range(20))
-    assert [len(images) for images in fake.submitted] == [20]
-    assert fake.shares == []
 
 
 def test_on_cuda_it_works_ahead_on_planes_of_its_own_gpu():
@@ -197,7 +145,6 @@ def test_on_cuda_it_works_ahead_on_planes_of_its_own_gpu():
     assert frame_detector.works_ahead is True
     assert frame_detector.takes_planes is True
     assert frame_detector.gpu == 1
-    assert frame_detector.default_batch == CUDA_BATCH
 
 
 def test_on_cuda_without_the_kernel_it_takes_images():
@@ -231,12 +178,6 @@ def test_a_gpu_that_fails_ends_the_run_with_a_line(start):
     assert str(caught.value) == (
         "the GPU failed (CUDA error: an illegal memory access): start the worker again"
     )
-
-
-def test_warming_up_on_cuda_prepares_the_device_for_the_batch():
-    fake = FakeDetector("cuda")
-    FrameDetector(fake).warm_up(12)
-    assert fake.warmed_up == [12]
 
 
 @pytest.mark.parametrize(

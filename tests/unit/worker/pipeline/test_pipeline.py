@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from tests.spools import no_spool
 from worker.errors import CameraRefused, SinkError, SinkUnavailable, SourceError
 from worker.frames import FrameBatch, StreamDown, StreamUp
 from worker.pipeline.batching import LatestFrameBatcher, LosslessBatcher
+from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.pipeline import POLL_SECONDS, Pipeline
 from worker.publishing.live import LivePublisher
@@ -21,10 +23,15 @@ from worker.sinks.memory import MemorySink
 class ListSource:
     """A source that gives what it was made with."""
 
+    due_at = math.inf
+
     def __init__(self, camera_id, items):
         self.camera_id = camera_id
         self.items = items
         self.stopped = threading.Event()
+
+    def current_epoch(self):
+        return 1
 
     def __iter__(self):
         for item in self.items:
@@ -36,6 +43,10 @@ class ListSource:
 
     def stop(self):
         self.stopped.set()
+
+
+def camera(source, **settings):
+    return Camera(source.camera_id, lambda: source, **settings)
 
 
 def endless(camera_id):
@@ -55,7 +66,7 @@ def recording(frames):
     ]
 
 
-def detect(images):
+def detect(images, filters):
     return lambda: [[PERSON]] * len(images)
 
 
@@ -72,7 +83,7 @@ class RecordingDetector:
         self._before_fetch = before_fetch
         self._batches = 0
 
-    def __call__(self, images):
+    def __call__(self, images, filters):
         batch, self._batches = self._batches, self._batches + 1
         self._before_start(batch)
         self.steps.append(("start", batch))
@@ -99,14 +110,15 @@ def label(text):
 
 def live_pipeline(*sources, sink, detect=detect, **options):
     return Pipeline(
-        sources, LatestFrameBatcher(4, 0.01), detect, EventMaker(MODEL),
+        [camera(source) for source in sources], LatestFrameBatcher(4, 0.01), detect,
+        EventMaker(MODEL),
         LivePublisher(sink, no_spool(), capacity=1000), lossless=False, **options,
     )  # fmt: skip
 
 
 def replay_pipeline(source, sink, detect=detect, **options):
     return Pipeline(
-        [source], LosslessBatcher(4), detect, EventMaker(MODEL, recording_digest="abc"),
+        [camera(source)], LosslessBatcher(4), detect, EventMaker(MODEL, recording_digest="abc"),
         LosslessPublisher([sink], capacity=16), lossless=True, **options,
     )  # fmt: skip
 
@@ -157,7 +169,7 @@ def test_a_failing_sink_ends_the_replay_with_its_error():
 
 
 def test_a_failing_detector_ends_the_run_with_its_error():
-    def broken(images):
+    def broken(images, filters):
         raise RuntimeError("CUDA error")
 
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -167,11 +179,11 @@ def test_a_failing_detector_ends_the_run_with_its_error():
 def test_a_failing_detector_ends_a_live_run_that_still_publishes_what_it_has():
     calls = []
 
-    def breaks_later(images):
+    def breaks_later(images, filters):
         calls.append(images)
         if len(calls) > 3:
             raise RuntimeError("CUDA error")
-        return detect(images)
+        return detect(images, filters)
 
     sink = MemorySink()
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -184,7 +196,7 @@ def test_a_failing_detector_ends_a_live_run_that_still_publishes_what_it_has():
 def test_a_stopped_replay_publishes_whole_batches_and_no_end():
     sink = MemorySink()
     pipeline = replay_pipeline(
-        ListSource("clip", recording(4000)), sink, lambda i: time.sleep(0.002) or detect(i)
+        ListSource("clip", recording(4000)), sink, lambda *b: time.sleep(0.002) or detect(*b)
     )
     summary = run_for(pipeline, lambda: len(sink.events) >= 8)
     assert summary.interrupted
@@ -246,7 +258,7 @@ def test_a_slow_detector_drops_frames_of_cameras_and_says_how_many():
     pipeline = live_pipeline(
         ListSource("gate", endless("gate")),
         sink=sink,
-        detect=lambda i: time.sleep(0.05) or detect(i),
+        detect=lambda *b: time.sleep(0.05) or detect(*b),
     )
     summary = run_for(pipeline, lambda: len(sink.events) >= 6)
     frames = [e.data for e in sink.events if e.type == "ssd.detections.v1"]
@@ -273,6 +285,9 @@ class ListBatcher:
         self.timeouts.append(timeout)
         return self._batches.popleft() if self._batches else None
 
+    def has_batch(self):
+        return bool(self._batches)
+
     def close(self):
         pass
 
@@ -290,7 +305,7 @@ def pipeline_of(batches, sink, detect, *, lossless=True, batches_ahead=1):
     """Over batches that are there already, so that the order of steps is always the same."""
     batcher = batches if isinstance(batches, ListBatcher) else ListBatcher(batches)
     return Pipeline(
-        [ListSource("clip", [])], batcher, detect,
+        [camera(ListSource("clip", []))], batcher, detect,
         EventMaker(MODEL, recording_digest="abc" if lossless else None),
         LosslessPublisher([sink], capacity=1000) if lossless
         else LivePublisher(sink, no_spool(), capacity=1000),
@@ -484,7 +499,7 @@ def test_no_batch_waits_for_a_camera_that_was_set_aside():
     sink = Refusing()
     batcher = LatestFrameBatcher(4, 3600)  # as long as a batch may wait
     pipeline = Pipeline(
-        [ListSource(camera, endless(camera)) for camera in ("gate", "yard")], batcher, detect,
+        [camera(ListSource(name, endless(name))) for name in ("gate", "yard")], batcher, detect,
         EventMaker(MODEL), LivePublisher(sink, no_spool(), capacity=1000), lossless=False,
     )  # fmt: skip
     run_for(pipeline, lambda: len(frame_indices(sink.events)) > 50)

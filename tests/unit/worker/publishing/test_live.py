@@ -203,8 +203,8 @@ def test_a_full_disk_leaves_the_newest_events_in_memory_and_counts_the_others(
     sink.back.set()
     assert wait_until(publisher.take_lost) == {"gate": 20}
     assert seqs(sink) == list(range(20, 30))
-    assert caplog.text.count("cannot be spooled") == 1
-    assert caplog.text.count("is away") == 1
+    assert caplog.text.count("cannot spool events") == 1
+    assert caplog.text.count("is unavailable") == 1
     publisher.submit(events(30, 30))
     assert publisher.close(5) == 0
     assert seqs(sink) == list(range(20, 31))

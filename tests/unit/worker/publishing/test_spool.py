@@ -121,7 +121,7 @@ def test_the_latest_epoch_that_waits_is_known(tmp_path):
 def test_the_events_of_a_refused_camera_are_dropped_alone(tmp_path):
     spool = spool_in(tmp_path)
     spool.append([*events(0, 3), *events(0, 1, "yard")])
-    assert spool.forget_camera("gate", 1) == 4
+    assert spool.drop_events("gate", 1) == 4
     assert len(spool) == 2
     assert everything(spool) == [0, 1]
 
@@ -225,7 +225,7 @@ def test_the_events_of_a_camera_that_is_refused_in_mid_portion_are_counted_once(
         [detections_event(camera, seq=seq) for seq in range(4) for camera in ("gate", "yard")]
     )
     portion = spool.oldest(4)
-    spool.forget_camera("yard", 1)
+    spool.drop_events("yard", 1)
     spool.forget(portion)
     assert len(spool) == 2
 
@@ -234,7 +234,7 @@ def test_what_a_later_owner_of_a_refused_camera_keeps_stays(tmp_path):
     spool, successor = spool_in(tmp_path), spool_in(tmp_path)
     spool.append(events(0, 3, epoch=5))
     successor.append(events(0, 1, epoch=6))
-    assert spool.forget_camera("gate", 5) == 4
+    assert spool.drop_events("gate", 5) == 4
     assert [e.data.epoch for e in successor.oldest(9).events] == [6, 6]
 
 
@@ -242,7 +242,7 @@ def test_the_events_of_a_camera_that_is_left_alone_are_there_for_the_next_proces
     spool = spool_in(tmp_path)
     spool.append([*events(0, 3), *events(0, 1, "yard")])
     portion = spool.oldest(3)
-    spool.leave("gate")
+    spool.remove_camera("gate")
     spool.forget(portion)
     assert [e.data.camera_id for e in spool.oldest(9).events] == ["yard", "yard"]
     assert len(spool) == 2
@@ -265,7 +265,7 @@ def test_a_database_that_cannot_be_used_at_the_start_is_used_later(tmp_path, mon
     blocked = spool_in(tmp_path)
     with pytest.raises(SpoolError, match="locked"):
         blocked.append(events(2, 2))
-    assert "cannot be spooled for now" in caplog.text
+    assert "cannot spool events for now" in caplog.text
     other.rollback()
     with pytest.raises(SpoolError):  # with this call it is opened
         blocked.append(events(2, 2))

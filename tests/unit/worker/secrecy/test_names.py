@@ -11,7 +11,7 @@ VALUES = {"GATE_USER": "ad:min", "GATE_PASSWORD": "a@b:c/d#e?f%g h{TOKEN}ü", "T
 
 @pytest.fixture(params=["environment", "file", "directory"])
 def secrets(request, tmp_path, monkeypatch):
-    """The same values in each place that they can come from."""
+    """The same values in each place that they can be read from."""
     if request.param == "environment":
         for name, value in VALUES.items():
             monkeypatch.setenv(name, value)
@@ -27,7 +27,7 @@ def secrets(request, tmp_path, monkeypatch):
     return path
 
 
-def test_names_in_braces_are_filled_in_so_that_any_character_may_be_in_them(secrets):
+def test_names_in_braces_are_replaced_and_may_contain_any_character(secrets):
     parts = urlsplit(fill_in(URL, secrets).removeprefix("gate="))
     assert unquote(parts.username) == VALUES["GATE_USER"]
     assert unquote(parts.password) == VALUES["GATE_PASSWORD"]
@@ -35,7 +35,7 @@ def test_names_in_braces_are_filled_in_so_that_any_character_may_be_in_them(secr
     assert unquote(parts.query) == f"token={VALUES['TOKEN']}"
 
 
-def test_what_the_file_lacks_comes_from_the_environment(tmp_path, monkeypatch):
+def test_a_name_missing_in_the_file_comes_from_the_environment(tmp_path, monkeypatch):
     path = tmp_path / "secrets.toml"
     path.write_text('USER_A = "from file"')
     path.chmod(0o640)
@@ -45,11 +45,11 @@ def test_what_the_file_lacks_comes_from_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["clip{A}.mp4", "rtsp://host/x", "rtsp://u:{not a name}@h/x"])
-def test_other_text_stays_as_it_is(text):
+def test_other_text_is_unchanged(text):
     assert fill_in(text, None) == text
 
 
-def test_a_name_that_is_not_known_is_refused_with_the_way_out(tmp_path):
+def test_an_unknown_name_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(UsageError, match=r"\{NOWHERE\} is not in the environment: set it"):
         fill_in("rtsp://admin:{NOWHERE}@h/x", None)
     with pytest.raises(UsageError, match=f"neither in --secrets {tmp_path} nor in the environment"):
@@ -65,7 +65,7 @@ def test_a_name_that_is_not_known_is_refused_with_the_way_out(tmp_path):
         (None, None, "No such file"),
     ],
 )
-def test_a_file_of_no_use_is_refused_in_one_line_without_its_content(
+def test_an_unusable_file_is_refused_in_one_line_without_its_content(
     tmp_path, content, mode, message
 ):
     path = tmp_path / "secrets.toml"

@@ -3,13 +3,13 @@ from urllib.parse import quote
 import pytest
 
 from worker.secrecy import redaction
-from worker.secrecy.redaction import hide, hide_value, redact, shown, shown_argument
+from worker.secrecy.redaction import hide, hide_value, redact, redact_argument, redact_url
 
 PASSWORD = "alpha@bravo:charlie/delta#echo?fox%golf hotel"
 
 
 @pytest.fixture(autouse=True)
-def forgetting(monkeypatch):
+def nothing_hidden(monkeypatch):
     monkeypatch.setattr(redaction, "_hidden", {})
 
 
@@ -27,8 +27,8 @@ def forgetting(monkeypatch):
         ("unix://:secret@/run/redis.sock?password=x", "unix:///run/redis.sock"),
     ],
 )
-def test_only_scheme_host_and_port_of_a_url_are_shown(url, text):
-    assert shown(url) == text
+def test_a_redacted_url_has_only_scheme_host_and_port(url, text):
+    assert redact_url(url) == text
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_only_scheme_host_and_port_of_a_url_are_shown(url, text):
         ("--max-batch=8", "--max-batch=8"),
     ],
 )
-def test_an_argument_is_shown_without_its_login(argument, text):
-    assert shown_argument(argument) == text
+def test_a_redacted_argument_has_no_login(argument, text):
+    assert redact_argument(argument) == text
 
 
 @pytest.mark.parametrize("password", [PASSWORD, quote(PASSWORD, safe=""), "s3cret"])
-def test_what_was_hidden_is_in_no_text_in_any_form(password):
+def test_a_hidden_password_is_in_no_text_in_any_form(password):
     url = f"rtsp://watchman:{password}@host/live?password=other-one"
     hide(f"gate={url}")
     text = redact(f"[Errno 5] {url!r}: 'AUTH' 'watchman' '{password}' {quote(PASSWORD, safe='')}")
@@ -60,18 +60,25 @@ def test_what_was_hidden_is_in_no_text_in_any_form(password):
         assert "hotel" not in text
 
 
-def test_a_login_is_taken_out_of_a_url_that_nobody_hid():
+@pytest.mark.parametrize("option", ["password", "ssl_password", "username"])
+def test_a_secret_among_the_options_of_a_url_is_in_no_text(option):
+    hide(f"rediss://host:6380?ssl_certfile=client.pem&{option}=key%2dword+one")
+    assert redact("wrong key-word one for client.pem") == "wrong *** for client.pem"
+    assert redact("wrong key%2dword+one") == "wrong ***"
+
+
+def test_a_login_is_removed_from_a_url_that_was_never_hidden():
     assert redact("see rtsp://admin:secret@host/x for") == "see rtsp://***@host/x for"
     assert redact("write redis://USER:PASSWORD@HOST") == "write redis://USER:PASSWORD@HOST"
 
 
-def test_a_short_password_does_not_tear_words_out_of_the_log():
+def test_a_short_password_removes_no_words_from_the_log():
     hide("rtsp://admin:gate@host/x")
     assert redact("camera gate: up") == "camera gate: up"
     assert "admin:gate" not in redact("x admin:gate@host")
 
 
-def test_a_name_that_stands_for_a_secret_is_none():
+def test_the_name_of_a_secret_is_not_a_secret():
     hide("rtsp://{GATE_USER}:{GATE_PASSWORD}@host/x")
     assert redact("{GATE_PASSWORD} is not there") == "{GATE_PASSWORD} is not there"
     hide_value("correct horse")

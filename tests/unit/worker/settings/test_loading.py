@@ -1,7 +1,15 @@
+from pathlib import Path
+
 import pytest
 
 from worker.errors import UsageError
-from worker.settings.fields import COMMANDS, ReplaySettings, RunSettings, SubscribeSettings
+from worker.settings.fields import (
+    COMMANDS,
+    CamerasSettings,
+    ReplaySettings,
+    RunSettings,
+    SubscribeSettings,
+)
 from worker.settings.loading import load_settings
 
 
@@ -110,3 +118,83 @@ def test_help_is_printed_and_exits_with_zero(command, capsys):
         load_settings(COMMANDS[command], command, ["--help"])
     assert caught.value.code == 0
     assert f"ssd-worker {command}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def shared_file(tmp_path):
+    """A file that commands share, and what it says about cameras."""
+
+    def shared_file(cameras):
+        (tmp_path / "worker.toml").write_text(f"key_prefix = 'site1'\n{cameras}\n")
+        return str(tmp_path / "worker.toml")
+
+    return shared_file
+
+
+CAMERA_TABLE = "[cameras.gate]\nsource = 'rtsp://gate/x'"
+
+
+def test_the_cameras_of_run_are_a_file_in_the_config_as_on_the_command_line(shared_file):
+    config = shared_file("cameras = 'cameras.toml'")
+    assert run_settings("--config", config).cameras == Path("cameras.toml")
+    assert run_settings("--config", config, "--cameras", "x.toml").cameras == Path("x.toml")
+
+
+def test_tables_of_cameras_in_the_config_are_not_the_file(shared_file):
+    config = shared_file(CAMERA_TABLE)
+    assert run_settings("--config", config).cameras is None
+    assert run_settings("--config", config, "--cameras", "x.toml").cameras == Path("x.toml")
+
+
+@pytest.mark.parametrize(
+    "cameras", ["cameras = 'cameras.toml'", CAMERA_TABLE, "cameras = ['yard']"]
+)
+def test_a_config_with_cameras_is_shared_by_every_command(shared_file, cameras):
+    config = ["--config", shared_file(cameras)]
+    assert run_settings("x.mp4", *config).key_prefix == "site1"
+    assert load_settings(ReplaySettings, "replay", ["x.mp4", *config]).key_prefix == "site1"
+    subscribed = load_settings(SubscribeSettings, "subscribe", config).cameras
+    assert subscribed == (["yard"] if "yard" in cameras else [])
+    load_settings(COMMANDS["models"], "models", config)
+
+
+def test_the_variable_of_cameras_names_the_file_of_run_and_leaves_other_commands_alone(monkeypatch):
+    monkeypatch.setenv("SSD_WORKER_CAMERAS", "cameras.toml")
+    assert run_settings().cameras == Path("cameras.toml")
+    assert load_settings(CamerasSettings, "cameras", []).cameras == Path("cameras.toml")
+    assert load_settings(SubscribeSettings, "subscribe", []).cameras == []
+    assert load_settings(SubscribeSettings, "subscribe", ["yard"]).cameras == ["yard"]
+    load_settings(ReplaySettings, "replay", ["x.mp4"])
+
+
+@pytest.mark.parametrize("cameras", ["", "cameras = ['yard']"])
+def test_a_run_needs_a_source_or_a_file_of_cameras(shared_file, cameras):
+    with pytest.raises(UsageError, match=r"give SOURCE, such as .*, or --cameras FILE"):
+        run_settings("--config", shared_file(cameras))
+
+
+def test_a_check_of_cameras_needs_a_file_of_them(shared_file):
+    for config in ([], ["--config", shared_file("fps = 1")]):
+        with pytest.raises(UsageError, match="give FILE, or --config FILE"):
+            load_settings(CamerasSettings, "cameras", config)
+    load_settings(CamerasSettings, "cameras", ["--config", shared_file(CAMERA_TABLE)])
+
+
+def test_transport_is_chosen_for_all_cameras_and_only_from_what_there_is():
+    assert run_settings("x").transport == "auto"
+    assert run_settings("x", "--transport", "udp").transport == "udp"
+    with pytest.raises(UsageError, match=r"--transport: .*'auto', 'tcp' or 'udp'"):
+        run_settings("x", "--transport", "rtp")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        ("cameras", ["x.toml", "--fps", "0"], "--fps"),
+        ("subscribe", ["--from", "yesterday"], "--from"),
+        ("run", ["x", "--score-threshold", "2"], "--score-threshold"),
+    ],
+)
+def test_a_mistake_is_named_as_it_is_typed(command, arguments, named):
+    with pytest.raises(UsageError, match=rf"^{named}: "):
+        load_settings(COMMANDS[command], command, arguments)

@@ -73,7 +73,7 @@ def test_a_file_with_an_at_sign_is_a_file(tmp_path, monkeypatch):
 def test_a_login_that_ffmpeg_would_cut_is_refused():
     longest = f"rtsp://admin:{'%40' * 40}x@host/x"
     assert parse_sources([longest]) == {"host": longest}
-    with pytest.raises(UsageError, match=r"camera gate: .* 128 bytes in the URL, and FFmpeg"):
+    with pytest.raises(UsageError, match=r"camera gate: .* 128 bytes in the URL, but FFmpeg"):
         parse_sources([f"gate=rtsp://admin:{'%40' * 40}xx@host/x"])
 
 

@@ -1,6 +1,6 @@
 """decode_nms against torchvision's `SSD.postprocess_detections` on the same head outputs.
 
-    python benchmarks/op.py [--device cuda] [--quick]
+    python benchmarks/decode_nms.py [--device cuda] [--quick]
 
 SSD300: 8,732 default boxes, 91 classes, softmax; score above 0.01, the best 400 per class, NMS at
 0.45, 200 detections: torchvision's own settings of `ssd300_vgg16`. Sparse and dense outputs are
@@ -62,8 +62,8 @@ def main() -> None:
                 print(row, flush=True)
                 rows.append(row)
                 if not chosen.quick:
-                    keep(RESULTS / "op.csv", row, device)
-    finish("op", device, copy_gb_per_second=round(bandwidth / 1e9, 1), cases=rows)
+                    keep(RESULTS / "decode_nms.csv", row, device)
+    finish("decode_nms", device, copy_gb_per_second=round(bandwidth / 1e9, 1), cases=rows)
 
 
 def cases(device: str, quick: bool, batches: list[int] | None) -> list[tuple[str, int]]:
@@ -126,15 +126,9 @@ def measure(
 
 def bind_ours(outputs: HeadOutputs) -> Callable[[], tuple[Tensor, ...]]:
     """Our op on these outputs."""
+    settings = SPEC.decode_settings(SCORE_THRESHOLD)
     return lambda: decode_nms(
-        outputs.bbox_regression,
-        outputs.cls_logits,
-        outputs.default_boxes_cxcywh,
-        SPEC.activation,
-        SCORE_THRESHOLD,
-        SPEC.iou_threshold,
-        SPEC.candidates_per_class,
-        SPEC.max_detections,
+        outputs.bbox_regression, outputs.cls_logits, outputs.default_boxes_cxcywh, settings
     )
 
 

@@ -1,18 +1,18 @@
 """Ways to launch the kernels of decode_nms, in one table.
 
-    python benchmarks/gpu/op_variants.py [--device cpu] [--seconds 75]
+    python benchmarks/gpu/decode_nms_variants.py [--device cpu] [--seconds 75]
 
 A variant is a set of values for the constants of `ssd_core/ops/decode_nms_triton.py`; "no bound"
 computes every score, as the kernels did before they had an upper bound. Head outputs are those of
-`benchmarks/op.py`: 8,732 boxes, 91 classes, sparse and dense. What the constants of today find is
-compared with the reference on the CPU (scores in fp64), and every variant's detections with those,
-bit by bit.
+`benchmarks/decode_nms.py`: 8,732 boxes, 91 classes, sparse and dense. What today's constants find
+is compared with the reference on the CPU (scores in fp64), and every variant's detections with
+those, bit by bit.
 
 Each time is the median of captured graphs between two events. "cold": the graphs take turns over
 enough sets of logits that none is in the L2 cache when it is read; "warm": one set again and again,
 which is what a small batch finds right after the network. In the same run: the bandwidth of a copy
-and of a sum, torchvision's time, and each kernel's own. Results go to `op_variants.csv` and
-`op_kernels.csv` in the folder OUT.
+and of a sum, torchvision's time, and each kernel's own. Results go to `decode_nms_variants.csv` and
+`decode_nms_kernels.csv` in the folder OUT.
 
 On a CPU it is a dry run of small sizes in Triton's interpreter (TRITON_INTERPRET=1): its times mean
 nothing.
@@ -38,10 +38,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import hardware, introduce, wall_seconds
+from decode_nms import COPY_BYTES, SPEC, bind_torchvisions, copy_bandwidth
 from head_outputs import HeadOutputs, candidates_per_image, dense, sparse
-from op import COPY_BYTES, SPEC, bind_torchvisions, copy_bandwidth
 
-from ssd_core.box_coder import BOX_WEIGHTS
 from ssd_core.ops import DecodedDetections, decode_nms_reference, decode_nms_triton as op
 
 OUT = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results" / "gpu"))
@@ -165,12 +164,7 @@ class Outputs:
             outputs.bbox_regression,
             outputs.cls_logits,
             outputs.default_boxes_cxcywh,
-            self.spec.activation,
-            score_threshold,
-            self.spec.iou_threshold,
-            self.spec.candidates_per_class,
-            self.spec.max_detections,
-            BOX_WEIGHTS,
+            self.spec.decode_settings(score_threshold),
         )
 
 
@@ -281,7 +275,10 @@ class Table:
     def finish(self) -> None:
         """Write the files; exit with an error if detections were wrong."""
         OUT.mkdir(parents=True, exist_ok=True)
-        for name, rows in (("op_variants", self._rows), ("op_kernels", self._kernels)):
+        for name, rows in (
+            ("decode_nms_variants", self._rows),
+            ("decode_nms_kernels", self._kernels),
+        ):
             if rows:
                 machine = {"hardware": hardware(self._device), "torch": torch.__version__}
                 with (OUT / f"{name}.csv").open("w", newline="") as file:
@@ -366,15 +363,12 @@ def compile_one(name: str, dtype: torch.dtype) -> None:
     outputs = HeadOutputs(
         torch.zeros(1, size, 4), torch.zeros(1, size, SPEC.num_classes), default_boxes
     ).to("cuda", dtype)
-    arguments = (SPEC.activation, 0.5, SPEC.iou_threshold, SPEC.candidates_per_class)
     with mock.patch.multiple(op, **VARIANTS[name]):
         op.decode_nms_triton(
             outputs.bbox_regression,
             outputs.cls_logits,
             outputs.default_boxes_cxcywh,
-            *arguments,
-            SPEC.max_detections,
-            BOX_WEIGHTS,
+            SPEC.decode_settings(0.5),
         )
     torch.cuda.synchronize()
 

@@ -1,0 +1,48 @@
+"""What a detector asks of whatever runs its batches: one protocol for the CPU and for CUDA."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+from ssd_core.found import Found
+from ssd_core.ops import DecodeSettings
+from ssd_core.preprocess import Image
+from ssd_core.yuv import YuvImage
+
+Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(B, 3, S, S) to ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C)."""
+
+
+class Runner(Protocol):
+    """Runs one model on one device. Threads may share it."""
+
+    network: Network
+    """The network as it runs fastest here."""
+    implementation: str
+    """How it runs: ``fused``, ``eager`` or ``compiled``."""
+
+    @property
+    def takes_yuv(self) -> bool:
+        """Whether ``submit`` takes YuvImages."""
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether it computes on a device of its own, while its caller's cores do other work."""
+
+    @property
+    def default_batch(self) -> int:
+        """The batch size that gives nearly the highest throughput."""
+
+    @property
+    def settings(self) -> DecodeSettings:
+        """How outputs are decoded, from the next ``submit`` on."""
+
+    @settings.setter
+    def settings(self, settings: DecodeSettings) -> None: ...
+
+    def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
+        """Start on a batch; the function that comes back waits for its detections."""
+
+    def warm_up(self, batch: int) -> None:
+        """Prepare for batches of up to ``batch`` images."""

@@ -1,0 +1,329 @@
+import itertools
+import math
+import threading
+import time
+
+import pytest
+
+from tests.conftest import WALKWAY, wait_until
+from tests.events import MODEL, PERSON
+from tests.frames import frame
+from tests.spools import no_spool
+from worker.errors import CameraRefused, SinkError
+from worker.frames import StreamUp
+from worker.pipeline import readers
+from worker.pipeline.batching import LatestFrameBatcher
+from worker.pipeline.cameras import Camera
+from worker.pipeline.event_maker import EventMaker
+from worker.pipeline.filtering import DetectionFilter
+from worker.pipeline.pipeline import Pipeline
+from worker.publishing.live import LivePublisher
+from worker.sinks.memory import MemorySink
+from worker.sources.live import LiveSource
+
+
+@pytest.fixture(autouse=True)
+def soon_sure(monkeypatch):
+    """A hanging reader is found in a tenth of a second."""
+    monkeypatch.setattr(readers, "CONFIRM_SECONDS", 0.1)
+
+
+class EndlessSource:
+    """Frames for ever, each epoch above the last."""
+
+    epochs = itertools.count(1)
+
+    def __init__(self, camera_id, hangs_after=math.inf):
+        self.camera_id = camera_id
+        self.due_at = math.inf
+        self.revive = threading.Event()
+        self.ended = threading.Event()
+        self._epoch = next(self.epochs)
+        self._hangs_after = hangs_after
+        self._stopped = threading.Event()
+
+    def current_epoch(self):
+        return self._epoch
+
+    def stop(self):
+        self._stopped.set()
+
+    def __iter__(self):
+        yield StreamUp(self.camera_id, self._epoch)
+        for index in itertools.count():
+            if index >= self._hangs_after:
+                self.due_at = time.monotonic()
+                self.revive.wait()
+                yield frame(self.camera_id, index, epoch=self._epoch)
+                self.ended.set()
+                return
+            if self._stopped.wait(0.002):
+                return
+            yield frame(self.camera_id, index, epoch=self._epoch)
+
+
+class Cameras:
+    """Cameras that note the sources they were opened with."""
+
+    def __init__(self):
+        self.opened = []
+
+    def camera(self, camera_id, *, source_settings=None, hangs_after=(), **settings):
+        """``hangs_after``: frames after which its sources hang, one after another."""
+        hangs_after = iter(hangs_after)
+
+        def opened():
+            source = EndlessSource(camera_id, next(hangs_after, math.inf))
+            self.opened.append(source)
+            return source
+
+        return Camera(camera_id, opened, source_settings, **settings)
+
+    def of(self, camera_id):
+        return [source for source in self.opened if source.camera_id == camera_id]
+
+
+@pytest.fixture
+def cameras():
+    cameras = Cameras()
+    yield cameras
+    for source in cameras.opened:
+        source.revive.set()
+
+
+@pytest.fixture
+def watch():
+    """Runs a pipeline over cameras until the test ends; ``error`` is what ended it before."""
+    started = []
+
+    def watch(*cameras, sink=None, detect=None, **options):
+        pipeline = Pipeline(
+            cameras, LatestFrameBatcher(4, 0.01),
+            detect or (lambda images, filters: lambda: [[PERSON]] * len(images)),
+            EventMaker(MODEL), LivePublisher(sink or MemorySink(), no_spool(), capacity=1000),
+            lossless=False, **options,
+        )  # fmt: skip
+        run = Run(pipeline)
+        started.append(run)
+        return run
+
+    yield watch
+    for run in started:
+        run.stop()
+
+
+class Run:
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+        self.error = None
+        self.sink = pipeline._publisher._sink
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            self.pipeline.run()
+        except Exception as error:
+            self.error = error
+
+    def stop(self):
+        self.pipeline.stop()
+        self.thread.join(10)
+
+    def states(self, camera_id):
+        return [
+            (e.data.state, e.data.reason)
+            for e in list(self.sink.events)
+            if e.type == "ssd.camera.v1" and e.data.camera_id == camera_id
+        ]
+
+    def frames(self, camera_id):
+        return [
+            e.data for e in list(self.sink.events)
+            if e.type == "ssd.detections.v1" and e.data.camera_id == camera_id
+        ]  # fmt: skip
+
+    def wait_for(self, camera_id, state, reason):
+        wait_until(lambda: (state, reason) in self.states(camera_id), what=f"{state} ({reason})")
+
+    def wait_for_frames(self, camera_id, more=5):
+        enough = len(self.frames(camera_id)) + more
+        wait_until(lambda: len(self.frames(camera_id)) >= enough, what=f"frames of {camera_id}")
+
+
+def test_a_camera_whose_reader_hangs_is_down_and_connected_again_and_others_are_untouched(
+    cameras, watch
+):
+    run = watch(cameras.camera("gate"), cameras.camera("yard", hangs_after=[3]))
+    run.wait_for("yard", "down", "stall")
+    wait_until(lambda: run.states("yard")[-1] == ("up", "connected"), what="yard to be up again")
+    run.wait_for_frames("yard")
+    run.wait_for_frames("gate")
+    assert run.states("yard") == [("up", "connected"), ("down", "stall"), ("up", "connected")]
+    assert run.states("gate") == [("up", "connected")]
+    assert len(cameras.of("gate")) == 1
+
+
+def test_a_hung_reader_that_revives_adds_nothing_to_its_camera(cameras, watch):
+    run = watch(cameras.camera("yard", hangs_after=[3]))
+    run.wait_for("yard", "down", "stall")
+    hung, current = wait_until(lambda: len(cameras.of("yard")) == 2 and cameras.of("yard"))
+    hung.revive.set()
+    run.wait_for_frames("yard", 20)
+    assert not hung.ended.is_set()  # nobody asked for what follows the frame it came with
+    last = [frame.epoch for frame in run.frames("yard")][3:]
+    assert set(last) == {current.current_epoch()}
+
+
+def test_a_camera_whose_readers_hang_again_and_again_is_set_aside(cameras, watch, caplog):
+    run = watch(cameras.camera("gate"), cameras.camera("yard", hangs_after=itertools.repeat(1)))
+    run.wait_for("yard", "ended", "stall")
+    run.wait_for_frames("gate")
+    assert len(cameras.of("yard")) == readers.MAX_HUNG_THREADS
+    assert "restart this worker" in caplog.text
+
+
+def test_a_run_ends_when_the_readers_of_all_its_cameras_hang(cameras, watch):
+    run = watch(cameras.camera("yard", hangs_after=itertools.repeat(1)))
+    wait_until(lambda: run.error)
+    assert isinstance(run.error, SinkError)
+    assert "readers hang" in str(run.error)
+
+
+def test_a_reader_that_is_late_once_is_left_alone(cameras, watch):
+    run = watch(cameras.camera("gate"))
+    run.wait_for_frames("gate")
+    (source,) = cameras.opened
+    source.due_at = time.monotonic() + 0.05
+    time.sleep(0.1)
+    source.due_at = math.inf
+    run.wait_for_frames("gate")
+    assert run.states("gate") == [("up", "connected")]
+
+
+def test_a_real_source_that_hangs_in_a_conversion_is_down_and_the_other_is_not(watch, monkeypatch):
+    stuck, convert = threading.Event(), threading.Event()
+    real = LiveSource.__init__.__globals__["make_converter"]
+
+    class Stuck:
+        def convert(self, picture):
+            stuck.set()
+            convert.wait()
+
+    def of_yard():
+        return LiveSource("yard", str(WALKWAY), (30, 30), itertools.count(1).__next__, loop=True)
+
+    def make_converter(size, **options):
+        return Stuck() if size == (30, 30) and not stuck.is_set() else real(size, **options)
+
+    monkeypatch.setattr("worker.sources.live.make_converter", make_converter)
+    gate = Camera(
+        "gate",
+        lambda: LiveSource("gate", str(WALKWAY), (60, 60), itertools.count(1).__next__, loop=True),
+    )
+    run = watch(gate, Camera("yard", of_yard))
+    try:
+        run.wait_for("yard", "down", "stall")
+        run.wait_for_frames("yard")
+        assert run.states("gate") == [("up", "connected")]
+    finally:
+        convert.set()
+
+
+# Cameras that come, go and change
+
+
+def test_a_camera_is_added_while_others_go_on_untouched(cameras, watch):
+    gate = cameras.camera("gate")
+    run = watch(gate)
+    run.wait_for_frames("gate")
+    run.pipeline.watch([gate, cameras.camera("yard")])
+    run.wait_for_frames("yard")
+    run.wait_for_frames("gate")
+    assert len(cameras.of("gate")) == 1
+    assert run.states("gate") == [("up", "connected")]
+
+
+def test_a_camera_that_is_removed_ends_with_an_event_and_its_record_is_gone(cameras, watch):
+    gate = cameras.camera("gate")
+    run = watch(gate, cameras.camera("yard"))
+    run.wait_for_frames("yard")
+    run.pipeline.watch([gate])
+    run.wait_for("yard", "ended", "removed")
+    frames = len(run.frames("yard"))
+    run.wait_for_frames("gate", 20)
+    assert len(run.frames("yard")) == frames
+    assert [record.camera_id for record in run.pipeline._events.records] == ["gate"]
+
+
+def test_a_camera_that_was_removed_can_be_added_again(cameras, watch):
+    gate, yard = cameras.camera("gate"), cameras.camera("yard")
+    run = watch(gate, yard)
+    run.wait_for_frames("yard")
+    run.pipeline.watch([gate])
+    run.pipeline.watch([gate, yard])
+    run.wait_for("yard", "ended", "removed")
+    wait_until(lambda: run.states("yard")[-1] == ("up", "connected"))
+    run.wait_for_frames("yard")
+    epochs = [source.current_epoch() for source in cameras.of("yard")]
+    assert len(epochs) == 2
+    assert {frame.epoch for frame in run.frames("yard")} == set(epochs)
+
+
+def test_a_camera_whose_source_settings_change_is_reconnected_alone(cameras, watch):
+    gate = cameras.camera("gate")
+    run = watch(gate, cameras.camera("yard", source_settings="fps 5"))
+    run.wait_for_frames("yard")
+    run.pipeline.watch([gate, cameras.camera("yard", source_settings="fps 2")])
+    run.wait_for("yard", "down", "reconfigured")
+    wait_until(lambda: run.states("yard")[-1] == ("up", "connected"))
+    run.wait_for_frames("gate")
+    assert run.states("gate") == [("up", "connected")]
+
+
+def test_another_filter_is_used_without_a_reconnect(cameras, watch):
+    def detect(images, filters):
+        return lambda: [[PERSON] if "Person" in wanted.labels else [] for wanted in filters]
+
+    def camera(label):
+        return cameras.camera("gate", filter=DetectionFilter(labels=frozenset({label})))
+
+    run = watch(camera("Person"), detect=detect)
+    run.wait_for_frames("gate")
+    run.pipeline.watch([camera("Car")])
+    wait_until(lambda: run.pipeline._events.records.of("gate").filter.labels == {"Car"})
+    frames, analysed = len(run.frames("gate")), run.pipeline.summary.frames
+    wait_until(lambda: run.pipeline.summary.frames > analysed + 20)
+    assert len(run.frames("gate")) <= frames + 2  # those that were at the detector
+    assert len(cameras.opened) == 1
+
+
+def test_a_run_without_cameras_waits_for_some_if_it_may(cameras, watch):
+    run = watch(waits_for_cameras=True)
+    run.pipeline.watch([cameras.camera("gate")])
+    run.wait_for_frames("gate")
+    run.pipeline.watch([])
+    run.wait_for("gate", "ended", "removed")
+    assert run.error is None
+    assert run.thread.is_alive()
+
+
+def test_a_camera_that_the_sink_refuses_is_tried_again_only_with_other_settings(cameras, watch):
+    class Refusing(MemorySink):
+        refuses = True
+
+        def publish(self, events):
+            if self.refuses and any(event.data.camera_id == "yard" for event in events):
+                raise CameraRefused("yard", "camera yard: taken")
+            super().publish(events)
+
+    sink = Refusing()
+    gate, yard = cameras.camera("gate"), cameras.camera("yard")
+    run = watch(gate, yard, sink=sink)
+    wait_until(lambda: "yard" not in run.pipeline._readers._readers, what="yard to be set aside")
+    sink.refuses = False
+    run.pipeline.watch([gate, yard])
+    run.wait_for_frames("gate", 20)
+    assert len(cameras.of("yard")) == 1
+    run.pipeline.watch([gate, cameras.camera("yard", source_settings="another URL")])
+    run.wait_for_frames("yard")
