@@ -283,8 +283,8 @@ def test_what_ends_by_itself_is_not_checked(healthcheck, command_line, other):
     assert healthcheck.other_command(command_line) == other
 
 
-def test_a_replay_is_told_by_its_title(healthcheck, cli):
-    process = cli.start("replay", WALKWAY, "--output", "a.jsonl", "--device", "cpu")
+def test_a_replay_is_told_by_its_title(healthcheck, exec_cli):
+    process = exec_cli.start("replay", WALKWAY, "--output", "a.jsonl", "--device", "cpu")
     title = Path(f"/proc/{process.pid}/cmdline")
     wait_until(lambda: title.read_bytes().startswith(b"ssd-worker "), what="the process title")
     assert healthcheck.other_command(title.read_bytes()) == "replay"
