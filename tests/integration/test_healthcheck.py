@@ -203,28 +203,50 @@ def test_a_server_with_tls_is_asked_over_tls(check, tmp_path):
         server.stop()
 
 
+class Embedded:
+    """The embedded server of a state directory."""
+
+    def __init__(self, state):
+        self._state = state
+        self._port = free_port()
+        self.variables = {"SSD_WORKER_EMBEDDED_PORT": str(self._port)}
+
+    def start(self):
+        return ensure_running(self._state, self._port)
+
+    def kill(self):
+        pid_file = data_directory(self._state, self._port) / "valkey.pid"
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        wait_until(lambda: not self.listens(), what="the server's end")
+
+    def listens(self):
+        try:
+            return redis.Redis(port=self._port, retry=None, socket_timeout=1).ping()
+        except redis.exceptions.ConnectionError:
+            return False
+
+
+@pytest.fixture
+def embedded(tmp_path):
+    server = Embedded(tmp_path / "state")
+    yield server
+    if server.listens():
+        server.kill()
+
+
 @pytest.mark.parametrize("url", ["embedded", None])
-def test_the_embedded_server_is_asked_but_not_started(check, tmp_path, url):
-    port = free_port()
-    variables = {"SSD_WORKER_EMBEDDED_PORT": str(port)}
-    pid_file = data_directory(tmp_path / "state", port) / "valkey.pid"
-    with publishing(ensure_running(tmp_path / "state", port), tmp_path / "state", events=1):
-        pass
-    os.kill(int(pid_file.read_text()), signal.SIGKILL)
-    wait_until(lambda: not listens(port), what="the server's end")
-    assert "no Redis answers" in check(url, NO_TIME, **variables)[1]
-    assert not listens(port)
-    with publishing(ensure_running(tmp_path / "state", port), tmp_path / "state", epoch=6):
-        found = check(url, TIME_ENOUGH, **variables)
-    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+def test_the_embedded_server_is_asked(check, embedded, tmp_path, url):
+    with publishing(embedded.start(), tmp_path / "state"):
+        found = check(url, TIME_ENOUGH, **embedded.variables)
     assert found == (True, "healthy: published events of gate")
 
 
-def listens(port):
-    try:
-        return redis.Redis(port=port, retry=None, socket_timeout=1).ping()
-    except redis.exceptions.ConnectionError:
-        return False
+def test_the_embedded_server_is_not_started(check, embedded, tmp_path):
+    with publishing(embedded.start(), tmp_path / "state", events=1):
+        pass
+    embedded.kill()
+    assert "no Redis answers" in check("embedded", NO_TIME, **embedded.variables)[1]
+    assert not embedded.listens()
 
 
 def test_a_real_worker_is_healthy_until_it_hangs(valkey_server, check, cli):
