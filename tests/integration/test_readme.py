@@ -22,6 +22,7 @@ PAGES = {
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
         ROOT / "benchmarks" / "README.md",
+        ROOT / "deploy" / "client" / "README.md",
         ROOT / "tests" / "data" / "README.md",
     ]
 }
@@ -193,6 +194,13 @@ def test_the_cameras_page_shows_what_the_command_prints(cli, tmp_path):
         assert done.returncode == code, done.stderr
         shown = f"$ ssd-worker cameras {name}\n{done.stdout}{done.stderr}```"
         assert shown in PAGES["docs/cameras.md"]
+
+
+def test_the_checks_shown_of_doctor_are_those_that_it_makes(cli):
+    check = r"^(?:ok|no)  ([a-z ]+): "
+    made = re.findall(check, cli("doctor").stdout, re.MULTILINE)
+    assert len(made) > 5
+    assert made == re.findall(check, PAGES["docs/troubleshooting.md"], re.MULTILINE)
 
 
 def test_every_make_target_named_exists():
