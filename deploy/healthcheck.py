@@ -11,6 +11,7 @@ state directory are one to this check. Knows nothing of the cameras' state: a wo
 are all down is healthy, and its events say that they are down. Imports no PyTorch.
 """
 
+import argparse
 import sqlite3
 import sys
 import time
@@ -162,7 +163,9 @@ def other_command(command_line: bytes) -> str | None:
 
 def main() -> int:
     """Check the worker of this container; returns the exit code."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else WATCH_SECONDS
+    parser = argparse.ArgumentParser(description="Whether a live worker publishes.")
+    parser.add_argument("seconds", type=float, nargs="?", default=WATCH_SECONDS)
+    seconds = parser.parse_args().seconds
     command = other_command(MAIN_PROCESS.read_bytes())
     if command is not None:
         print(f"not checked: this container runs {command}")

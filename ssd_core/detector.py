@@ -17,15 +17,13 @@ from ssd_core.device import choose_device, choose_precision
 from ssd_core.errors import DeviceError
 from ssd_core.found import Detections
 from ssd_core.models.ssd import SSD
-from ssd_core.models.zoo import MODELS, ModelSpec, get_spec
+from ssd_core.models.zoo import ModelSpec
 from ssd_core.ops.decode_nms import fallback
 from ssd_core.preprocess import Image, preprocess
 from ssd_core.runners.cpu import CpuRunner
 from ssd_core.runners.cuda import CudaRunner
 from ssd_core.runners.runner import Runner
 from ssd_core.yuv import YuvImage
-
-DEFAULT_MODEL = next(iter(MODELS))
 
 
 class Detector:
@@ -62,7 +60,7 @@ class Detector:
     @classmethod
     def load(
         cls,
-        model: str | ModelSpec = DEFAULT_MODEL,
+        model: str | ModelSpec | None = None,
         *,
         weights: str | Path | None = None,
         device: str = "auto",
@@ -70,8 +68,9 @@ class Detector:
         score_threshold: float | None = None,
         compile: bool = False,
     ) -> "Detector":
-        """Load a model by name.
+        """Load a model by its name, or the model that a weights file defines.
 
+        ``model``: a name, or None for the model of the weights file, else ``ssd_mobilenet_v2_oid``.
         ``weights``: a file, ``"coco"``, or None for the weights in the package. ``device``:
         ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on a CPU that has it in
         hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``, ``fp16``.
@@ -80,10 +79,9 @@ class Detector:
 
         Raises UnknownModelError, CheckpointError, DeviceError.
         """
-        spec = get_spec(model)
         torch_device = choose_device(device)
         dtype = choose_precision(precision, torch_device)
-        network, spec, digest = load_model(spec, weights)
+        network, spec, digest = load_model(model, weights)
         try:
             return cls(network, spec, torch_device, dtype, score_threshold, digest, compile)
         except torch.AcceleratorError as error:

@@ -29,7 +29,7 @@ TARGETS = ("cpu", "cuda")
 PINNED_IMAGE = re.compile(r"[a-z0-9./-]+:\d+\.\d+\.\d+[a-z0-9.-]*(@sha256:[0-9a-f]{64})?")
 COMPILERS = {"gcc", "g++", "clang", "build-essential"}
 STOP_SECONDS = 10
-"""More than the worker ever takes to spool what it holds; Docker's own 10 s leave no margin."""
+"""Docker's default. A worker stops within 4 s in tests, which says little of a slow disk."""
 
 
 def problems():

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 
 from ssd_core import Detector
-from ssd_core.detector import DEFAULT_MODEL
 from ssd_core.errors import SsdError
 from worker.errors import UsageError
 from worker.events import Detection
@@ -112,7 +111,7 @@ def _load(
 ) -> FrameDetector:
     try:
         detector = Detector.load(
-            model or DEFAULT_MODEL,
+            model,
             weights=weights,
             device=device,
             precision=precision,

@@ -1,6 +1,7 @@
 r"""Convert a checkpoint to safetensors: ``python -m ssd_core.checkpoints.convert MODEL FROM TO``.
 
-The weights in this package were made so, from the file that ``weights/NOTICE`` names:
+The file written defines its model whole: ``Detector.load(weights=TO)`` needs nothing else. The
+weights in this package were converted like this, from the file that ``weights/NOTICE`` names:
 
     python -m ssd_core.checkpoints.convert ssd_mobilenet_v2_oid \
       ssd_mobilenet_v2_oid_fp16.tflite OUT.safetensors
@@ -13,7 +14,6 @@ import torch
 
 from ssd_core.checkpoints.loading import load_model, save_checkpoint
 from ssd_core.errors import SsdError
-from ssd_core.models.zoo import get_spec
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--fp32", action="store_true", help="keep fp32 (default: store as fp16)")
     options = parser.parse_args()
     try:
-        model, spec, _ = load_model(get_spec(options.model), options.source)
+        model, spec, _ = load_model(options.model, options.source)
         save_checkpoint(model, options.target, spec, None if options.fp32 else torch.float16)
     except SsdError as error:
         print(f"convert: {error}", file=sys.stderr)

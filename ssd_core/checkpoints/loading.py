@@ -1,62 +1,59 @@
-"""Checkpoints: files of weights in, a model that has them out.
+"""Checkpoints: a file of weights in, the model that it defines out.
 
-Reads safetensors, torchvision's ``ssd300_vgg16`` state dict (``.pth``, or fetched by torchvision)
-and the ``.tflite`` of the bundled MobileNet. Writes safetensors. Never runs code from a file:
-pickles are read with ``weights_only=True``, and what that refuses is refused.
+A safetensors file written here defines its model whole: architecture, labels, input, default boxes,
+thresholds. The other files (torchvision's ``.pth``, the bundled model's ``.tflite``, safetensors
+without ``format`` in their metadata) hold weights only: the caller names their model, and the
+zoo's spec defines it.
 """
 
 import hashlib
 import json
-import sys
-from contextlib import redirect_stdout
+import logging
 from importlib.resources import files
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ssd_core.checkpoints.metadata import WAY_OUT, check_format, from_metadata
+from ssd_core.checkpoints.safetensors_file import read_safetensors, save_checkpoint
 from ssd_core.checkpoints.tflite import state_dict_from_tflite
+from ssd_core.checkpoints.torchvision_file import download_coco, read_state_dict
 from ssd_core.errors import CheckpointError
 from ssd_core.models.ssd import SSD
-from ssd_core.models.zoo import ModelSpec, build_model
+from ssd_core.models.zoo import MODELS, ModelSpec, build_model, get_spec
+
+__all__ = ["load_model", "read_checkpoint", "save_checkpoint"]
+
+log = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
-
-TORCHVISION_NAMES = (
-    # (prefix in torchvision's ssd300_vgg16, prefix here); the longest match comes first
-    ("backbone.scale_weight", "backbone.l2_norm.scale"),
-    ("backbone.features.", "backbone.conv1_to_conv4_3."),
-    ("backbone.extra.0.7.1.", "backbone.conv5_to_fc7.8."),
-    ("backbone.extra.0.7.3.", "backbone.conv5_to_fc7.10."),
-    ("backbone.extra.0.", "backbone.conv5_to_fc7."),
-    *((f"backbone.extra.{k + 1}.", f"extra_layers.{k}.") for k in range(4)),
-    ("head.classification_head.module_list.", "classification_heads."),
-    ("head.regression_head.module_list.", "regression_heads."),
-)
 MAX_NAMED_DIFFERENCES = 3
 
 
-def load_model(spec: ModelSpec, weights: str | Path | None = None) -> tuple[SSD, ModelSpec, str]:
+def load_model(
+    model: str | ModelSpec | None = None, weights: str | Path | None = None
+) -> tuple[SSD, ModelSpec, str]:
     """A model with its weights: the network, its spec, and the digest of the weights.
 
+    ``model`` names the architecture; None: the one that the file names, else the default.
     ``weights`` is a file (``.safetensors``, ``.pth``, ``.pt``, ``.tflite``), ``"coco"`` for the
-    weights torchvision publishes, or None for those in the package. The spec differs from the one
-    given where the file brings labels of its own. The digest is ``sha256:`` and the file's SHA-256.
+    weights torchvision publishes, or None for those in the package. The digest is ``sha256:`` and
+    the file's SHA-256.
 
-    Raises CheckpointError if there are no weights, they cannot be read, or do not fit.
+    Raises UnknownModelError for the model; CheckpointError if there are no weights, they cannot be
+    read, do not fit, or are for another model.
     """
-    path = find_weights(spec, weights)
-    state_dict, labels = read_checkpoint(path, spec)
-    if labels is not None:
-        spec = spec.with_labels(labels)
-    batch_norm = any(name.endswith("running_mean") for name in state_dict)
-    model = build_model(spec, batch_norm=batch_norm)
-    check_fit(model.state_dict(), state_dict, path, spec)
-    model.load_state_dict(state_dict)
-    return model, spec, f"sha256:{_sha256(path)}"
+    named = None if model is None else get_spec(model)
+    path = find_weights(named or get_spec(None), weights)
+    tensors, spec = read_checkpoint(path, named)
+    batch_norm = any(name.endswith("running_mean") for name in tensors)
+    network = build_model(spec, batch_norm=batch_norm)
+    way_out = ": name their model" if model is None and weights is not None else ""
+    check_fit(network.state_dict(), tensors, path, spec, way_out)
+    network.load_state_dict(tensors)
+    digest = _sha256(path)
+    return network, spec if digest == spec.digest else spec.with_own_weights(), f"sha256:{digest}"
 
 
 def find_weights(spec: ModelSpec, weights: str | Path | None) -> Path:
@@ -67,54 +64,40 @@ def find_weights(spec: ModelSpec, weights: str | Path | None) -> Path:
             raise CheckpointError(f"{spec.name} comes without weights: give {way_out}")
         return Path(str(files("ssd_core") / "weights" / spec.weights))
     if weights == "coco" and not Path(weights).exists():
-        return _download_coco(spec)
+        return download_coco(spec)
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(f"weights {path}: no such file")
     return path
 
 
-def read_checkpoint(path: Path, spec: ModelSpec) -> tuple[StateDict, tuple[str, ...] | None]:
-    """Tensors by the names used here, in fp32, and the labels if the file brings them."""
-    labels = None
+def read_checkpoint(path: Path, named: ModelSpec | None) -> tuple[StateDict, ModelSpec]:
+    """Tensors by the names used here, in fp32, and the spec of their model.
+
+    ``named`` is the model the caller asked for, if any. Raises CheckpointError.
+    """
+    spec = named or get_spec(None)
     if path.suffix == ".safetensors":
-        state_dict, labels = _read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
+        spec = _spec_of(metadata, named, tensors, path)
     elif path.suffix in (".pth", ".pt"):
-        state_dict = _read_pickle(path)
+        tensors = read_state_dict(path)
     elif path.suffix == ".tflite":
-        state_dict = state_dict_from_tflite(path, spec)
+        tensors = state_dict_from_tflite(path, spec)
     else:
         raise CheckpointError(
             f"weights {path}: cannot tell the format from the name: "
             "expected .safetensors, .pth, .pt or .tflite"
         )
-    if any(name.startswith("backbone.features.") for name in state_dict):
-        state_dict = {_rename(name): tensor for name, tensor in state_dict.items()}
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in state_dict.items()
-    }, labels
+        for name, tensor in tensors.items()
+    }, spec
 
 
-def save_checkpoint(
-    model: SSD, path: str | Path, spec: ModelSpec, dtype: torch.dtype | None = None
+def check_fit(
+    expected: StateDict, found: StateDict, path: Path, spec: ModelSpec, way_out: str = ""
 ) -> None:
-    """Write the model's weights as safetensors, with its name and labels; ``dtype`` converts.
-
-    Raises CheckpointError if the file cannot be written.
-    """
-    tensors = {
-        name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    metadata = {"model": spec.name, "labels": json.dumps(spec.labels)}
-    try:
-        save_file(tensors, str(path), metadata=metadata)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot write {path} ({error})") from error
-
-
-def check_fit(expected: StateDict, found: StateDict, path: Path, spec: ModelSpec) -> None:
     """Raise CheckpointError naming the first tensors that differ, unless every one fits."""
     differences = []
     for name in [*expected, *(name for name in found if name not in expected)]:
@@ -126,75 +109,90 @@ def check_fit(expected: StateDict, found: StateDict, path: Path, spec: ModelSpec
         more = len(differences) - MAX_NAMED_DIFFERENCES
         named = "; ".join(differences[:MAX_NAMED_DIFFERENCES])
         tail = f"; and {more} more" if more > 0 else ""
-        raise CheckpointError(f"weights {path} do not fit {spec.name}: {named}{tail}")
+        raise CheckpointError(f"weights {path} do not fit {spec.name}: {named}{tail}{way_out}")
 
 
-def _read_safetensors(path: Path) -> tuple[StateDict, tuple[str, ...] | None]:
+def _spec_of(
+    metadata: dict[str, str], named: ModelSpec | None, tensors: StateDict, path: Path
+) -> ModelSpec:
+    """The spec of a safetensors file's model."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies, so that the model does not hold the file mapped.
-            state_dict = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"weights {path}: not a safetensors file ({error})") from error
-    labels = metadata.get("labels")
+        architecture = _architecture(metadata, named)
+        spec = from_metadata(metadata, architecture) if "format" in metadata else None
+    except CheckpointError as error:
+        raise CheckpointError(f"weights {path}: {error}") from error
+    if spec is not None:
+        _check_shapes(spec, tensors, path)
+        return spec
+    if path.name != architecture.weights:
+        log.info(
+            "weights %s do not define their model: input, default boxes and thresholds are those "
+            "of %s",
+            path,
+            architecture.name,
+        )
+    return _with_labels(architecture, metadata.get("labels"), path)
+
+
+def _architecture(metadata: dict[str, str], named: ModelSpec | None) -> ModelSpec:
+    """The named model, or the one that the file names, else the default."""
+    if "format" in metadata:
+        check_format(metadata)
+    name = metadata.get("model")
+    if name is None:
+        if "format" in metadata:
+            raise CheckpointError(f"its metadata lacks 'model': {WAY_OUT}")
+        return named or get_spec(None)
+    if named is not None:
+        if name != named.name:
+            raise CheckpointError(
+                f"it is for {name[:100]!r}, not for {named.name}: "
+                "leave out the model, or give its own"
+            )
+        return named
+    if name not in MODELS:
+        raise CheckpointError(
+            f"it is for an unknown model, {name[:100]!r}: known are {', '.join(MODELS)}"
+        )
+    return MODELS[name]
+
+
+def _check_shapes(spec: ModelSpec, tensors: StateDict, path: Path) -> None:
+    """Raise CheckpointError unless spec and tensors describe one network.
+
+    On the meta device, which computes shapes only: what a damaged file claims takes no memory.
+    """
+    batch_norm = any(name.endswith("running_mean") for name in tensors)
+    with torch.device("meta"), torch.no_grad():
+        network = build_model(spec, batch_norm=batch_norm).eval()
+        check_fit(network.state_dict(), tensors, path, spec)
+        try:
+            maps = network.feature_maps(torch.empty(1, 3, *spec.image_size))
+        except RuntimeError as error:  # an input too small for the last maps
+            raise CheckpointError(
+                f"weights {path}: an input of {spec.image_size} is too small for {spec.name}"
+            ) from error
+    found = tuple(tuple(map_.shape[2:]) for map_ in maps)
+    if found != spec.feature_maps:
+        raise CheckpointError(
+            f"weights {path}: its metadata has feature maps of {spec.feature_maps}, "
+            f"the network of {spec.name} has {found}: {WAY_OUT}"
+        )
+
+
+def _with_labels(spec: ModelSpec, labels: str | None, path: Path) -> ModelSpec:
+    """The spec with the labels of a file that has no ``format``, if it brings any."""
     if labels is None:
-        return state_dict, None
+        return spec
     try:
         names = json.loads(labels)
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"weights {path}: the labels in it are no JSON list of names")
-    return state_dict, tuple(names)
-
-
-def _read_pickle(path: Path) -> StateDict:
-    refusal = f"weights {path}: refused, not a plain file of tensors"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in any way there is
         raise CheckpointError(
-            f"{refusal}: save it again with torch.save(model.state_dict(), PATH)"
-        ) from error
-    if isinstance(content, dict):
-        for key in ("model", "state_dict"):  # training scripts wrap the weights so
-            if isinstance(content.get(key), dict):
-                content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise CheckpointError(f"{refusal}: expected a dict of tensors by name")
-    return content
-
-
-def _download_coco(spec: ModelSpec) -> Path:
-    if not spec.downloadable:
-        raise CheckpointError(f"{spec.name}: nobody publishes COCO weights for it")
-    from torchvision.models.detection import SSD300_VGG16_Weights  # slow to import, rarely needed
-
-    url = SSD300_VGG16_Weights.COCO_V1.url
-    path = Path(str(torch.hub.get_dir()), "checkpoints", str(url).rsplit("/", 1)[-1])
-    if path.exists():  # from an earlier download, renamed when it was complete
-        return path
-    try:
-        with redirect_stdout(sys.stderr):  # torch.hub tells of the download on stdout
-            SSD300_VGG16_Weights.COCO_V1.get_state_dict(
-                progress=False, check_hash=True, weights_only=True
-            )
-    except (URLError, OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"cannot download {url} ({error}): without a network, "
-            "fetch that file elsewhere and give --weights FILE.pth"
-        ) from error
-    return path
-
-
-def _rename(name: str) -> str:
-    for theirs, ours in TORCHVISION_NAMES:
-        if name.startswith(theirs):
-            return ours + name[len(theirs) :]
-    return name
+            f"weights {path}: its `labels` metadata is not a JSON list of names: write it again"
+        )
+    return spec.with_labels(tuple(names))
 
 
 def _sha256(path: Path) -> str:

@@ -26,11 +26,11 @@ class _Convolution(NamedTuple):
 def state_dict_from_tflite(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
     """Tensors by the names used here.
 
-    Raises CheckpointError if the file is no TFLite model or has another number of convolutions.
+    Raises CheckpointError if the file is not a TFLite model or has another number of convolutions.
     """
     try:
         found = _convolutions(path.read_bytes())
-    except Exception as error:  # a flatbuffer with wrong offsets fails in any way there is
+    except Exception as error:  # a flatbuffer with wrong offsets raises errors of many classes
         raise CheckpointError(
             f"weights {path}: not a TFLite model of float convolutions ({error})"
         ) from error
@@ -75,7 +75,7 @@ def _convolutions(buffer: bytes) -> list[_Convolution]:
     graph = model.Subgraphs(0)
     operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
     kinds = tflite.BuiltinOperator
-    source_of = {}  # the fp16 constant behind each tensor that is its fp32 copy
+    source_of = {}  # the fp16 constant of each tensor that is its fp32 copy
     found = []
     for operator in operators:
         code = model.OperatorCodes(operator.OpcodeIndex())

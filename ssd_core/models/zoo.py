@@ -54,7 +54,10 @@ class ModelSpec:
     labels: tuple[str, ...]
     """One per class; class 0 is the background."""
     licence: str
+    """Of the weights."""
     network: Callable[["ModelSpec", bool], SSD]
+    training: str = ""
+    """How the weights were trained, in words or as JSON."""
     weights: str | None = None
     """File in ``ssd_core/weights`` of the weights that come with the package, if any do."""
     digest: str | None = None
@@ -82,8 +85,14 @@ class ModelSpec:
         )
 
     def with_labels(self, labels: tuple[str, ...]) -> "ModelSpec":
-        """The same model for other classes, as a fine-tuned checkpoint brings them."""
-        return replace(self, labels=labels)
+        """The model for other classes, whose weights are not those in the package."""
+        if labels == self.labels:
+            return self
+        return replace(self, labels=labels).with_own_weights()
+
+    def with_own_weights(self) -> "ModelSpec":
+        """The same model with other weights than those in the package."""
+        return replace(self, weights=None, digest=None)
 
 
 def build_model(model: str | ModelSpec, batch_norm: bool = False) -> SSD:
@@ -96,8 +105,13 @@ def build_model(model: str | ModelSpec, batch_norm: bool = False) -> SSD:
     return spec.network(spec, batch_norm)
 
 
-def get_spec(model: str | ModelSpec) -> ModelSpec:
-    """The spec of a model name; a spec is passed through. Raises UnknownModelError."""
+def get_spec(model: str | ModelSpec | None) -> ModelSpec:
+    """The spec of a model name; None: the default. A spec is returned as it is.
+
+    Raises UnknownModelError.
+    """
+    if model is None:
+        return next(iter(MODELS.values()))
     if isinstance(model, ModelSpec):
         return model
     if model not in MODELS:
@@ -175,6 +189,7 @@ _SSD300_VGG16 = ModelSpec(
     max_detections=200,
     labels=_COCO_LABELS,
     licence="BSD-3-Clause (torchvision's COCO weights)",
+    training="COCO train2017 (torchvision)",
     network=_ssd300_vgg16,
     downloadable=True,
 )
@@ -187,6 +202,7 @@ _SSD512_VGG16 = replace(
     cells=_steps(512, 8, 16, 32, 64, 128, 256, 512),
     box_sizes=paper_box_sizes(SSD512_COCO_SCALES, _VGG_RATIOS_512),
     licence="the weights' own",
+    training="",
     network=_ssd512_vgg16,
     downloadable=False,
 )
@@ -208,6 +224,7 @@ _SSD_MOBILENET_V2_OID = ModelSpec(
     max_detections=100,
     labels=_read_labels("ssd_mobilenet_v2_oid_labels.txt"),
     licence="Apache-2.0 (MediaPipe)",
+    training="Open Images V4 (the MediaPipe authors)",
     network=_mobilenet_ssd,
     weights="ssd_mobilenet_v2_oid.safetensors",
     digest="41a4dff8988169f5515031b3b13904c2d92e44df3e513369b7992eef7c006491",

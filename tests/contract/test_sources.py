@@ -104,6 +104,16 @@ def test_every_frame_of_every_kind_of_file_is_read(tmp_path, name, codec):
     assert found[-1].reason == "end_of_file"
 
 
+def test_a_recording_without_pts_is_sampled_at_its_frame_rate(tmp_path):
+    path = cut(WALKWAY, tmp_path / "clip.h264", frames=30, options={})
+    recording = probe_recording(path, "clip")
+    assert recording.rate == 25
+    found = frames(RecordingSource(recording, SIZE, fps=5))
+    assert {frame.pts for frame in found} == {None}
+    assert [frame.frame_index for frame in found] == [0, 5, 10, 15, 20, 25]
+    assert [frame.skipped for frame in found] == [0, 4, 4, 4, 4, 4]
+
+
 def test_a_stopped_source_ends_soon(open_source, clip):
     source = open_source(clip)
     items = iter(source)

@@ -59,15 +59,14 @@ class _LabelsOnDemand(Collection[str]):
 
 def _wrong_general_options(settings: CamerasSettings, known: Collection[str]) -> list[str]:
     """What is wrong with ``--labels``. Raises UsageError if model or weights cannot work."""
-    default = CamerasSettings.model_fields["model"].default
-    if settings.labels is None and settings.weights is None and settings.model == default:
+    if settings.labels is None and settings.weights is None and settings.model is None:
         return []
     labels = list(known)
     unknown = [label for label in settings.labels or () if label not in labels]
     if not unknown:
         return []
     named = ", ".join(unknown)
-    return [f"--labels: {settings.model} does not know {named}: it knows {', '.join(labels)}"]
+    return [f"--labels: the model does not know {named}: it knows {', '.join(labels)}"]
 
 
 def _read_labels(settings: CamerasSettings) -> tuple[str, ...]:
@@ -84,7 +83,7 @@ def _read_labels(settings: CamerasSettings) -> tuple[str, ...]:
         in_package = settings.weights is None and spec.weights is not None
         to_download = settings.weights == "coco" and spec.downloadable
         if not in_package and not to_download:
-            _, spec, _ = load_model(spec, settings.weights)
+            _, spec, _ = load_model(settings.model, settings.weights)
     except SsdError as error:
         raise UsageError(str(error)) from error
     return spec.labels[1:]

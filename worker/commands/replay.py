@@ -63,7 +63,7 @@ def run_replay(settings: ReplaySettings) -> int:
     ]
     check_outputs(settings, recordings)
     check_model(settings)
-    setup = load_detector(settings, [settings.score_threshold])
+    setup = load_detector(settings)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None

@@ -61,9 +61,13 @@ class DetectorSetup:
 
 
 def load_detector(
-    settings: DetectorSettings, thresholds: Collection[float | None]
+    settings: DetectorSettings, thresholds: Collection[float | None] | None = None
 ) -> DetectorSetup:
-    """Load what the settings name, ready to run at the lowest threshold. Raises UsageError."""
+    """Load what the settings name, ready to run. Raises UsageError.
+
+    ``thresholds``: those of the cameras, to run at the lowest; default: that of the settings.
+    """
+    thresholds = [settings.score_threshold] if thresholds is None else thresholds
     import torch
 
     from ssd_core import Detector
@@ -90,8 +94,8 @@ def load_detector(
         raise UsageError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"--device {settings.device}: no memory left for {settings.model}: free memory on it, "
-            "or use another device or a smaller model"
+            f"--device {settings.device}: no memory left for the model: free memory on it, or "
+            "use another device or a smaller model"
         ) from error
     if gpu is not None and not frame_detector.takes_planes:
         gpu, reason = None, "there are no Triton kernels for the detector"

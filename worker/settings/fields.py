@@ -74,7 +74,11 @@ class RedisSettings(SecretsSettings):
 class DetectionSettings(Settings):
     """What to detect, and how often: for a camera, unless its own table says otherwise."""
 
-    model: str = Field("ssd_mobilenet_v2_oid", description="name from `ssd-worker models`")
+    model: str | None = Field(
+        None,
+        description="name from `ssd-worker models`; default: what the weights file says, else "
+        "ssd_mobilenet_v2_oid",
+    )
     weights: str | None = Field(
         None, description="checkpoint file, or 'coco'; default: those in the package"
     )

@@ -1,4 +1,4 @@
-"""What PyAV can decode here, found out by trying."""
+"""What PyAV can decode on this machine, found by trying."""
 
 import ctypes
 import io
@@ -17,14 +17,14 @@ DRIVER_LIBRARIES = {
     "libcuda.so.1": "compute",
     "libnvcuvid.so.1": "video",
 }
-"""Parts of NVIDIA's driver that FFmpeg loads to decode, and those NVIDIA_DRIVER_CAPABILITIES that
-bring them into a container."""
-PROBE_SIZE = 256
-"""Pixels on a side; the decoders of NVIDIA's GPUs take none below 48 to 144, by codec."""
+"""Libraries of NVIDIA's driver that FFmpeg loads for decoding, and the NVIDIA_DRIVER_CAPABILITIES
+that mount them into a container."""
+PROBE_SIZE_PX = 256
+"""Width and height; the minimum of NVIDIA's decoders is 48 to 144, depending on the codec."""
 
 
 def video_decoders() -> list[str]:
-    """The common codecs that can be decoded."""
+    """The common codecs that this PyAV can decode."""
     found = []
     for name in COMMON_CODECS:
         try:
@@ -36,10 +36,10 @@ def video_decoders() -> list[str]:
 
 
 def claim_gpu(gpu: int) -> str:
-    """Open a CUDA device for decoding and hold it; why not, if that fails, else nothing.
+    """Open a CUDA device for decoding and hold it; the reason if that fails, else "".
 
-    FFmpeg shares the device's primary context with PyTorch, and wants to be the one that opens it:
-    once PyTorch has, with other flags, FFmpeg refuses. So this comes first.
+    Call it before PyTorch opens the device: both share its primary context, and FFmpeg refuses one
+    that PyTorch has opened with other flags.
     """
     accelerator = hardware_decoder(gpu)
     reason = _missing_library() or _why_it_does_not_open(accelerator)
@@ -49,19 +49,19 @@ def claim_gpu(gpu: int) -> str:
 
 
 _claimed: list[Any] = []
-"""Held until the process ends: the context closes with the last that holds it."""
+"""Held until the process exits: the context closes with its last holder."""
 
 
 class NotTriedError(Exception):
-    """Whether a GPU decodes could not be found out."""
+    """GPU decoding could not be tried."""
 
 
 def why_no_gpu_decoding(gpu: int) -> str:
-    """Why pictures do not come from a CUDA device, tried as the worker does; empty if they do.
+    """Why a CUDA device cannot decode, tried as the worker does it; "" if it can.
 
-    Claims the device, hence before PyTorch takes it. Then decodes an H.264 picture: FFmpeg opens
-    devices that it cannot decode on, and then decodes on the CPU without a word. Raises
-    NotTriedError where there is no picture to try.
+    Claims the device, so call it before PyTorch opens the device. Then decodes an H.264 picture:
+    FFmpeg also opens devices that cannot decode, and silently decodes on the CPU. Raises
+    NotTriedError if no picture can be encoded for it.
     """
     reason = claim_gpu(gpu)
     if reason:
@@ -69,7 +69,7 @@ def why_no_gpu_decoding(gpu: int) -> str:
     try:
         sample = _encoded_picture()
     except (FFmpegError, ValueError) as error:
-        raise NotTriedError("this FFmpeg has no libx264 to make a picture with") from error
+        raise NotTriedError("this FFmpeg has no libx264 to encode a test picture") from error
     try:
         with av.open(sample, "r", hwaccel=hardware_decoder(gpu)) as container:
             picture = next(container.decode(video=0))
@@ -81,7 +81,7 @@ def why_no_gpu_decoding(gpu: int) -> str:
 
 
 def _missing_library() -> str:
-    """The part of NVIDIA's driver that is missing, and how it comes into a container."""
+    """The missing library of NVIDIA's driver, and how to mount it into a container; or ""."""
     for library, capability in DRIVER_LIBRARIES.items():
         try:
             ctypes.CDLL(library)
@@ -109,9 +109,9 @@ def _encoded_picture() -> io.BytesIO:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream("libx264", rate=25)
-        stream.width = stream.height = PROBE_SIZE
+        stream.width = stream.height = PROBE_SIZE_PX
         stream.pix_fmt = "yuv420p"
-        grey = np.full((PROBE_SIZE, PROBE_SIZE, 3), 128, np.uint8)
+        grey = np.full((PROBE_SIZE_PX, PROBE_SIZE_PX, 3), 128, np.uint8)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
         container.mux(stream.encode(None))
     file.seek(0)

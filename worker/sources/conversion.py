@@ -1,6 +1,6 @@
-"""From a decoded picture to what a frame carries: the network's input, or planes in full size.
+"""From a decoded picture to a frame's image: RGB of the network's input size, or full-size planes.
 
-One converter per stream: the scaler keeps its tables for one size and format.
+One converter per stream: the scaler caches its tables for one size and format.
 """
 
 from typing import Protocol, cast
@@ -17,7 +17,7 @@ INTERPOLATION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 
 
 class Converter(Protocol):
-    """Makes of a decoded picture what a frame carries."""
+    """Converts decoded pictures to the images of frames."""
 
     def convert(self, picture: av.VideoFrame) -> Picture:
         """The image of a frame."""
@@ -25,9 +25,9 @@ class Converter(Protocol):
 
 
 def make_converter(image_size: tuple[int, int] | None, *, as_planes: bool) -> Converter:
-    """A converter to RGB of ``image_size``, or one that hands on planes in full size."""
+    """A converter to RGB of ``image_size``, or one to full-size planes."""
     if as_planes:
-        # Imports torch: only where it is used.
+        # Imports torch, hence only when it is needed.
         from worker.sources.planes import PlaneReader
 
         return PlaneReader()
@@ -35,20 +35,20 @@ def make_converter(image_size: tuple[int, int] | None, *, as_planes: bool) -> Co
 
 
 class PictureConverter:
-    """Scales, converts to RGB and turns upright in one pass of the scaler."""
+    """Scales and converts to RGB in one pass of the scaler, then turns upright."""
 
     def __init__(self, image_size: tuple[int, int] | None) -> None:
-        """``image_size`` is (height, width) of the image to make; None keeps the picture's own."""
+        """``image_size``: (height, width) of the upright image; None keeps the picture's size."""
         self._image_size = image_size
         self._reformatter = VideoReformatter()
 
     def convert(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
         """(H, W, 3) RGB, upright.
 
-        Bilinear in swscale's sense, which filters when it scales down. Chroma in full: by default
-        swscale halves its columns and rounds down, which darkens by 1 to 2 of 255 and leaves a mean
-        difference of 1.7 to the detector's own conversion on CUDA, in full 0.25. 768x576 to 300x300
-        takes 0.37 ms on one core of a Xeon, 0.26 with half of the chroma.
+        Bilinear in swscale's sense, which filters when it scales down. With full chroma: by default
+        swscale halves its columns and rounds down, which darkens by 1 to 2 of 255; the mean
+        difference to the detector's own conversion on CUDA is then 1.7, with full chroma 0.25.
+        768x576 to 300x300 takes 0.37 ms on one core of a Xeon, 0.26 with half the chroma.
         """
         turns = quarter_turns(picture)
         height, width = self._image_size or (None, None)

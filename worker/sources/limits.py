@@ -1,7 +1,7 @@
-"""Limits on what a source may cost: what a crafted or broken one could take in memory and time.
+"""Limits on the memory and time that a crafted or broken source can cost.
 
-Takes three settings and the numbers of what was read; gives options for FFmpeg, or raises OverLimit
-in one line that names the limit and its flag. Knows no container, no URL and no reason code.
+Takes three settings and counts of what was read; gives options for FFmpeg, or raises OverLimit with
+one line that names the limit and its flag. Knows nothing of containers, URLs and reason codes.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ from worker.errors import SourceError
 log = logging.getLogger(__name__)
 
 PADDING_SHARE, PADDING_PX = 4, 1 << 16
-"""FFmpeg counts pixels with the padding to whole blocks: it gets a quarter and 65,536 more, and
-the exact limit is checked on the picture."""
-BYTES_A_PIXEL = 8
-"""At most, in one plane: FFmpeg's rgba64."""
+"""FFmpeg counts pixels including the padding to whole blocks: its limit is a quarter and 65,536
+higher, and the exact limit is checked on the picture."""
+BYTES_PER_PIXEL = 8
+"""Maximum in one plane: FFmpeg's rgba64."""
 
 
 class OverLimit(SourceError):
@@ -27,21 +27,21 @@ class OverLimit(SourceError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a source may cost before it is given up."""
+    """The most that a source may cost before it is abandoned."""
 
     max_pixels: int = 35_651_584
-    """Of a frame. By default the largest picture of H.265 (ITU-T H.265, table A.8, level 6.2, as
-    8192x4352): 8K passes; the 16 reference pictures that H.264 may keep are then 860 MB, not 5 GB.
+    """Per frame. By default the largest picture of H.265 (ITU-T H.265, table A.8, level 6.2, as
+    8192x4352): 8K passes; the 16 reference pictures that H.264 may keep then take 860 MB, not 5 GB.
     """
     max_streams: int = 64
-    """In a container. Each has a decoder; FFmpeg itself stops at 1,000."""
+    """Per container. Each has a decoder; FFmpeg's own limit is 1,000."""
     max_bytes_without_frame: int = 1 << 28
-    """Read in a row without one frame. By default 256 MiB: more than any frame of ``max_pixels``
-    that is not compressed, the index of a day's MP4, or an hour of sound without pictures."""
+    """Consecutive bytes without a frame. By default 256 MiB: more than any uncompressed frame of
+    ``max_pixels``, the index of a day's MP4, or an hour of sound without pictures."""
 
     def container_options(self) -> dict[str, str]:
-        """FFmpeg's options for opening a container and for the decoders that look into it."""
-        # One above the limit: FFmpeg passes over the streams past its own in some formats, silently
+        """FFmpeg's options for opening a container and for the decoders that probe it."""
+        # One above ours: in some formats FFmpeg silently ignores the streams above its limit.
         return self.decoder_options() | {"max_streams": str(self.max_streams + 1)}
 
     def decoder_options(self) -> dict[str, str]:
@@ -49,12 +49,13 @@ class Limits:
         return {"max_pixels": str(self._padded_pixels)}
 
     def limit_blocks(self) -> None:
-        """Let FFmpeg take no larger piece of memory than these limits need, in this process.
+        """Limit FFmpeg's allocations in this process to the largest that these limits need.
 
-        Its parsers and demuxers collect whatever has no end: 2 to 4 GB of a camera that sent junk
-        on a fast line, until the silence was noticed.
+        Its parsers and demuxers buffer endless input: 2 to 4 GB from a camera that sent garbage
+        over a fast link, until it was disconnected for sending no packet.
         """
-        _set_largest_block()(max(self.max_bytes_without_frame, self._padded_pixels * BYTES_A_PIXEL))
+        largest_bytes = max(self.max_bytes_without_frame, self._padded_pixels * BYTES_PER_PIXEL)
+        _set_largest_block()(largest_bytes)
 
     @property
     def _padded_pixels(self) -> int:
@@ -69,7 +70,7 @@ class Limits:
         """Raises OverLimit for pictures that are too large."""
         if width * height > self.max_pixels:
             raise OverLimit(
-                f"{width}x{height} is over the limit of {self.max_pixels} pixels a frame "
+                f"{width}x{height} is over the limit of {self.max_pixels} pixels per frame "
                 "(--max-pixels)"
             )
 
@@ -82,13 +83,13 @@ class Limits:
 
 @functools.cache
 def _set_largest_block() -> Callable[[int], object]:
-    """FFmpeg's ``av_max_alloc`` (libavutil/mem.h), which PyAV does not offer itself."""
-    import av.packet  # here, so that settings can have limits without PyAV
+    """FFmpeg's ``av_max_alloc`` (libavutil/mem.h), which PyAV does not expose."""
+    import av.packet  # here, so that settings can import the limits without PyAV
 
     try:
         function = ctypes.CDLL(av.packet.__file__).av_max_alloc
     except (OSError, AttributeError) as error:
-        log.warning("FFmpeg's memory cannot be limited here: %s", error)
+        log.warning("the size of FFmpeg's allocations cannot be limited here: %s", error)
         return lambda largest_bytes: None
     function.argtypes, function.restype = [ctypes.c_size_t], None
     return function
@@ -98,30 +99,30 @@ DEFAULT_LIMITS = Limits()
 
 
 class Meter:
-    """Counts what is read of one source from frame to frame."""
+    """Counts the bytes that are read from one source between frames."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._bytes = 0
         self.exceeded = False
-        """Whether too much was read without a frame; stays so."""
+        """Whether too much was read without a frame; never reset."""
         self.read_error = ""
-        """Why reading failed, if it did."""
+        """Why reading failed, or ""."""
 
     def count(self, read_bytes: int) -> None:
-        """So much more was read."""
+        """Count bytes that were read."""
         self._bytes += read_bytes
         self.exceeded = self.exceeded or self._bytes > self._limits.max_bytes_without_frame
 
     def frame(self, width: int, height: int) -> None:
-        """A picture was decoded. Raises OverLimit if it is too large."""
+        """Count from a decoded picture on. Raises OverLimit if the picture is too large."""
         self._limits.check_size(width, height)
         self._bytes = 0
 
     def check(self) -> None:
-        """Raises OverLimit once too much was read without a frame."""
+        """Raises OverLimit if too much was read without a frame."""
         if self.exceeded:
             raise OverLimit(
-                f"more than {self._limits.max_bytes_without_frame} bytes hold no frame "
+                f"more than {self._limits.max_bytes_without_frame} bytes without a frame "
                 "(--max-bytes-without-frame)"
             )

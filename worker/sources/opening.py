@@ -1,9 +1,9 @@
-"""Opens recordings and cameras so that they reach what they need, and nothing else.
+"""Opens recordings and cameras with access to what they need, and nothing else.
 
-Takes a path or a URL and the limits; gives PyAV's container. A container or playlist can name other
-files and hosts (HLS, DASH, concat, SDP, data references): a recording is handed to FFmpeg as bytes
-and can open nothing at all; a camera can open the network protocols of its own URL, never a file.
-Knows nothing of frames.
+Takes a path or a URL and the limits; gives PyAV's container. A container or playlist can reference
+other files and hosts (HLS, DASH, concat, SDP, data references): a recording is passed to FFmpeg as
+bytes and can open nothing at all; a camera can open the network protocols of its own URL, never a
+file. Knows nothing of frames.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ from worker.sources.limits import Limits, Meter
 
 BUFFER_BYTES = 1 << 16
 INVALID_SEEK = -22
-"""EINVAL, as FFmpeg's read callbacks return it."""
+"""EINVAL, as FFmpeg's I/O callbacks return it."""
 
 RECORDING_FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,h261,h263,h264,hevc,vvc,obu,av1,ivf,m4v,vc1,"
     "dirac,mjpeg,mpjpeg,jpeg_pipe,asf,flv,ogg,mxf,gxf,nut,dv,dhav,nsv,wtv,rm,gif,yuv4mpegpipe"
 )
-"""Containers and raw streams that hold their pictures themselves."""
+"""Containers and raw streams that contain their pictures themselves."""
 CAMERA_FORMATS = f"{RECORDING_FORMATS},rtsp,rtp,live_flv"
 PLAYLIST_FORMATS = f"{CAMERA_FORMATS},hls,dash,aac,ac3,mp3,webvtt"
 
@@ -50,13 +50,13 @@ DECRYPTION = "crypto"
 
 
 class FormatRefused(SourceError):
-    """A source is in a format that FFmpeg knows but may not read here."""
+    """A source is in a format that FFmpeg could read but is not allowed to."""
 
 
 def hardware_decoder(gpu: int | None) -> HWAccel | None:
-    """What makes FFmpeg decode on a GPU and leave the pictures there; None for None.
+    """A hardware accelerator that decodes on a GPU and leaves the pictures there; None for None.
 
-    Codecs that the GPU does not know are decoded on the CPU.
+    Codecs that the GPU does not support are decoded on the CPU.
     """
     return None if gpu is None else HWAccel("cuda", device=str(gpu), is_hw_owned=True)
 
@@ -64,7 +64,7 @@ def hardware_decoder(gpu: int | None) -> HWAccel | None:
 def camera_options(url: str, limits: Limits, *, allow_playlists: bool = False) -> dict[str, str]:
     """FFmpeg's options for a camera: what it may open, and how large it may be.
 
-    Playlists name hosts that FFmpeg then reads from, so they are read only if they are allowed.
+    Playlists make FFmpeg connect to the hosts in them, so they are read only if allowed.
     """
     protocols = PROTOCOLS.get(scheme_of(url), "none")
     formats = CAMERA_FORMATS
@@ -77,7 +77,7 @@ def camera_options(url: str, limits: Limits, *, allow_playlists: bool = False) -
 
 
 def scheme_of(url: str) -> str:
-    """The scheme of a URL in lower case."""
+    """The scheme of a URL, in lower case."""
     return url.partition("://")[0].lower()
 
 
@@ -91,9 +91,10 @@ def open_camera(
     allow_playlists: bool = False,
     gpu: int | None = None,
 ) -> Iterator[Any]:
-    """A camera's container, under ``options``. Raises FFmpegError, OverLimit, FormatRefused.
+    """A camera's container, opened with ``options``.
 
-    ``timeout_seconds``: for each of the two steps of opening, and for each packet.
+    ``timeout_seconds``: for each of the two steps of opening, and for each packet. Raises
+    FFmpegError, OverLimit, FormatRefused.
     """
     safe = camera_options(url, limits, allow_playlists=allow_playlists)
     with _opened(url, options | safe, limits, gpu, timeout_seconds) as container:
@@ -117,7 +118,7 @@ def open_recording(
         try:
             container = stack.enter_context(_opened(source, options, limits, gpu))
         finally:
-            meter.check()  # FFmpeg found the end where the meter put it, and says something else
+            meter.check()  # the meter ended the file early: report that, not FFmpeg's error
         yield container
 
 
@@ -140,14 +141,14 @@ def _opened(
             hwaccel=hardware_decoder(gpu),
             timeout=timeout_seconds,
         )
-    except NoMemoryError as error:  # what MP4 and AVI say of too many streams
+    except NoMemoryError as error:  # FFmpeg's error for MP4 and AVI with too many streams
         raise limits.too_many_streams() from error
-    except ArgumentError as error:  # what FFmpeg says of a format that is not on its list
+    except ArgumentError as error:  # FFmpeg's error for a format that is not on its list
         if isinstance(source, str) and scheme_of(source) not in ("http", "https"):
             raise
         raise FormatRefused(
-            "damaged, or not in a format that may be read here: a playlist names files and hosts "
-            "(a camera's is read with --allow-playlists)"
+            "damaged, or in a format that is not allowed, such as a playlist, which can open other "
+            "files and hosts (for a camera: --allow-playlists)"
         ) from error
     with container:
         limits.check_streams(len(container.streams))
@@ -165,14 +166,14 @@ def video_of(container: Any) -> Any | None:
 
 
 class _MeteredFile:
-    """A file's bytes for FFmpeg, until the meter says that they are too many without a frame.
+    """A file's bytes for FFmpeg, which end at the meter's limit and at a read error.
 
-    Nothing is raised from within FFmpeg: past the limit, and where reading fails, the file ends.
+    Exceptions must not pass through FFmpeg: the meter keeps the cause.
     """
 
     def __init__(self, path: Path, file: FileIO, meter: Meter) -> None:
         self.name = str(path)
-        """FFmpeg takes its ending into account when it guesses the format."""
+        """FFmpeg uses the extension to guess the format."""
         self._file = file
         self._meter = meter
 
@@ -189,7 +190,7 @@ class _MeteredFile:
         return content
 
     def seek(self, offset: int, whence: int) -> int:
-        """The new position, or a negative number where there is none."""
+        """The new position, or a negative number if it is invalid."""
         try:
             return self._file.seek(offset, whence)
         except (OSError, ValueError):

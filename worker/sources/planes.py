@@ -1,6 +1,6 @@
-"""From a decoded picture to its planes, for a detector that scales and converts by itself.
+"""From a decoded picture to its planes, for a detector that scales and converts them itself.
 
-Pictures that a GPU decoded stay on it, where they are. Knows nothing of networks.
+Pictures decoded on a GPU stay in its memory. Knows nothing of networks.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ PLANAR_FORMATS = {"yuv420p", "yuvj420p"}
 
 
 class PlaneReader:
-    """Hands on the planes of 8-bit 4:2:0 pictures; others are made into such, in full size."""
+    """Gives the planes of 8-bit 4:2:0 pictures; other formats are converted to it, in full size."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -28,9 +28,9 @@ class PlaneReader:
     def convert(self, picture: av.VideoFrame) -> YuvImage:
         """The picture's planes, not copied: they keep it alive.
 
-        Planes on a GPU may be in the making still, on its default stream, and are read only in
-        what waits for that stream. They are let go of when nothing reads them any more: FFmpeg
-        then uses their memory again.
+        Planes on a GPU may still be being written, on its default stream: read them only after
+        synchronising with that stream, and release them only when no read is outstanding, because
+        FFmpeg then reuses their memory.
         """
         turns = quarter_turns(picture)
         full_range, matrix = _colours(picture)
@@ -41,7 +41,7 @@ class PlaneReader:
         elif picture.format.name in PLANAR_FORMATS and picture.planes[0].line_size > 0:
             y, u, v = (_rows(plane) for plane in picture.planes)
             return YuvImage(y, u, v, full_range, matrix, turns)
-        # Limited range BT.601 is what swscale makes of any other format unless told otherwise.
+        # From any other format swscale makes limited range BT.601 by default.
         picture = self._reformatter.reformat(picture, format="yuv420p")
         y, u, v = (_rows(plane) for plane in picture.planes)
         return YuvImage(y, u, v, _colours(picture)[0], _colours(picture)[1], turns)
@@ -54,7 +54,7 @@ def _rows(plane: Any) -> npt.NDArray[np.uint8]:
 
 
 def _colours(picture: Any) -> tuple[bool, Matrix]:
-    """Full range or not, and the matrix; BT.601 where the stream does not say, as swscale does."""
+    """Whether full range, and the matrix; BT.601 unless the stream states it, as in swscale."""
     full_range = picture.color_range == ColorRange.JPEG or (
         picture.format.name in FULL_RANGE_FORMATS
     )
@@ -62,14 +62,14 @@ def _colours(picture: Any) -> tuple[bool, Matrix]:
 
 
 def _planes_on_gpu(picture: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """The planes of an NV12 picture that a GPU decoded; None for other formats (10 bit).
+    """The planes of an NV12 picture decoded on a GPU; None for other formats (10 bit).
 
-    No surface of the decoder is held: FFmpeg has copied each picture out of it, into memory of a
-    pool that grows with the pictures in waiting (nvdec.c, av_frame_make_writable; only its flag
-    ``unsafe_output``, which is not set, hands the surface itself on).
+    They hold no surface of the decoder: FFmpeg has copied the picture into memory from a pool that
+    grows with the queued pictures (nvdec.c, av_frame_make_writable; only its flag
+    ``unsafe_output``, which is not set, returns the surface itself).
     """
     if picture.sw_format.name != "nv12" or picture.height % 2 or picture.width % 2:
         return None
-    # from_dlpack on the plane itself would ask it to wait for our stream, which PyAV refuses.
+    # from_dlpack on the plane itself would request a wait for our stream, which PyAV refuses.
     y, chroma = (from_dlpack(plane.__dlpack__()) for plane in picture.planes)
     return y, chroma[..., 0], chroma[..., 1]

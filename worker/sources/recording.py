@@ -1,8 +1,8 @@
-"""Recordings: every frame of a file that FFmpeg reads, in order, pts kept.
+"""Recordings: every frame of a file that FFmpeg can read, in order, with its pts.
 
-Lossless and repeatable: the same file gives the same frames with the same indices each time, so a
-replay can go on where it stopped. A file that exceeds a limit is refused, or ends there. Knows
-nothing of cameras that come and go.
+Lossless and repeatable: the same file yields the same frames with the same indices each time, so a
+replay can resume where it stopped. A file that exceeds a limit is refused, or ends there. Knows
+nothing of live cameras.
 """
 
 import hashlib
@@ -33,38 +33,39 @@ log = logging.getLogger(__name__)
 
 DIGEST_EDGE_BYTES = 1 << 20
 DEFAULT_RATE = Fraction(25)
-"""Frames a second assumed where a file states none (raw H.264)."""
+"""Frames per second assumed if a file states none (raw H.264)."""
 EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
-"""Before it a creation time is an unset field (zero counts from 1904 or 1970), not a date."""
+"""An earlier creation time is an unset field (zero means 1904 or 1970), not a date."""
 TRUNCATED_SECONDS, TRUNCATED_SHARE = 0.5, 0.02
-"""How much less than the duration it states makes a file count as cut off: muxers round."""
+"""A file that ends this much before its stated duration counts as truncated: muxers round."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file that has been looked into."""
+    """A file that has been probed."""
 
     path: Path
     camera_id: str
     digest: str
     """SHA-256 over its size and its first and last MiB."""
     frames: int
-    """As the file announces them, or worked out from its duration; 0 if it says neither."""
+    """As the file states, or computed from its duration; 0 if it states neither."""
     rate: Fraction
+    """Average frames per second."""
     seconds: float
-    """When its last frame is over, as the video stream and the file state it; 0 if one does not."""
+    """When its last frame ends, according to both video stream and file; 0 if either lacks it."""
     start: datetime | None
-    """When it was recorded, if the file says so."""
+    """UTC time at which it was recorded; None if the file does not state it."""
 
 
 def probe_recording(path: Path, camera_id: str, limits: Limits = DEFAULT_LIMITS) -> Recording:
-    """Look into a file. Raises UsageError if there is none, SourceError if it is no video."""
+    """Probe a file. Raises UsageError if it is missing, SourceError if it is not a usable video."""
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory: name the files in it")
+        raise UsageError(f"{path}: is a directory: give the files in it")
     if not path.is_file():
-        raise UsageError(f"{path}: is not a regular file")
+        raise UsageError(f"{path}: is not a regular file: copy its content to one")
     try:
         digest = recording_digest(path)
     except OSError as error:
@@ -103,7 +104,7 @@ def recording_digest(path: Path) -> str:
 
 
 class RecordingSource:
-    """Frames of a recording from a checkpoint on, then StreamDown("ended")."""
+    """The frames of a recording from a checkpoint on, then StreamDown("ended")."""
 
     def __init__(
         self,
@@ -119,8 +120,8 @@ class RecordingSource:
     ) -> None:
         """``image_size``: (height, width) of the images; None: each picture's own.
 
-        ``first_seq``: number of the first frame to give, among those to analyse.
-        ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
+        ``first_seq``: number of sampled frames to omit. ``as_planes``: frames carry full-size
+        YuvImages. ``gpu``: CUDA device for decoding.
         """
         self.camera_id = recording.camera_id
         self._recording = recording
@@ -147,19 +148,23 @@ class RecordingSource:
         """StreamUp, the frames, and StreamDown at the end of the file. Raises SourceError."""
         yield StreamUp(self.camera_id, 0, self._first_seq)
         seq = frame_index = 0
+        interval_seconds = float(1 / self._recording.rate)
+        media_seconds = -interval_seconds
         pictures = DecodedPictures(self._recording.path, self._gpu, self._limits)
         for frame_index, picture in enumerate(pictures, start=1):
             if self._stopped:
                 return
             seconds = seconds_of(picture)
             self._last_seconds = seconds
-            if self._sampler.accepts(frame_index - 1, seconds):
+            # Raw H.264 has no pts: without an estimate --fps would let every frame through.
+            media_seconds = media_seconds + interval_seconds if seconds is None else seconds
+            if self._sampler.accepts(frame_index - 1, media_seconds):
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
                     try:
                         frame = self._frame(frame_index - 1, picture, seconds, skipped)
-                    except FFmpegError:  # colours that nobody can convert, from a damaged header
-                        # Here a resumed replay ends too; to leave it out would shift its numbers.
+                    except FFmpegError:  # colours that cannot be converted, from a damaged header
+                        # End here, as a resumed replay does: skipping it would shift its numbers.
                         pictures.broken_off = True
                         frame_index -= 1
                         break
@@ -208,7 +213,7 @@ class RecordingSource:
 
 
 class DecodedPictures:
-    """Every picture of a file that can be decoded; damaged packets are counted and passed over."""
+    """Every decodable picture of a file; damaged packets are counted and skipped."""
 
     def __init__(self, path: Path, gpu: int | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._path = path
@@ -216,12 +221,12 @@ class DecodedPictures:
         self._gpu = gpu
         self._meter = Meter(limits)
         self.damaged = 0
-        """Packets that gave no picture, and pictures with errors in them."""
+        """Packets that cannot be decoded, and pictures with errors in them."""
         self.broken_off = False
-        """Whether reading stopped at an error before the end of the file."""
+        """Whether reading stopped before the end of the file, at an error."""
         self._size_refused = False
         self.over_limit = ""
-        """The limit at which reading stopped, if it did."""
+        """The exceeded limit at which reading stopped, or ""."""
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         """Pictures in presentation order. Raises SourceError if the file cannot be opened."""
@@ -239,7 +244,7 @@ class DecodedPictures:
         try:
             container = stack.enter_context(opening)
         except FFmpegError as error:
-            reason = f"not a video that FFmpeg can read ({error.strerror})"
+            reason = f"is not a video that FFmpeg can read ({error.strerror})"
             raise SourceError(f"{self._path}: {reason}") from error
         except OSError as error:
             raise SourceError(f"{self._path}: cannot read it: {error.strerror}") from error
@@ -251,8 +256,8 @@ class DecodedPictures:
         return container, stream
 
     def of(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-        """The pictures of an opened file."""
-        # Not frame threads: what they make of damaged pictures differs from run to run.
+        """The pictures of an open file, in presentation order."""
+        # Not frame threads: with those, damaged pictures differ from run to run.
         stream.thread_type = "SLICE"
         try:
             for packet in container.demux(stream):
@@ -266,15 +271,15 @@ class DecodedPictures:
         except FFmpegError:
             self.broken_off = True
         self.broken_off = self.broken_off or bool(self._meter.read_error)
-        # FFmpeg forgets a size that it refuses, and says no more about it.
+        # FFmpeg resets a size that it refuses, and reports no more about it.
         self._size_refused = stream.codec_context.width == 0
 
     def no_frame(self) -> SourceError:
-        """The error for a file without a picture."""
+        """The error for a file without a decodable picture."""
         reason = self.over_limit or "no frame in it can be decoded"
         if self._size_refused:
-            most = self._limits.max_pixels
-            reason += f": it has no size, or more than {most} pixels (--max-pixels)"
+            maximum = self._limits.max_pixels
+            reason += f": it has no size, or more than {maximum} pixels (--max-pixels)"
         return SourceError(f"{self._path}: {reason}")
 
     def _decoded(self, packet: Any) -> list[av.VideoFrame]:
@@ -289,14 +294,14 @@ class DecodedPictures:
 def upright_images(
     path: Path, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """(frame_index, RGB image in full size, upright) of every frame of a recording."""
+    """(frame_index, upright full-size RGB image) of every frame of a recording."""
     converter = PictureConverter(None)
     for frame_index, picture in enumerate(DecodedPictures(path, limits=limits)):
         yield frame_index, converter.convert(picture)
 
 
 def _capture_time(start: datetime | None, seconds: float | None) -> datetime | None:
-    """When a frame was captured; None where the file does not say, or says what cannot be."""
+    """When a frame was captured; None if the file does not state it, or it is out of range."""
     if start is None or seconds is None:
         return None
     try:
@@ -306,7 +311,7 @@ def _capture_time(start: datetime | None, seconds: float | None) -> datetime | N
 
 
 def _stated_end(container: Any, stream: Any) -> float:
-    """The end in seconds, the smaller of two statements: edit lists shorten only the file's."""
+    """The end in seconds, the lower of the two stated: edit lists shorten only the file's."""
     if not stream.duration or not container.duration:
         return 0.0
     of_stream = float(((stream.start_time or 0) + stream.duration) * stream.time_base)

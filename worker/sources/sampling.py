@@ -1,20 +1,20 @@
-"""Which frames to look at: every Nth, or at most N a second. The rest is skipped by choice."""
+"""Which frames to analyse: every Nth, or at most N per second. The others are skipped by choice."""
 
 
 class Sampler:
-    """Decides frame by frame; two runs over the same frames decide alike."""
+    """Decides frame by frame; two runs over the same frames make the same decisions."""
 
     def __init__(self, *, stride: int = 1, fps: float | None = None) -> None:
-        """Look at every ``stride``-th frame, and at no more than ``fps`` a second of video."""
+        """Accept every ``stride``-th frame, and on average at most ``fps`` per second of video."""
         self._stride = stride
         self._interval_seconds = 1 / fps if fps else 0.0
         self._due_seconds: float | None = None
         self._last_seconds: float | None = None
         self.skipped = 0
-        """Frames refused since the last accepted one."""
+        """Frames skipped since the last accepted one."""
 
     def accepts(self, frame_index: int, pts_seconds: float | None) -> bool:
-        """Whether to look at a frame; counts it in ``skipped`` if not."""
+        """Whether to analyse a frame; counts it in ``skipped`` if not."""
         wanted = frame_index % self._stride == 0 and self._is_due(pts_seconds)
         if not wanted:
             self.skipped += 1
@@ -32,9 +32,9 @@ class Sampler:
         self._last_seconds = now
         if self._due_seconds is None or jumped_back:
             self._due_seconds = now
-        # Half a millisecond of tolerance: pts of 30 frames a second are rounded to ticks.
+        # Half a millisecond of tolerance: pts at 30 fps are rounded to ticks.
         if now < self._due_seconds - 0.0005:
             return False
-        # From the due time, not from now, so that the rate is met on average; but no catching up.
+        # From the due time, not from now, so that the rate is met on average, without bursts.
         self._due_seconds = max(self._due_seconds + self._interval_seconds, now)
         return True

@@ -3,10 +3,13 @@ from importlib.resources import files
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssd_core import MODELS
 from ssd_core.checkpoints.convert import main
+from ssd_core.checkpoints.loading import load_model
+from ssd_core.checkpoints.metadata import to_metadata
 
 NAME = "ssd_mobilenet_v2_oid"
 BUNDLED = files("ssd_core") / "weights" / MODELS[NAME].weights
@@ -55,3 +58,12 @@ def test_what_cannot_be_converted_is_said_in_one_line(
 def test_a_target_that_cannot_be_written_is_said_in_one_line(convert, tmp_path, capsys):
     assert convert(NAME, BUNDLED, tmp_path / "absent" / "out.safetensors") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_file_written_defines_its_model(convert, tmp_path):
+    target = tmp_path / "out.safetensors"
+    assert convert(NAME, BUNDLED, target) == 0
+    _, spec, _ = load_model(None, target)
+    assert spec == MODELS[NAME].with_own_weights()
+    with safe_open(str(target), framework="pt") as file:
+        assert file.metadata() == to_metadata(MODELS[NAME])

@@ -82,13 +82,13 @@ def test_torchvisions_ssd300_state_dict_fits_and_keeps_its_values(
     torchvision_ssd300, torchvision_ssd300_file
 ):
     spec = MODELS["ssd300_vgg16"]
-    found, labels = read_checkpoint(torchvision_ssd300_file, spec)
+    found, read_spec = read_checkpoint(torchvision_ssd300_file, spec)
     with torch.device("meta"):
         expected = build_model(spec).state_dict()
     assert {name: t.shape for name, t in found.items()} == {
         name: t.shape for name, t in expected.items()
     }
-    assert labels is None
+    assert read_spec == spec
     theirs = torchvision_ssd300.state_dict()
     for ours, name in {
         "backbone.l2_norm.scale": "backbone.scale_weight",
@@ -161,7 +161,7 @@ def test_only_the_first_differences_are_named_and_the_rest_counted(tiny_spec, tm
 
 def test_weights_of_another_model_are_refused(tmp_path):
     bundled = str(files("ssd_core") / "weights" / MODELS["ssd_mobilenet_v2_oid"].weights)
-    with pytest.raises(CheckpointError, match="do not fit ssd300_vgg16: "):
+    with pytest.raises(CheckpointError, match="it is for 'ssd_mobilenet_v2_oid', not for ssd300"):
         Detector.load("ssd300_vgg16", weights=bundled, device="cpu")
 
 
@@ -218,7 +218,9 @@ def test_a_truncated_file_of_the_old_torch_format_is_refused(tiny_model, tiny_sp
 def test_labels_that_are_not_a_list_in_json_are_refused(tiny_model, tiny_spec, tmp_path, labels):
     path = tmp_path / "labels.safetensors"
     save_file(tiny_model.state_dict(), path, metadata={"labels": labels})
-    assert refusal(tiny_spec, path) == f"weights {path}: the labels in it are no JSON list of names"
+    assert refusal(tiny_spec, path) == (
+        f"weights {path}: its `labels` metadata is not a JSON list of names: write it again"
+    )
 
 
 # Pickles
@@ -270,6 +272,8 @@ def test_without_weights_a_model_that_has_none_says_what_to_give():
     assert message == ("ssd300_vgg16 comes without weights: give --weights FILE or --weights coco")
 
 
-def test_a_model_nobody_publishes_weights_for_does_not_offer_them():
+def test_a_model_without_published_weights_does_not_offer_them():
     assert refusal(MODELS["ssd512_vgg16"], None).endswith("give --weights FILE")
-    assert "nobody publishes COCO weights" in refusal(MODELS["ssd512_vgg16"], "coco")
+    assert refusal(MODELS["ssd512_vgg16"], "coco") == (
+        "ssd512_vgg16: no COCO weights are published for it: give --weights FILE"
+    )

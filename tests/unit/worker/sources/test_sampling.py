@@ -23,7 +23,12 @@ def test_fps_is_met_on_average_and_never_exceeded(rate, fps, expected):
     assert len(frames) == pytest.approx(min(expected, rate * 10), abs=1)
 
 
-def test_fps_survives_timestamps_that_begin_again():
+def test_timestamps_rounded_to_milliseconds_do_not_shift_the_frames_taken():
+    seconds = [round(i / 30, 3) for i in range(300)]
+    assert accepted(Sampler(fps=10), seconds) == list(range(0, 300, 3))
+
+
+def test_fps_survives_timestamps_that_restart():
     seconds = [i / 10 for i in range(100)] + [i / 10 for i in range(100)]
     assert len(accepted(Sampler(fps=1), seconds)) == pytest.approx(20, abs=1)
 
