@@ -1,6 +1,6 @@
 """Batching over cameras: frames of many sources in, one batch at a time out.
 
-Two policies behind one interface. Live: latency first, each camera holds one waiting frame and a
+Two policies with one interface. Live: latency first, each camera holds one waiting frame and a
 newer one replaces it. Replay: nothing is lost, a full queue blocks the source, and batches are cut
 at fixed frame indices. Knows neither how frames are decoded nor what happens to them.
 """
@@ -37,8 +37,8 @@ class Batcher(Protocol):
 class LatestFrameBatcher:
     """For cameras: at most one waiting frame each, first come first served.
 
-    A batch goes out when every camera that is up has a frame in it, when it is full, or
-    ``max_wait_seconds`` after its first frame came.
+    A batch is ready when every camera that is up has a frame in it, when it is full, or
+    ``max_wait_seconds`` after its first frame arrived.
     """
 
     def __init__(self, max_batch: int, max_wait_seconds: float) -> None:
@@ -47,13 +47,13 @@ class LatestFrameBatcher:
         self._condition = threading.Condition()
         self._closed = False
         self._up: set[str] = set()
-        # Cameras in the order in which their oldest item came; among the items of one at most one
-        # frame. State changes are never dropped.
+        # Cameras in the order of their oldest item, each with at most one frame among its items.
+        # State changes are never dropped.
         self._waiting: dict[str, deque[SourceItem]] = {}
         self._frames = 0
-        """Those that wait."""
+        """Frames among the waiting items."""
         self._deadline: float | None = None
-        """For the batch that these frames will be in; None as long as there are none."""
+        """When the batch of the waiting frames is ready at the latest; None without frames."""
 
     def put(self, item: SourceItem) -> bool:
         """Hand over an item; replaces the camera's waiting frame. False once closed."""
@@ -74,8 +74,8 @@ class LatestFrameBatcher:
                 if first:
                     self._deadline = time.monotonic() + self._max_wait_seconds
             queue.append(item)
-            # Not for every frame: of 64 cameras, 1,600 a second, each would wake the detector's
-            # thread, which then waits for the GIL just to find that the batch is not full.
+            # Not for every frame: with 64 cameras, 1,600 times per second, the detector's thread
+            # would wake and wait for the GIL only to find that the batch is not full.
             if first or self._due():
                 self._condition.notify_all()
             return True
@@ -98,7 +98,7 @@ class LatestFrameBatcher:
             return self._due()
 
     def close(self) -> None:
-        """Take no more items; what waits can still be fetched with ``next``."""
+        """Take no more items; those waiting can still be fetched with ``next``."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -132,7 +132,7 @@ class LatestFrameBatcher:
 
 
 def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
-    """Remove the waiting frame, if there is one; the new frame takes over its counts."""
+    """Remove the waiting frame, if any; the new frame takes over its counts."""
     for old in queue:
         if isinstance(old, Frame):
             queue.remove(old)
@@ -145,7 +145,7 @@ def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
 
 
 class LosslessBatcher:
-    """For recordings: every frame, in order; sources wait while ``max_batch * 2`` frames do.
+    """For recordings: every frame, in order; a source blocks while ``max_batch * 2`` items wait.
 
     Every batch is full, except the one that ends a recording: results depend on the shape of a
     batch, so a resumed replay must cut the same batches.
@@ -183,14 +183,14 @@ class LosslessBatcher:
             return self._batch_length() > 0
 
     def close(self) -> None:
-        """Take no more items, and forget those that are waiting: a resumed replay reads them."""
+        """Take no more items, and drop those waiting: a resumed replay reads them again."""
         with self._condition:
             self._closed = True
             self._items.clear()
             self._condition.notify_all()
 
     def _batch_length(self) -> int:
-        """Items up to a full batch of frames or the end of a recording; 0 if neither is there."""
+        """Items up to a full batch of frames or the end of a recording; 0 if neither is waiting."""
         frames = 0
         for length, item in enumerate(self._items, start=1):
             frames += isinstance(item, Frame)

@@ -1,4 +1,4 @@
-"""Making events: a batch and what was found in it in, events numbered per camera out.
+"""Making events: a batch and its detections in, events numbered per camera out.
 
 Numbers and counts from the records of the cameras, which it keeps up to date. Used by one thread.
 """
@@ -31,7 +31,7 @@ class EventMaker:
     def __init__(
         self, model: ModelInfo, *, recording_digest: str | None = None, publish_all: bool = False
     ) -> None:
-        """``recording_digest`` makes the events of a replay: every frame gets one, no clock does.
+        """``recording_digest`` is for a replay: every frame gets an event, which no clock affects.
 
         ``publish_all`` gives live frames without detections an event too.
         """
@@ -90,7 +90,7 @@ class EventMaker:
         ]
 
     def _reported(self) -> Iterator[CameraRecord]:
-        """The cameras that have had an event in this run, and so have an epoch."""
+        """The cameras that have had an event in this run, and hence an epoch."""
         return (camera for camera in self.records if camera.last_event_at)
 
     def _frame(self, frame: Frame, detections: Sequence[Detection]) -> Iterable[Event]:

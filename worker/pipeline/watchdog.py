@@ -1,8 +1,9 @@
-"""The watchdog: ends a process whose pipeline is stuck, so that a supervisor starts it anew.
+"""The watchdog: ends a process whose pipeline is stuck, so that a supervisor can restart it.
 
-Looks from a thread of its own at what changes while there is progress. A worker that hangs in a
-driver or a system call cannot end in any orderly way, so this does not try: it writes where every
-thread is and exits with EXIT_CODE. Knows nothing of the work.
+Checks, from a thread of its own, whether work makes progress. A worker that hangs in a driver or a
+system call cannot shut down in order, so this does not try: it dumps the stack of every thread and
+exits with EXIT_CODE. A single camera whose reader hangs is for ``readers``. Knows nothing of the
+work.
 """
 
 import faulthandler
@@ -19,17 +20,17 @@ log = logging.getLogger(__name__)
 
 EXIT_CODE = 70
 """EX_SOFTWARE of BSD's sysexits.h: an internal error."""
-SAY_SECONDS = 5.0
-"""For saying where the threads are."""
-LOOKS = 20
-"""How often it looks in the time that it allows."""
+DUMP_SECONDS = 5.0
+"""For dumping the stacks of the threads."""
+CHECKS = 20
+"""How often it checks within the time that it allows."""
 
 
 class Watched(Protocol):
     """Work that can get stuck."""
 
     def progress(self) -> Hashable:
-        """Something that changes with every step, and stays while there is none."""
+        """A value that changes with every step, and only then."""
         ...
 
     def has_work(self) -> bool:
@@ -41,7 +42,7 @@ class Watched(Protocol):
 def watchdog(
     watched: Watched, seconds: float, end: Callable[[int], object] = os._exit
 ) -> Iterator[None]:
-    """End the process if the work makes no progress for so long though there is some; 0: never."""
+    """End the process after ``seconds`` without progress while there is work; 0: never."""
     over = threading.Event()
     if seconds > 0:
         threading.Thread(
@@ -57,18 +58,18 @@ def _watch(
     watched: Watched, seconds: float, over: threading.Event, end: Callable[[int], object]
 ) -> None:
     seen, since = watched.progress(), time.monotonic()
-    while not over.wait(seconds / LOOKS):
+    while not over.wait(seconds / CHECKS):
         progress = watched.progress()
         if progress != seen or not watched.has_work():
             seen, since = progress, time.monotonic()
         elif time.monotonic() - since > seconds:
-            # Should even that hang, in a pipe that nobody reads or a lock of the log: it ends.
-            last_resort = threading.Timer(SAY_SECONDS, end, (EXIT_CODE,))
+            # Logging may hang, too, in a pipe that nobody reads or on a lock: exit all the same.
+            last_resort = threading.Timer(DUMP_SECONDS, end, (EXIT_CODE,))
             last_resort.daemon = True
             last_resort.start()
             log.critical(
-                "no progress for %.0f s though there is work: ending with code %d, so that this "
-                "worker can be started anew",
+                "no progress for %.0f s with work waiting: exiting with code %d so that a "
+                "supervisor can restart this worker; thread stacks follow",
                 time.monotonic() - since,
                 EXIT_CODE,
             )

@@ -1,9 +1,9 @@
-"""Cameras: frames as they come, reconnecting for as long as the worker runs.
+"""Cameras: frames as they arrive, reconnecting for as long as the worker runs.
 
-Takes RTSP (over TCP, or UDP where a camera knows nothing else), HTTP, and files played at their own
-speed like a camera. Latency first: nothing is buffered here. A failure becomes a StreamDown with a
+Takes RTSP (over TCP, or UDP if a camera refuses TCP), HTTP, and files played at their own speed
+like a camera. Latency first: nothing is buffered here. A failure becomes a StreamDown with a
 reason code, never an exception, and no URL ever leaves this module. Whatever a camera does or
-leaves undone, it is up, or its connection ends within seconds and the next one is tried.
+fails to do, it is up, or its connection ends within seconds and the next one is tried.
 """
 
 import logging
@@ -32,7 +32,7 @@ from worker.sources.sampling import Sampler
 log = logging.getLogger(__name__)
 
 PLAYLIST_SILENCE_SECONDS = 30.0
-"""A playlist (HLS) gives the pictures of whole segments at once, seconds apart."""
+"""A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
 LONGEST_PACE_SECONDS = 10.0
@@ -167,7 +167,7 @@ class _Connection:
         self._opened = False
         self.epoch: int | None = None
         self.up_at: float | None = None
-        """By the monotonic clock; None as long as there was no picture."""
+        """By the monotonic clock; None before the first picture."""
         self.frame_index = 0
         self.reason = "closed"
         self.detail = ""
@@ -175,11 +175,11 @@ class _Connection:
 
     @property
     def was_up(self) -> bool:
-        """Whether there was a picture."""
+        """Whether a picture has arrived."""
         return self.up_at is not None
 
     def frames(self) -> Iterator[Frame | StreamUp]:
-        """StreamUp at the first frame, then frames; ``reason`` says afterwards why no more come."""
+        """StreamUp at the first frame, then frames; ``reason`` says afterwards why they ended."""
         source = self._source
         source.expect_sign_within(2 * OPEN_SECONDS + READ_GRACE_SECONDS)
         try:
@@ -224,7 +224,7 @@ class _Connection:
             self.reason, self.detail = reason_of(
                 error, source._url, opened=self._opened, silent_seconds=silent_seconds
             )
-        except Exception:  # a bug must not take the camera out of the run for good
+        except Exception:  # a bug must not end the camera for good
             log.exception(
                 "camera %s: internal error, reconnecting: please report this traceback",
                 source.camera_id,
@@ -235,10 +235,10 @@ class _Connection:
         source = self._source
         if source._is_file:
             return open_recording(Path(source._url), source._limits, self._meter, source._gpu)
-        # Not "nobuffer": it throws away what was read to find the streams, the first key frame
-        # among it, and then nothing can be decoded until the next one.
-        # Not measuring the frame rate first saves the 20 frames that FFmpeg reads for it: a 10 fps
-        # camera is up after 0.6 s instead of 2.8, and without a backlog of as long.
+        # Not "nobuffer": it discards what was read to find the streams, including the first key
+        # frame, and then nothing can be decoded until the next one.
+        # Skipping the measurement of the frame rate saves the 20 frames that FFmpeg reads for it: a
+        # 10 fps camera is up after 0.6 s instead of 2.8, and without a backlog of that length.
         options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
         if is_rtsp(source._url):
             # Without the sound that some cameras announce and do not send: FFmpeg would wait 5 s.
@@ -246,8 +246,8 @@ class _Connection:
             options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
             options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
-        # FFmpeg's own timeouts are for each read of the socket. A camera that sends reports and no
-        # pictures, or its answer byte by byte, is only stopped by PyAV's, which see to the whole.
+        # FFmpeg's own timeouts are per read of the socket. A camera that sends reports and no
+        # pictures, or its answer byte by byte, is only caught by PyAV's, which cover the whole.
         return open_camera(
             source._url,
             options,
@@ -262,7 +262,7 @@ class _Connection:
         live = not self._source._is_file
         for packet in self._packets(container):  # of every stream: sound alone is no frame either
             of_video = packet.stream_index == stream.index
-            if live:  # what is read of a file is counted as it is read
+            if live:  # bytes of a file are counted as they are read
                 self._meter.count(packet.size)
                 self._meter.check()
                 self._liveness.packet(of_video=of_video)
@@ -292,7 +292,7 @@ class _Connection:
             self._source.expect_sign_within(read_seconds)
 
     def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
-        """The frame to hand on, or None if it is skipped by choice."""
+        """The frame to yield, or None if it is skipped by choice."""
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
         seconds = seconds_of(picture)
@@ -320,10 +320,10 @@ class _Connection:
 
 
 class _Pace:
-    """Holds the pictures of a file back until their time has come."""
+    """Delays the pictures of a file until they are due."""
 
     def __init__(self, wait: Callable[[float], object], interval_seconds: float) -> None:
-        """``interval_seconds`` stands between pictures that have no pts (raw H.264)."""
+        """``interval_seconds``: between pictures that have no pts (raw H.264)."""
         self._wait = wait
         self._interval_seconds = interval_seconds
         self._zero: float | None = None

@@ -1,6 +1,6 @@
-"""Whether a connection still gives pictures: what comes of it in, ConnectionLost out.
+"""Whether a connection still delivers pictures: packets and pictures in, ConnectionLost out.
 
-Knows the time and neither FFmpeg nor frames. Used by the thread that reads the connection.
+Depends on the time, and on neither FFmpeg nor frames. Used by the thread that reads the connection.
 """
 
 import time
@@ -8,27 +8,26 @@ import time
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost
 
 OPEN_SECONDS = 10.0
-"""For each of the two steps of opening, the handshake and finding out what comes, and until the
-first picture: cameras that are joined in mid-stream may keep one waiting for their next key frame.
-"""
+"""For each of the two steps of opening, handshake and probing, and until the first picture: a
+camera that is joined in mid-stream sends its next key frame only after a while."""
 PICTURELESS_SECONDS = 5.0
 """The time over which packets and pictures are compared."""
 WORK_SECONDS = SILENCE_SECONDS - 1
-"""For what a reader does with one packet itself: decoding, converting, handing on. With the second
-that the pipeline takes to be sure, a camera whose reader hangs there is down after SILENCE_SECONDS.
+"""For what a reader itself does with one packet: decoding, converting, handing on. The pipeline
+takes a second to be sure, so that a camera whose reader hangs there is down after SILENCE_SECONDS.
 """
 READ_GRACE_SECONDS = 2.0
-"""By how much a read may exceed the time after which FFmpeg was told to give up."""
+"""By how much a read may exceed the timeout that FFmpeg was given."""
 PACKETS_A_PICTURE = 3
-"""More of them, and a connection counts as lost. The two fields of an interlaced picture may be two
-packets; of noise, FFmpeg makes a picture out of every tenth or so."""
+"""With more, a connection counts as lost. The two fields of an interlaced picture may be two
+packets; from noise, FFmpeg makes a picture out of every tenth packet or so."""
 
 
 class Liveness:
-    """Of one connection, from its first call on."""
+    """The liveness of one connection, measured from the start of the attempt."""
 
     def __init__(self, silence_seconds: float = SILENCE_SECONDS) -> None:
-        """``silence_seconds`` without a packet make a connection a lost one."""
+        """After ``silence_seconds`` without a packet a connection counts as lost."""
         self.was_up = False
         self._silence_seconds = silence_seconds
         self._heard_at = self._counted_from = time.monotonic()
@@ -41,10 +40,10 @@ class Liveness:
         return time.monotonic() - self._heard_at
 
     def opened(self, *, looked_into: bool) -> None:
-        """It was opened; ``looked_into``: what came of it tells the size of its pictures.
+        """It was opened; ``looked_into``: FFmpeg has found the size of its pictures.
 
-        Raises ConnectionLost where FFmpeg gave up looking because nothing came: reading on would
-        mean as long a silence again. (Where it looked until it was stopped, something did come.)
+        Raises ConnectionLost if FFmpeg stopped probing because nothing arrived: reading on would
+        mean as long a silence again. (If it probed until its timeout, something did arrive.)
         """
         seconds = self.silent_seconds
         self._heard_at = time.monotonic()
@@ -52,10 +51,10 @@ class Liveness:
             raise _stall(seconds)
 
     def packet(self, *, of_video: bool) -> None:
-        """A packet came. Raises ConnectionLost if none of the pictures came for too long before.
+        """A packet arrived. Raises ConnectionLost if no video packet had for too long before it.
 
-        Once a read has timed out, FFmpeg hands out the frame that it held back, and only reports
-        the error after a second time of waiting: that frame is not one to go on with.
+        After a read has timed out, FFmpeg first returns the frame that it held back, and reports
+        the error only after a second timeout: that frame does not make the connection alive.
         """
         seconds = self.silent_seconds
         if seconds >= self._silence_seconds:
@@ -64,7 +63,7 @@ class Liveness:
             self._heard_at = time.monotonic()
 
     def decoded(self, pictures: int) -> None:
-        """A packet gave so many pictures. Raises ConnectionLost if too few do for too long."""
+        """A packet gave this many pictures. Raises ConnectionLost if too few do for too long."""
         now = time.monotonic()
         if pictures and not self.was_up:
             self.was_up = True
@@ -85,10 +84,10 @@ class Liveness:
         self._counted_from, self._packets, self._pictures = now, 0, 0
 
     def handed_on(self, seconds: float) -> None:
-        """The reader was busy with a picture for so long; the camera is not to blame for it."""
+        """The reader was busy with a picture for so long, which does not count as silence."""
         self._heard_at += seconds
         self._counted_from += seconds
 
 
 def _stall(seconds: float) -> ConnectionLost:
-    return ConnectionLost("stall", f"nothing came for {seconds:.0f} s")
+    return ConnectionLost("stall", f"nothing arrived for {seconds:.0f} s")

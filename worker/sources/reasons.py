@@ -1,9 +1,9 @@
-"""Why a connection ended: FFmpeg's errors in, the reason codes of the README's table out.
+"""Why a connection ended: FFmpeg's errors in, the reason codes of docs/events.md out.
 
-FFmpeg's classes alone do not tell. A camera that says nothing in the RTSP handshake and one that
-hangs up in it both give InvalidDataError (PermissionError after PLAY), and a read that timed out
-gives InvalidDataError, EIO or the end of the stream. What tells them apart is how long it was
-silent. No URL is in what comes out.
+FFmpeg's error classes alone do not say. A camera that is silent in the RTSP handshake and one that
+closes the connection in it both give InvalidDataError (PermissionError after PLAY), and a read that
+timed out gives InvalidDataError, EIO or the end of the stream. The length of the silence tells them
+apart. No result contains a URL.
 """
 
 import errno
@@ -22,8 +22,10 @@ from av.error import (
 )
 
 SILENCE_SECONDS = 3.5
-"""Without an answer or without a packet, after which a camera counts as lost. Long enough for a SYN
-that was lost once; short enough to be back within 5 s if the camera answers only who comes anew."""
+"""Silence, without an answer or a packet, after which a camera counts as lost. Long enough for a
+SYN that was lost once; short enough to be back within 5 s if the camera answers only a new
+connection.
+"""
 
 CERTAIN: tuple[tuple[type[Exception], str], ...] = (
     (RefusedError, "refused"),
@@ -39,7 +41,7 @@ HUNG_UP = (EOFError, ConnectionResetError, ConnectionAbortedError, BrokenPipeErr
 
 
 class ConnectionLost(Exception):
-    """A connection that gives no more frames, with its reason and a detail for people."""
+    """A connection that delivers no more frames, with its reason and a detail for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -52,28 +54,28 @@ def reason_of(
 ) -> tuple[str, str]:
     """The reason code, and a detail for people.
 
-    ``opened``: the camera was being read, no more asked for its stream. ``silent_seconds``: since
-    the last packet, or since it was first called.
+    ``opened``: the camera was being read, so the handshake was over. ``silent_seconds``: since the
+    last packet, or since the start of the attempt.
     """
     detail = error.strerror or ""  # str(error) would hold the URL
     for kind, reason in CERTAIN:
         if isinstance(error, kind):
             return reason, detail
     if silent_seconds >= SILENCE_SECONDS:
-        return "stall" if opened else "timeout", f"nothing came for {silent_seconds:.0f} s"
+        return "stall" if opened else "timeout", f"nothing arrived for {silent_seconds:.0f} s"
     if isinstance(error, TIMEOUTS):
-        return "stall" if opened else "timeout", "no whole packet came in time"
+        return "stall" if opened else "timeout", "no whole packet arrived in time"
     if error.errno in NO_ROUTE:
         return "timeout", detail
     if isinstance(error, HUNG_UP):
         return "closed", detail
     unclear = isinstance(error, (InvalidDataError, PermissionError))
     if unclear and not opened and is_rtsp(url):
-        return "closed", "it hung up in the handshake, or does not speak RTSP"
+        return "closed", "it closed the connection in the handshake, or does not speak RTSP"
     if isinstance(error, InvalidDataError):
         return "invalid_data", detail
     if error.errno == errno.EIO and not opened and "://" in url and not _resolves(url):
-        return "unknown_host", "its host name is not known here"
+        return "unknown_host", "its host name cannot be resolved here"
     return "error", detail
 
 
@@ -83,7 +85,7 @@ def is_rtsp(url: str) -> bool:
 
 
 def _resolves(url: str) -> bool:
-    """Whether the host has an address: FFmpeg says EIO where a name has none."""
+    """Whether the host has an address: FFmpeg reports EIO if it has none."""
     try:
         socket.getaddrinfo(urlsplit(url).hostname, None)
     except (socket.gaierror, UnicodeError):

@@ -1,6 +1,6 @@
-"""When to try a camera again, and when to try the next one.
+"""When to retry a camera, and when the next camera may connect.
 
-Takes how an attempt went; gives seconds to wait. Knows no camera and waits for nothing itself.
+Takes how an attempt ended; gives seconds to wait. Knows no camera, and does not wait itself.
 """
 
 import random
@@ -9,31 +9,32 @@ import time
 
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 3.0
-"""From the start of one attempt to the start of the next, at most. Short, because a camera is to be
-back 5 s after it answers again; a dead one costs its network a packet every 2 s or so."""
+"""Longest time from the start of one attempt to the start of the next. Short, so that a camera is
+up within 5 s after it answers again; a dead one costs its network a packet every 2 s or so."""
 SLOW_BACKOFF_SECONDS = 30.0
 SLOW_REASONS = ("unauthorized", "over_limit", "internal_error")
-"""What trying again soon makes worse: cameras lock accounts that are tried too often."""
+"""What an early retry makes worse: cameras lock accounts after too many attempts."""
 STEADY_SECONDS = 5.0
-"""A connection that held for so long is no failure. One that breaks at once is, each time."""
+"""A connection that lasted for so long does not count as a failure; one that breaks at once does.
+"""
 MAX_DOUBLINGS = 10
 CONNECT_INTERVAL_SECONDS = 0.01
 """Between two connects of the process: fifty cameras start within half a second, not all at once,
-and the pictures of those that are up are not late because others come back."""
+and pictures of cameras that are up are not delayed by others reconnecting."""
 
 
 class Backoff:
-    """The waits of one camera: doubled with every failure up to a limit, and jittered, so that
-    cameras behind one switch do not come back at once.
+    """Exponential backoff of one camera, up to a limit, with jitter, so that the cameras of one
+    switch do not all reconnect at once.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
     def seconds(self, reason: str, *, attempt_seconds: float, up_seconds: float) -> float:
-        """How long to wait after an attempt that took so long, ``up_seconds`` of it with frames.
+        """Seconds to wait after an attempt, of which ``up_seconds`` delivered frames.
 
-        What the attempt took counts as waiting: after a timeout the next one follows soon.
+        The attempt itself counts as waiting: after a timeout the next one follows soon.
         """
         if up_seconds >= STEADY_SECONDS:
             self._failures = 0
@@ -45,7 +46,7 @@ class Backoff:
 
 
 def longest_backoff(failures: int) -> float:
-    """Seconds to wait at most after so many failures in a row, doubled each time up to a limit."""
+    """Longest wait in seconds after so many failures in a row: doubled each time, up to a limit."""
     doublings = min(failures - 1, MAX_DOUBLINGS)  # a camera may be dead for months
     return min(FIRST_BACKOFF_SECONDS * float(2**doublings), LAST_BACKOFF_SECONDS)
 
@@ -63,7 +64,7 @@ class Turnstile:
         self._next = 0.0
 
     def seconds(self) -> float:
-        """How long to wait before connecting. The turn is taken by asking."""
+        """Seconds to wait before connecting. Asking takes the turn."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
@@ -72,4 +73,4 @@ class Turnstile:
 
 
 CONNECTS = Turnstile(CONNECT_INTERVAL_SECONDS)
-"""Of the process: what the connects share is its processor and its network."""
+"""One per process: connects share its processor and its network."""

@@ -102,5 +102,5 @@ def test_a_camera_that_sent_nothing_while_it_was_looked_into_is_lost(
         connection.opened(looked_into=looked_into)
         assert connection.silent_seconds == 0
         return
-    with pytest.raises(ConnectionLost, match="nothing came for 4 s"):
+    with pytest.raises(ConnectionLost, match="nothing arrived for 4 s"):
         connection.opened(looked_into=looked_into)
