@@ -334,7 +334,7 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
 
 BUGS = """
 import logging, sys, threading
-from worker import exec_cli
+from worker import cli
 from worker.settings.fields import SubscribeSettings
 
 def fail(*_):
