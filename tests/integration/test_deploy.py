@@ -24,7 +24,7 @@ def test_the_image_has_what_a_gpu_needs():
         ("TRITON_CACHE_DIR=", "OTHER=", "TRITON_CACHE_DIR is not in the state directory"),
     ],
 )
-def test_what_is_missing_is_named(before, after, problem):
+def test_a_missing_part_is_named(before, after, problem):
     assert before in DOCKERFILE
     (found,) = gpu_problems(DOCKERFILE.replace(before, after))
     assert problem in found
