@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from worker.errors import UsageError
-from worker.secrecy.redaction import shown_argument
+from worker.secrecy.redaction import redact_argument
 from worker.settings.fields import (
     COMMANDS,
     ENV_PREFIX,
@@ -174,7 +174,7 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
     unknown = sorted(set(content) - every_key)
     if unknown:
         raise UsageError(
-            f"--config {path}: unknown setting {', '.join(map(shown_argument, unknown))}"
+            f"--config {path}: unknown setting {', '.join(map(redact_argument, unknown))}"
         )
     return content
 
