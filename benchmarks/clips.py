@@ -1,4 +1,4 @@
-"""The clips that benchmarks read, made on the spot from data/vtest.avi and kept in .cache.
+"""The clips that benchmarks read, made from data/vtest.avi on first use and cached in .cache.
 
 vtest.avi: a fixed camera over a walkway, 768x576 at 10 frames/s, 795 frames, MS-MPEG4.
 """
@@ -15,7 +15,7 @@ CACHE = HERE / ".cache"
 HD_RATE = 25
 HD = (1920, 1080, HD_RATE)
 CLIP_RATE = 10
-# As cameras send it: no B-frames, a key frame every 50, in 1080p about 4 Mbit/s.
+# As cameras send it: no B-frames, a key frame every 50 frames, about 4 Mbit/s in 1080p.
 CAMERA_OPTIONS = {"preset": "veryfast", "g": "50", "bf": "0"}
 BITS_PER_PIXEL_1000 = 77
 """Thousandths of a bit."""
@@ -27,14 +27,14 @@ def hd_clip(frames: int = 795) -> Path:
 
 
 def camera_clip(frames: int = 300) -> Path:
-    """The first ``frames`` of vtest.avi as H.264 in their own size and rate, 768x576 at 10."""
+    """The first ``frames`` of vtest.avi as H.264 at its own size and rate, 768x576 at 10 fps."""
     return _made(
         f"vtest-camera-{frames}.mp4", lambda path: _encode(path, frames, 768, 576, CLIP_RATE)
     )
 
 
 def short_clip(frames: int) -> Path:
-    """The first ``frames`` of vtest.avi, copied without encoding."""
+    """The first ``frames`` of vtest.avi, copied without re-encoding."""
     return _made(f"vtest-{frames}.avi", lambda path: _copy_packets(path, frames))
 
 

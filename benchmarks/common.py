@@ -1,7 +1,7 @@
-"""What every benchmark shares: naming the machine, alternating candidates, keeping results.
+"""Shared by all benchmarks: describing the machine, alternating candidates, saving results.
 
-Knows nothing of what is measured. A result is a row of `results/<benchmark>.csv` with the date, the
-hardware and the versions beside it, and the last line a benchmark prints is JSON.
+Knows nothing of what is measured. A result is a row of `results/<benchmark>.csv` together with the
+date, the hardware and the versions; the last line that a benchmark prints is JSON.
 """
 
 import argparse
@@ -22,10 +22,10 @@ VIDEO = HERE / "data" / "vtest.avi"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """A parser with the options common to every benchmark."""
     found = argparse.ArgumentParser(description=description.partition("\n")[0])
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    found.add_argument("--quick", action="store_true", help="smoke run; its results are not kept")
+    found.add_argument("--quick", action="store_true", help="smoke run; does not save its results")
     return found
 
 
@@ -36,7 +36,7 @@ def introduce(device: str, *packages: str) -> None:
 
 
 def hardware(device: str = "cpu") -> str:
-    """The processor as the system names it, behind the GPU if that is what is measured."""
+    """The processor as the system names it, preceded by the GPU if that is measured."""
     text = Path("/proc/cpuinfo").read_text()
     names = [
         line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")
@@ -51,7 +51,7 @@ def hardware(device: str = "cpu") -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of installed packages; those that are not installed are left out."""
+    """The versions of those packages that are installed."""
     found = {}
     for name in packages:
         try:
@@ -62,7 +62,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def keep(path: Path, row: Mapping[str, Any], device: str = "cpu") -> None:
-    """Append a row to a CSV, with date, hardware and torch's version; new columns are added."""
+    """Append a row to a CSV, with date, hardware and torch version; new columns are added."""
     row = {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(device),
@@ -88,7 +88,7 @@ def finish(benchmark: str, device: str, **results: Any) -> None:
 
 
 def wall_seconds(call: Callable[[], Any]) -> float:
-    """How long one call takes."""
+    """Duration of one call in seconds."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
@@ -103,9 +103,8 @@ def alternate(
 ) -> dict[str, float]:
     """Median seconds of each candidate.
 
-    All of them run in one process, one after another in each round, so that what else the machine
-    does meets them alike. Rounds go on for ``seconds`` for each candidate; one round before them
-    warms up.
+    All run in one process, one after another in each round, so that other load on the machine
+    affects them equally. Rounds take ``seconds`` per candidate in total, after one warm-up round.
     """
     for _, call in candidates:
         clock(call)

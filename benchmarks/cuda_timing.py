@@ -7,19 +7,19 @@ import torch
 
 WARM_UP_CALLS = 3
 LEAST_MS = 10.0
-"""Of work between two events, so that their own cost and resolution do not show."""
+"""Minimum work between two events, so that their own cost and resolution are negligible."""
 MOST_CALLS = 200
 
 
 def cuda_seconds(call: Callable[[], Any]) -> float:
-    """Seconds per call on the stream, over as many calls as make up ``LEAST_MS``."""
+    """Seconds per call on the stream, averaged over enough calls to take ``LEAST_MS``."""
     once_ms = _events_ms(call, 1)
     calls = min(MOST_CALLS, max(1, round(LEAST_MS / max(once_ms, 1e-3))))
     return (_events_ms(call, calls) if calls > 1 else once_ms) / calls / 1e3
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], None]:
-    """The call as a CUDA graph; what it reads and writes stays where it is."""
+    """The call as a CUDA graph; its inputs and outputs keep their memory."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

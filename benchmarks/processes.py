@@ -1,8 +1,8 @@
-"""Processes under measurement: a server of their own, the worker, and what they used.
+"""Processes under measurement: their own server, the worker, and the resources they used.
 
-Everything runs with a state directory and a port of its own, so that no server of the user is
-touched. What a runner published is read back from its stream: entry ids are the server's clock in
-milliseconds, the same for every runner.
+Everything has its own state directory and port, so that no server of the user is touched. A
+runner's events are read back from its stream: entry ids are the server's clock in milliseconds,
+the same for every runner.
 """
 
 import os
@@ -34,13 +34,13 @@ class Server:
     url: str
     client: Any
     environment: dict[str, str]
-    """For `ssd-worker`, which then takes this server for the embedded one."""
+    """For `ssd-worker`, so that it uses this server as the embedded one."""
     pid: int
 
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """The embedded Valkey on a free port, gone with its data afterwards."""
+    """The embedded Valkey on a free port, deleted with its data afterwards."""
     with tempfile.TemporaryDirectory() as state:
         port = free_port()
         ensure_running(Path(state), port)
@@ -57,7 +57,7 @@ def server() -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -65,15 +65,15 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Used:
-    """What a process used."""
+    """The resources that a process used."""
 
     cpu_ms_per_frame: float
-    """From its first event on, so that start-up is not in it."""
+    """From its first event on, so start-up is excluded."""
     peak_rss_mib: int
 
 
 def run_to_end(command: list[str], redis_server: Server, stream: str) -> Used:
-    """Run a command that publishes to a stream that is empty so far; exit if it fails."""
+    """Run a command that publishes to an empty stream; exit if it fails."""
     client = redis_server.client
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
@@ -93,19 +93,19 @@ def run_to_end(command: list[str], redis_server: Server, stream: str) -> Used:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a child of this process has not ended yet; leaves it to be waited for."""
+    """Whether a child of this process is still running; does not reap it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a stream holds of one run."""
+    """What one run published to a stream."""
 
     frames: int
     frames_per_second: float
-    """All frames over the time from the first event to the last: start-up is not in it."""
+    """All frames over the time from the first event to the last: start-up is excluded."""
     first_at: float
-    """Seconds since 1970."""
+    """Unix time of the first event, in seconds."""
 
 
 def published(client: Any, stream: str) -> Published:
@@ -117,15 +117,15 @@ def published(client: Any, stream: str) -> Published:
         if fields.get(b"type") != b"ssd.camera.v1"
     ]
     if len(times) < 2 or times[0] == times[-1]:
-        sys.exit(f"{stream}: {len(times)} events are too few to tell a rate")
-    # Entries of one batch have one time: those of the first were made before the clock started.
+        sys.exit(f"{stream}: {len(times)} events are too few to compute a rate")
+    # Entries of one batch have one time: those of the first batch predate the interval.
     after_first = len(times) - times.count(times[0])
     rate = after_first / (times[-1] - times[0]) * 1000
     return Published(len(times), rate, times[0] / 1000)
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 once it is gone."""
+    """Resident memory of a process; 0 after its exit."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
@@ -134,7 +134,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far, over all its threads; 0 once it is gone."""
+    """CPU time that a process has used so far, over all its threads; 0 after its exit."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

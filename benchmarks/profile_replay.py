@@ -1,20 +1,18 @@
-"""Where the processor time of a replay goes.
+"""How the CPU time of a replay is divided among its parts.
 
     python benchmarks/profile_replay.py [--quick] [--clip PATH] [--max-batch N]
 
 Runs `ssd-worker replay` of vtest.avi into Redis inside this process, on the CPU, with a meter
-around the functions that make up the way of a frame. Nothing in the worker is changed; the parts
-are found by name, and a part that was never called is an error, so that a renamed function does not
-go unnoticed.
+around the functions on a frame's path. The worker itself is unchanged; the parts are looked up by
+name, and a part that is never called is an error, so that a renamed function is noticed.
 
-Parts run on several threads at once, so shares are of processor time, not of the clock: each call
-counts what its thread used, without what was used by metered calls inside it. FFmpeg's own threads
-work for the thread that waits for them: what they used during a call counts as the call's. The
-total is the process's time from the pipeline's start to its end; loading the model and the server's
-own time are not in it. What no part has is the rest: queues, the source's and the publisher's
-loops, the meter itself.
+Parts run on several threads at once, so shares are of CPU time, not of wall-clock time: each call
+counts the CPU time of its thread, excluding metered calls inside it. FFmpeg's own threads work for
+the thread that waits for them: their CPU time during a call counts towards the call. The total is
+the CPU time of the process from the pipeline's start to its end, excluding the loading of the model
+and the server. The rest belongs to no part: queues, the loops of source and publisher, the meter.
 
-`all_but_network_and_frame_decoding` is the share that this project can do something about.
+`all_but_network_and_frame_decoding` is the share that this project can influence.
 """
 
 import os
@@ -47,14 +45,14 @@ PARTS = {
     "publishing": ["worker.sinks.redis_stream:RedisStreamSink.publish"],
 }
 NATIVE = {"frame decoding", "scaling"}
-"""Parts that FFmpeg's threads work for."""
+"""Parts for which FFmpeg's threads work."""
 DESPITE_US = {"network", "frame decoding"}
 REFRESH_CALLS = 16
 TASKS = Path("/proc/self/task")
 
 
 class Meter:
-    """Processor seconds and calls of each part, by what its own calls used."""
+    """CPU seconds and calls of each part, excluding metered calls inside its own."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
@@ -91,43 +89,43 @@ class Meter:
 
 
 class NativeThreads:
-    """Processor time of the threads of this process that are not Python's (Linux)."""
+    """CPU time of the threads of this process that are not Python's (Linux)."""
 
     def __init__(self) -> None:
         self._threads: set[int] = set()
         self._calls = 0
 
     def look_for_new(self) -> None:
-        """Find threads that were started since, every so many calls; not within a measurement."""
+        """Find threads started since, every ``REFRESH_CALLS`` calls; not during a measurement."""
         if self._calls % REFRESH_CALLS == 0:
             python = {thread.native_id for thread in threading.enumerate()}
             self._threads = {int(entry.name) for entry in TASKS.iterdir()} - python
         self._calls += 1
 
     def seconds(self) -> float:
-        """Sum over the threads that are there."""
+        """CPU seconds of all live threads."""
         total = 0.0
         for thread in list(self._threads):
             try:
                 total += time.clock_gettime(cpu_clock(thread))
-            except OSError:  # it has ended
+            except OSError:  # the thread has exited
                 self._threads.discard(thread)
         return total
 
 
 def cpu_clock(thread: int) -> int:
-    """The kernel's clock id of a thread's processor time (CPUCLOCK_PERTHREAD, CPUCLOCK_SCHED)."""
+    """The kernel's clock id for a thread's CPU time (CPUCLOCK_PERTHREAD, CPUCLOCK_SCHED)."""
     return (~thread << 3) | 6
 
 
 def main() -> None:
-    """Replay once with the meter on; print and keep the shares."""
+    """Replay once with the meter on; print and save the shares."""
     options = parser(__doc__)
     options.add_argument("--clip", type=Path, default=VIDEO)
     options.add_argument("--max-batch", type=int)
     chosen = options.parse_args()
     if chosen.device != "cpu":
-        sys.exit("this profile is of the processor: on a GPU the network's time is not in it")
+        sys.exit("this profile is of the CPU only, which excludes a network on a GPU: use cpu")
     clip = short_clip(60) if chosen.quick else chosen.clip
     introduce("cpu", "torch", "av", "redis")
     meter = Meter()
@@ -144,12 +142,12 @@ def main() -> None:
             sys.exit("the replay failed")
     unseen = [part for part, calls in meter.calls.items() if not calls]
     if unseen:
-        sys.exit(f"never called: {', '.join(unseen)}: PARTS names functions that are not used")
+        sys.exit(f"never called: {', '.join(unseen)}: correct the names in PARTS")
     report(meter, totals, clip, quick=chosen.quick)
 
 
 def attach(meter: Meter, totals: dict[str, float]) -> None:
-    """Put the meter around the parts, and around the pipeline for the totals."""
+    """Wrap the parts in the meter, and the pipeline for the totals."""
     for part, places in PARTS.items():
         for place in places:
             owner, name = find(place)
@@ -186,7 +184,7 @@ def find(place: str) -> tuple[Any, str]:
 
 
 def metered(meter: Meter, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with its calls counted as the part's."""
+    """Wrap a function so that its calls count towards the part."""
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -197,7 +195,7 @@ def metered(meter: Meter, part: str, function: Callable[..., Any]) -> Callable[.
 
 
 def metered_iterator(meter: Meter, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The generator function, with each step counted as the part's."""
+    """Wrap a generator function so that each step counts towards the part."""
 
     @wraps(function)
     def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -213,11 +211,11 @@ def metered_iterator(meter: Meter, part: str, function: Callable[..., Any]) -> C
 
 
 def report(meter: Meter, totals: dict[str, float], clip: Path, *, quick: bool) -> None:
-    """Print the table and the JSON, and keep the shares."""
+    """Print the table and the JSON, and save the shares."""
     total, frames = totals["seconds"], int(totals["frames"])
     seconds = meter.seconds | {"the rest": total - sum(meter.seconds.values())}
     shares = {part: round(used / total, 4) for part, used in seconds.items()}
-    print(f"{'part':24}{'share':>8}{'ms a frame':>12}{'calls':>8}")
+    print(f"{'part':24}{'share':>8}{'ms/frame':>12}{'calls':>8}")
     for part, used in seconds.items():
         calls = meter.calls.get(part, "")
         print(f"{part:24}{shares[part]:8.1%}{used / frames * 1e3:12.3f}{calls:>8}")

@@ -2,14 +2,14 @@
 
     make bench
 
-Runs `ssd-worker replay` as its own process against a server of its own, watches the stream and the
+Runs `ssd-worker replay` as a separate process against its own server, observes the stream and the
 process, and prints the hardware, the versions and, as the last line, JSON:
 
 - frames_per_second: all frames over the time from the first event to the last
 - start_to_first_event_seconds: from starting the process to its first event in Redis, with warm
-  file caches (a run before this one reads the same files)
-- peak_rss_mib, and rss_growth_mib: resident memory over the last 100 frames less that over the 100
-  from frame 500 on (medians: a batch's activations come and go)
+  file caches (an earlier run reads the same files)
+- peak_rss_mib, and rss_growth_mib: resident memory over the last 100 frames minus that over the 100
+  from frame 500 on (medians: a batch's activations are allocated and freed)
 """
 
 import subprocess
@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.05
 
 
 def main() -> None:
-    """Warm up, measure, print, and keep the result."""
+    """Warm up, measure, print and save the result."""
     options = parser(__doc__).parse_args()
     introduce(options.device, "torch", "av", "redis")
     runs = 1 if options.quick else RUNS
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def start(redis_server: Server, device: str, *options: str) -> subprocess.Popen[bytes]:
-    """A replay that runs."""
+    """Start a replay."""
     return subprocess.Popen(
         [*WORKER, "replay", str(VIDEO), "--restart", "--device", device, *options],
         env=redis_server.environment,
@@ -53,7 +53,7 @@ def start(redis_server: Server, device: str, *options: str) -> subprocess.Popen[
 
 
 def measure(redis_server: Server, device: str) -> dict[str, float]:
-    """One replay, watched while it runs; the figures of the median run are the result."""
+    """Run one replay and sample it while it runs."""
     client = redis_server.client
     client.delete(STREAM, f"{STREAM}:producer")
     started = time.monotonic()
@@ -78,7 +78,7 @@ def measure(redis_server: Server, device: str) -> dict[str, float]:
         for start in (STEADY_FROM_FRAME, frames - 101)
     )
     return {
-        "frames": frames - 1,  # the last event tells the end
+        "frames": frames - 1,  # the last event reports the end
         "frames_per_second": round((frames - 1 - first_count) / (last - first), 1),
         "start_to_first_event_seconds": round(first - started, 2),
         "wall_seconds": round(time.monotonic() - started, 2),

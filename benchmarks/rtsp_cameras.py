@@ -1,14 +1,14 @@
-"""Simulated cameras: an RTSP server over TCP that plays each file of a directory at its own speed.
+"""Simulated cameras: an RTSP server over TCP that plays the files of a directory in real time.
 
     python benchmarks/rtsp_cameras.py DIRECTORY PORT
 
-It is the server of aio-rtsp-toolkit, as in the tests, with one change: it would spread the packets
-of a frame over the whole time until the next one (40 ms at 25 frames/s), and now sends them at
-once, as cameras do. Otherwise every latency would hold 40 ms that are the simulator's. Its RTCP
-reports tell when a frame was sent, which is what the worker takes for the capture time.
+It is the server of aio-rtsp-toolkit, as in the tests, with one change: by default it spreads the
+packets of a frame over the whole time until the next one (40 ms at 25 frames/s); here it sends them
+at once, as cameras do. Otherwise every latency would include 40 ms caused by the simulator. Its
+RTCP reports contain the send times of frames, which the worker takes as their capture times.
 
-The server reads the file for each camera on a thread of asyncio's pool, for as long as it is
-connected. Of asyncio's own size, cores + 4, the pool would leave later cameras without a picture.
+The server reads the file for each camera on a thread of asyncio's pool, for as long as the camera
+is connected. With asyncio's default of cores + 4 threads, later cameras would get no pictures.
 """
 
 import asyncio

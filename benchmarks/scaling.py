@@ -1,12 +1,12 @@
-"""The end-to-end rate against batch size, and against the number of cameras.
+"""The end-to-end frame rate by batch size, and by number of cameras.
 
     python benchmarks/scaling.py [--device cuda] [--quick]
 
-- batch: `ssd-worker replay --max-batch N` over the first frames of vtest.avi into Redis; frames a
+- batch: `ssd-worker replay --max-batch N` over the first frames of vtest.avi into Redis; frames per
   second from the first event to the last, as in end_to_end.py
-- cameras: `ssd-worker run` with N cameras at 1080p25, as in live.py; frames a second analysed and
-  published by all of them, over some seconds in which the worker may drop what it has no time for.
-  The dashed line is what the cameras send.
+- cameras: `ssd-worker run` with N cameras at 1080p25, as in live.py; frames per second analysed and
+  published for all of them together, over some seconds in which the worker may drop frames. The
+  dashed line is the rate that the cameras send.
 
 Rows go to results/scaling.csv, and the plot of this run to results/scaling-<device>.png.
 """
@@ -28,10 +28,10 @@ CPU_FRAMES = 300
 
 
 def main() -> None:
-    """Measure both, keep rows and plot."""
+    """Measure both, save the rows and the plot."""
     options = parser(__doc__)
     options.add_argument("--batches", type=int, nargs="+")
-    options.add_argument("--counts", type=int, nargs="+", help="of cameras")
+    options.add_argument("--counts", type=int, nargs="+", help="numbers of cameras")
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--seconds-per-step", type=float, default=4.0)
     options.add_argument("--cameras", choices=("rtsp", "file"), default="rtsp")
@@ -47,14 +47,14 @@ def main() -> None:
         if not chosen.quick:
             keep(RESULTS / "scaling.csv", row, chosen.device)
     if find_spec("matplotlib") is None:
-        print("no plot: pip install -e '.[bench]'")
+        print("no plot without matplotlib: pip install -e '.[bench]'")
     elif not chosen.quick:
         plot(rows, chosen.device, RESULTS / f"scaling-{chosen.device}.png")
     finish("scaling", chosen.device, cases=rows)
 
 
 def by_batch(chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """Replay rates; rounds go over all sizes in turn."""
+    """Replay rates; each round runs all batch sizes in turn."""
     clip = short_clip(60 if chosen.quick else CPU_FRAMES) if chosen.device == "cpu" else VIDEO
     rates: dict[int, list[float]] = {batch: [] for batch in chosen.batches}
     with server() as redis_server:
@@ -70,7 +70,7 @@ def by_batch(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def replay_rate(redis_server: Server, clip: Path, batch: int, device: str) -> float:
-    """Frames a second of one replay."""
+    """Frames per second of one replay."""
     redis_server.client.flushall()
     stream = f"ssd:{{{clip.stem}}}:replay"
     command = [*WORKER, "replay", str(clip), "--max-batch", str(batch), "--device", device]
@@ -92,7 +92,7 @@ def by_cameras(chosen: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, Any]], device: str, path: Path) -> None:
-    """Two panels, one line each."""
+    """Plot both curves, in two panels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,7 +101,7 @@ def plot(rows: list[dict[str, Any]], device: str, path: Path) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     figure.suptitle(f"ssd-worker on {hardware(device)}", fontsize=10)
     for panel, against, label in zip(
-        panels, ("batch", "cameras"), ("frames a batch (replay)", "1080p25 cameras"), strict=True
+        panels, ("batch", "cameras"), ("frames per batch (replay)", "1080p25 cameras"), strict=True
     ):
         points = [(row["n"], row["rate"]) for row in rows if row["against"] == against]
         numbers, rates = zip(*points, strict=True)
@@ -112,7 +112,7 @@ def plot(rows: list[dict[str, Any]], device: str, path: Path) -> None:
         panel.set_xticks(numbers, [str(n) for n in numbers])
         panel.set_ylim(0, max(rates) * 1.15)
         panel.set_xlabel(label)
-        panel.set_ylabel("frames a second")
+        panel.set_ylabel("frames per second")
         panel.grid(alpha=0.3)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)

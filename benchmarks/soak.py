@@ -1,19 +1,19 @@
-"""A worker under faults for a long time: nothing lost, doubled or mixed up, and nothing grows.
+"""Soak test of a worker under faults: no event lost, duplicated or reordered, and no leak.
 
     python benchmarks/soak.py [--minutes 20] [--cameras 4] [--quick]
 
 Runs `ssd-worker run --publish all` on cameras of rtsp_cameras.py that play the first 30 s of
-vtest.avi as H.264 (768x576, 10 frames/s), and on one more that is never there. Half of the cameras
-are healthy; the other half, and Redis, meet a fault every `FAULT_EVERY_SECONDS`, one kind after
-another: a camera server that is frozen, or killed and started again; a Redis that is frozen, killed
-and started again with its data, or full.
+vtest.avi as H.264 (768x576, 10 frames/s), and on one more that does not exist. Half of the cameras
+are healthy; a fault is injected into the other half, or into Redis, every `FAULT_EVERY_SECONDS`,
+each kind in turn: a camera server is frozen, or killed and restarted; Redis is frozen, killed and
+restarted with its data, or full.
 
-Every event is read back from its stream and held against the one before: `seq` must rise by one
-within an epoch, and epochs must rise. A hole is a lost event, a number that was there is a
-duplicate, one below the last is out of order. An epoch must end with `down`, and have an event for
-each of its frames, or a count of dropped ones that has it. Latency is from the event's time, which
-for RTSP is one frame (100 ms) early, to the entry in Redis, of healthy cameras; percentiles are of
-all events, those that waited for Redis among them. Memory, file descriptors and threads are the
+Every event is read back from its stream and compared with the previous one: `seq` must rise by one
+within an epoch, and epochs must rise. A gap is a lost event, a repeated number is a duplicate, a
+lower one is out of order. An epoch must end with `down`, and account for each of its frames with an
+event or a count of dropped frames. Latency is measured for healthy cameras from the event's time,
+which for RTSP is one frame (100 ms) early, to its entry in Redis; percentiles include the events
+that were spooled while Redis was unavailable. Memory, file descriptors and threads are the
 worker's, every `SAMPLE_SECONDS`; growth compares the medians of the first and the last fifth after
 a warm-up.
 """
@@ -50,7 +50,7 @@ WARM_UP_SHARE = 0.2
 
 
 class CameraServer:
-    """A process that plays the clip to each that asks."""
+    """A process that plays the clip to every client."""
 
     def __init__(self, directory: str) -> None:
         self.port = free_port()
@@ -67,7 +67,7 @@ class CameraServer:
 
 
 class RedisServer:
-    """A Valkey that keeps its data in a directory."""
+    """A Valkey with its data in a directory."""
 
     def __init__(self, directory: str) -> None:
         self.port = free_port()
@@ -93,28 +93,28 @@ class RedisServer:
 
 
 def freeze(server: CameraServer | RedisServer) -> None:
-    """Stop a process in the middle of what it does, and let it go on."""
+    """Suspend a process, and resume it."""
     server.process.send_signal(signal.SIGSTOP)
     time.sleep(FAULT_SECONDS)
     server.process.send_signal(signal.SIGCONT)
 
 
 def kill(server: CameraServer | RedisServer) -> None:
-    """Kill a process, and start it again."""
+    """Kill a process, and restart it."""
     stop(server.process, signal.SIGKILL)
     time.sleep(FAULT_SECONDS / 2)
     server.start()
 
 
 def fill_up(server: RedisServer) -> None:
-    """Leave no room, and give it back."""
+    """Set the server's memory limit to 1 byte, and lift it again."""
     server.client.config_set("maxmemory", 1)
     time.sleep(FAULT_SECONDS)
     server.client.config_set("maxmemory", 0)
 
 
 class Reader:
-    """Reads the events of a camera and holds each against the one before."""
+    """Reads the events of a camera and compares each with the previous one."""
 
     def __init__(self, client: Any, camera: str) -> None:
         self._client = client
@@ -122,7 +122,7 @@ class Reader:
         self._last_entry = "-"
         self._last = (0, -1)
         self._accounted = 0
-        """Frames of the epoch that an event stands for, or counts as dropped."""
+        """Frames of the epoch with an event of their own, or counted as dropped or skipped."""
         self._state = "down"
         self.faults: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -134,7 +134,7 @@ class Reader:
         self.latency_at: list[float] = []
 
     def read(self) -> None:
-        """What came since the last call."""
+        """Read the events since the last call."""
         while entries := self._client.xrange(self._stream, min=self._last_entry, count=1000):
             for entry_id, fields in entries:
                 self._take(entry_id.decode(), json.loads(fields[b"event"]))
@@ -151,7 +151,7 @@ class Reader:
         elif seq != (last_seq + 1 if epoch == last_epoch else 0):
             self.faults["lost"] += seq - (last_seq + 1 if epoch == last_epoch else 0)
         if epoch != last_epoch:
-            self.faults["lost"] += self._state == "up"  # the end of the epoch before
+            self.faults["lost"] += self._state == "up"  # the last epoch lacks its `down`
             self._accounted = 0
         self._last = max(self._last, (epoch, seq))
         self.events += 1
@@ -172,10 +172,10 @@ class Reader:
 
 
 def main() -> None:
-    """Run, watch, judge; the report is a row of soak.csv and a picture."""
+    """Run, sample and judge; the report is a row of soak.csv and a plot."""
     options = parser(__doc__)
     options.add_argument("--minutes", type=float, default=20.0)
-    options.add_argument("--cameras", type=int, default=4, help="of them half are healthy")
+    options.add_argument("--cameras", type=int, default=4, help="half of them are healthy")
     chosen = options.parse_args()
     minutes = 2.0 if chosen.quick else chosen.minutes
     introduce(chosen.device, "torch", "av", "redis")
@@ -219,9 +219,10 @@ def main() -> None:
         for reader in readers.values():
             reader.read()
         log.seek(0)
-        said = log.read()
+        log_text = log.read()
     report = soak.report(healthy=names[:half], ended_in=ended_in)
-    report |= {"minutes": minutes, "cameras": chosen.cameras, "tracebacks": said.count("Traceback")}
+    report |= {"minutes": minutes, "cameras": chosen.cameras}
+    report["tracebacks"] = log_text.count("Traceback")
     ok = (
         not any(report[f"events_{fault}"] for fault in ("lost", "duplicated", "out_of_order"))
         and abs(report["rss_growth_percent"]) < 1
@@ -236,12 +237,12 @@ def main() -> None:
         soak.draw(RESULTS / f"soak-{chosen.device}.png", names[:half], hardware(chosen.device))
     finish("soak", chosen.device, **report)
     if not ok:
-        print(said[-4000:], file=sys.stderr)
+        print(log_text[-4000:], file=sys.stderr)
         sys.exit(1)
 
 
 class Soak:
-    """One run: faults in turn, samples in between."""
+    """One run: faults in turn, and samples in between."""
 
     def __init__(
         self,
@@ -257,15 +258,15 @@ class Soak:
         self.samples: list[tuple[float, float, int, int]] = []
         """(seconds, RSS in MiB, file descriptors, threads)."""
         self.happened: list[tuple[float, float, str]] = []
-        """(from, to, what): seconds since the start."""
+        """(start, end, fault); times in seconds since the start of the run."""
 
     def run(self, seconds: float) -> None:
-        """Until the time is over; the last fault ends well before."""
+        """Inject faults and sample for ``seconds``; the last fault ends well before."""
         self._began = time.time()
         next_fault, number = FAULT_EVERY_SECONDS, 0
         while (now := time.time() - self._began) < seconds:
             if self._worker.poll() is not None:
-                sys.exit(f"the worker ended by itself: {self._worker.returncode}")
+                sys.exit(f"the worker exited unexpectedly with code {self._worker.returncode}")
             if now >= next_fault and now < seconds - FAULT_EVERY_SECONDS:
                 what, inject = self._faults[number % len(self._faults)]
                 inject()
@@ -277,13 +278,13 @@ class Soak:
             time.sleep(SAMPLE_SECONDS)
 
     def wait_for_end(self) -> float:
-        """Seconds until the worker has ended."""
+        """Wait for the worker's exit; returns the seconds that it took."""
         asked = time.monotonic()
         self._worker.wait(30)
         return time.monotonic() - asked
 
     def report(self, healthy: list[str], ended_in: float) -> dict[str, Any]:
-        """The figures."""
+        """The results of the run."""
         readers = self._readers.values()
         faults: Counter[str] = sum((r.faults for r in readers), Counter())
         latency = np.concatenate([self._readers[name].latency_ms for name in healthy])
@@ -313,7 +314,7 @@ class Soak:
         }
 
     def draw(self, path: Path, healthy: list[str], title: str) -> None:
-        """Memory, descriptors and latency over time, faults shaded."""
+        """Plot memory, descriptors and latency over time, with the faults shaded."""
         mpl.use("Agg")
         from matplotlib import pyplot as plt
 

@@ -81,7 +81,7 @@ def test_events_sent_again_are_not_stored_again(place):
     assert place.stored() == jsons(replay_events(0, 5))
 
 
-def test_a_sink_opened_again_goes_on_where_it_stands(place):
+def test_a_reopened_sink_resumes_where_it_stopped(place):
     place.sink.publish(replay_events(0, 3))
     place.reopen()
     place.sink.publish(replay_events(0, 5))
@@ -102,7 +102,7 @@ def test_nothing_is_stored_for_no_events(place):
     assert place.stored() == []
 
 
-def test_a_later_epoch_begins_anew_and_an_earlier_one_is_turned_away(redis_server):
+def test_a_later_epoch_restarts_the_numbering_and_an_earlier_one_is_fenced_off(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.publish([detections_event(epoch=5, seq=9)])
     sink.publish([detections_event(epoch=6, seq=0)])
@@ -113,7 +113,7 @@ def test_a_later_epoch_begins_anew_and_an_earlier_one_is_turned_away(redis_serve
     assert sink.last_epoch("gate") == 6
 
 
-def test_events_of_two_epochs_sent_again_add_nothing_and_turn_nobody_away(redis_server):
+def test_a_retry_of_events_of_two_epochs_appends_nothing_and_fences_nobody_off(redis_server):
     sink = RedisStreamSink(redis_server.url)
     events = [detections_event(epoch=5, seq=9), detections_event(epoch=6, seq=0)]
     sink.publish(events)
@@ -147,7 +147,7 @@ def test_a_batch_of_many_cameras_is_published_to_each(redis_server):
         assert redis_server.client.xlen(f"ssd:{{{camera}}}:detections") == 3
 
 
-def test_a_server_that_forgot_the_scripts_gets_a_batch_of_many_cameras_once(redis_server):
+def test_a_server_that_lost_the_scripts_gets_a_batch_of_many_cameras_once(redis_server):
     sink = RedisStreamSink(redis_server.url)
     for seq in range(2):
         sink.publish([detections_event(camera, seq=seq) for camera in "abc"])
@@ -157,7 +157,7 @@ def test_a_server_that_forgot_the_scripts_gets_a_batch_of_many_cameras_once(redi
     sink.close()
 
 
-def test_a_camera_that_is_refused_keeps_none_of_the_same_batch_back(redis_server):
+def test_a_refused_camera_does_not_hold_back_the_others_of_its_batch(redis_server):
     sink = RedisStreamSink(redis_server.url)
     redis_server.client.set("ssd:{b}:detections", "not a stream")
     with pytest.raises(CameraRefused, match="camera b: "):
@@ -167,7 +167,7 @@ def test_a_camera_that_is_refused_keeps_none_of_the_same_batch_back(redis_server
     sink.close()
 
 
-def test_a_replay_whose_stream_was_claimed_by_another_is_turned_away(redis_server):
+def test_a_replay_whose_stream_was_claimed_by_another_is_fenced_off(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.claim_replay("clip", CLAIM, restart=False)
     other = RedisStreamSink(redis_server.url)
@@ -230,7 +230,7 @@ def test_an_empty_journal_is_deleted(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stream_that_lost_confirmed_events_takes_no_later_ones(redis_server):
+def test_a_stream_that_lost_confirmed_events_accepts_no_later_ones(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.claim_replay("clip", CLAIM, restart=False)
     sink.publish(replay_events(0, 7))
@@ -290,7 +290,7 @@ def test_two_replays_cannot_write_one_output(tmp_path):
 
 
 @pytest.mark.parametrize("claim", ["claim", "other"])
-def test_a_replay_that_begins_anew_leaves_alone_what_another_is_writing(tmp_path, claim):
+def test_a_restarted_replay_does_not_touch_what_another_is_writing(tmp_path, claim):
     first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1)
     first.publish(replay_events(0, 3))
     with pytest.raises(UsageError, match="another replay"):
@@ -299,7 +299,7 @@ def test_a_replay_that_begins_anew_leaves_alone_what_another_is_writing(tmp_path
     assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_replay_that_begins_anew_discards_what_others_left(tmp_path):
+def test_a_restarted_replay_deletes_the_journals_that_others_left(tmp_path):
     for claim in ("claim", "other"):
         left = JsonlSink(tmp_path / "tags.jsonl", claim, batch=1, restart=True)
         left.publish(replay_events(0, 3))
@@ -311,7 +311,7 @@ def test_a_replay_that_begins_anew_discards_what_others_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_journal_that_was_just_finished_is_not_taken_for_a_new_one(tmp_path, monkeypatch):
+def test_a_journal_that_was_just_finished_is_not_mistaken_for_a_new_one(tmp_path, monkeypatch):
     first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1)
     first.publish(replay_events(0, 3))
 
@@ -324,7 +324,7 @@ def test_a_journal_that_was_just_finished_is_not_taken_for_a_new_one(tmp_path, m
     assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_finished_replay_is_known_though_its_stream_was_trimmed(redis_server):
+def test_a_finished_replay_is_recognised_even_if_its_stream_was_trimmed(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.claim_replay("clip", CLAIM, restart=False)
     ended = camera_event("clip", epoch=0, seq=2, mode="replay", state="ended")

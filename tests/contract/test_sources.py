@@ -49,7 +49,7 @@ def frames(items):
     return [item for item in items if isinstance(item, Frame)]
 
 
-def test_a_source_gives_up_then_every_frame_in_order_then_down(open_source, clip):
+def test_a_source_yields_up_then_every_frame_in_order_then_down(open_source, clip):
     up, *between, down = list(open_source(clip))
     assert isinstance(up, StreamUp)
     assert isinstance(down, StreamDown)
@@ -123,7 +123,7 @@ def test_a_stopped_source_ends_soon(open_source, clip):
     assert len(list(items)) <= 1
 
 
-def test_a_resumed_recording_goes_on_with_the_same_frames(clip):
+def test_a_resumed_recording_yields_the_same_frames(clip):
     recording = probe_recording(clip, "clip")
     whole = frames(RecordingSource(recording, SIZE, stride=2))
     resumed = list(RecordingSource(recording, SIZE, stride=2, first_seq=4))
@@ -153,7 +153,7 @@ def test_the_digest_is_sha256_over_size_and_edges(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.ts", "libx264"), ("clip.avi", "mjpeg")])
-def test_damage_in_the_middle_is_passed_over_the_same_way_each_time(tmp_path, name, codec):
+def test_damage_in_the_middle_is_skipped_the_same_way_each_time(tmp_path, name, codec):
     damaged = cut(WALKWAY, tmp_path / name, frames=60, codec=codec, options={"g": "10"})
     content = bytearray(damaged.read_bytes())
     middle = len(content) // 2
@@ -165,7 +165,7 @@ def test_damage_in_the_middle_is_passed_over_the_same_way_each_time(tmp_path, na
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
 
 
-def test_packets_that_give_no_picture_are_told(tmp_path):
+def test_packets_that_cannot_be_decoded_are_reported(tmp_path):
     damaged = cut(WALKWAY, tmp_path / "clip.avi", frames=20, codec="mjpeg", options={})
     content = bytearray(damaged.read_bytes())
     third = [m.start() for m in re.finditer(b"00dc", content)][2]
@@ -176,7 +176,7 @@ def test_packets_that_give_no_picture_are_told(tmp_path):
     assert "damaged" in ended.detail
 
 
-def test_a_damaged_file_played_live_goes_on_after_the_damage_and_ends(tmp_path):
+def test_a_damaged_file_played_live_continues_after_the_damage_and_ends(tmp_path):
     damaged = cut(WALKWAY, tmp_path / "damaged.avi", frames=20, codec="mjpeg", options={})
     content = bytearray(damaged.read_bytes())
     middle = len(content) // 2

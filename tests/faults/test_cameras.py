@@ -19,9 +19,7 @@ from worker.sources.reasons import SILENCE_SECONDS
 
 
 @pytest.mark.long
-def test_a_camera_that_says_nothing_is_a_timeout_and_back_soon_at_the_worst_moment(
-    camera, watch, assert_back
-):
+def test_a_silent_camera_is_a_timeout_and_back_soon_at_the_worst_moment(camera, watch, assert_back):
     camera.answers = {"DESCRIBE": SILENT}
     watched = watch(camera.url)
     started = time.monotonic()
@@ -37,7 +35,7 @@ def test_a_camera_that_says_nothing_is_a_timeout_and_back_soon_at_the_worst_mome
 
 
 @pytest.mark.parametrize(("status", "reason"), [(403, "unauthorized"), (503, "error")])
-def test_a_camera_that_answers_no_tells_why(camera, watch, status, reason):
+def test_a_camera_that_refuses_reports_its_reason(camera, watch, status, reason):
     camera.answers = {"DESCRIBE": status}
     assert wait_for_reason(watch(camera.url), reason).state == "down"
 
@@ -54,7 +52,7 @@ def test_a_host_that_swallows_packets_is_a_timeout(clip, watch, assert_back):
     camera.stop()
 
 
-def test_a_host_without_a_name_is_told_as_such(watch):
+def test_a_host_name_without_an_address_is_unknown_host(watch):
     down = wait_for_reason(watch("rtsp://user:secret@no.such.host.invalid/x"), "unknown_host")
     assert "secret" not in down.detail
 
@@ -96,7 +94,7 @@ def test_a_few_lost_pictures_do_not_end_a_connection(camera, clip, watch):
     assert watched.downs() == []
 
 
-def test_a_camera_whose_clock_was_never_set_gets_our_time(camera, watch):
+def test_a_camera_whose_clock_was_never_set_gets_this_hosts_time(camera, watch):
     def script(session):
         session.ntp_offset_seconds = -1.7e9
         session.report()
@@ -120,7 +118,7 @@ def test_a_camera_that_only_sends_by_udp_is_read_that_way(camera, watch):
 
 
 @pytest.mark.long
-def test_a_camera_that_gives_one_frame_and_dies_is_not_hammered(camera, watch):
+def test_a_camera_that_sends_one_frame_and_dies_is_not_hammered(camera, watch):
     camera.script = lambda session: session.send(3)
     watched = watch(camera.url)
     time.sleep(6)
@@ -142,7 +140,7 @@ def test_a_source_stops_within_its_timeout_wherever_it_hangs(clip, watch):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [30])
-def test_a_camera_is_back_soon_after_a_long_time_away(camera, watch, assert_back, seconds):
+def test_a_camera_is_back_soon_after_a_long_outage(camera, watch, assert_back, seconds):
     watched = watch(camera.url)
     watched.wait_for_frames(20)
     camera.stop()

@@ -83,7 +83,7 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def test_cameras_that_flood_take_no_more_memory_than_the_limits_allow():
+def test_flooding_cameras_use_no_more_memory_than_the_limits_allow():
     with contextlib.ExitStack() as stack:
         kinds = (half_a_picture, half_a_slice, a_part_of_two_gigabytes)
         cameras = [stack.enter_context(Flood(*kind())) for kind in kinds]

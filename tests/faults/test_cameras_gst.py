@@ -81,7 +81,7 @@ def test_a_server_that_restarts_is_read_again_over_tcp_and_udp(server, record_pr
     watch.stop()
 
 
-def test_a_path_that_a_server_does_not_have_is_not_found(server):
+def test_a_path_that_a_server_lacks_is_not_found(server):
     watch = Watch(server.url + "-of-another")
     assert watch.wait_for_down().reason == "not_found"
     watch.stop()

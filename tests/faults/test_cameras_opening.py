@@ -81,7 +81,7 @@ def test_a_camera_that_hangs_up_at_any_step_of_the_handshake_is_closed(clip, rec
 
 
 @pytest.mark.long
-def test_a_path_that_is_not_there_is_not_found_until_it_is(clip, record_property):
+def test_a_missing_path_is_not_found_until_it_exists(clip, record_property):
     with Camera(clip, answers={"DESCRIBE": 404}) as camera, Watch(camera.url) as watch:
         assert watch.wait_for_down().reason == "not_found"
         wait_until(lambda: len(camera.visits) >= 4, what="the longest back-off")
@@ -95,7 +95,7 @@ def with_password(camera, password):
 
 
 @pytest.mark.long
-def test_a_wrong_password_is_no_hammer(clip):
+def test_a_camera_with_a_wrong_password_is_not_hammered(clip):
     with Camera(clip, password="right") as camera, Watch(with_password(camera, "no")) as watch:
         down = watch.wait_for_down()
         assert down.reason == "unauthorized"
@@ -111,7 +111,9 @@ def test_a_right_password_is_let_in(clip):
 
 
 @pytest.mark.long
-def test_a_camera_whose_password_was_put_right_is_back_after_the_slow_wait(clip, record_property):
+def test_a_camera_whose_password_was_corrected_is_back_after_the_long_backoff(
+    clip, record_property
+):
     with Camera(clip, password="right") as camera, Watch(with_password(camera, "no")) as watch:
         assert watch.wait_for_down().reason == "unauthorized"
         camera.password = "no"
@@ -121,7 +123,7 @@ def test_a_camera_whose_password_was_put_right_is_back_after_the_slow_wait(clip,
 
 
 @pytest.mark.long
-def test_the_waits_for_a_dead_camera_grow_to_the_limit_and_differ(clip):
+def test_the_backoff_of_a_dead_camera_grows_to_its_limit_with_jitter(clip):
     with Camera(clip, answers={"accept": CLOSE}) as camera, Watch(camera.url):
         wait_until(lambda: len(camera.visits) >= 6, 20, "6 connects")
         gaps = [b - a for a, b in zip(camera.visits, camera.visits[1:], strict=False)]
@@ -157,7 +159,7 @@ def in_use():
 
 
 @pytest.mark.parametrize("connects", [200, pytest.param(1000, marks=pytest.mark.long)])
-def test_failed_connects_leave_nothing_behind(clip, monkeypatch, record_property, connects):
+def test_failed_connects_leak_nothing(clip, monkeypatch, record_property, connects):
     monkeypatch.setattr(reconnecting, "FIRST_BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(reconnecting, "LAST_BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(reconnecting, "SLOW_BACKOFF_SECONDS", 0.02)

@@ -28,7 +28,7 @@ def stall_with_reports(session):
         session.hold(0.5)
 
 
-def test_a_camera_that_closes_without_a_word_is_closed_and_back_at_once(camera, watch, assert_back):
+def test_a_camera_that_closes_silently_is_closed_and_back_at_once(camera, watch, assert_back):
     watched = watch(camera.url)
     watched.wait_for_frames()
     camera.hang_up()
@@ -50,7 +50,7 @@ def test_a_server_that_restarts_is_refused_and_back(camera, watch, assert_back):
 @pytest.mark.parametrize(
     "script", [pytest.param(stall, marks=pytest.mark.long), stall_with_reports]
 )
-def test_a_stall_in_mid_stream_is_told_soon(camera, watch, assert_back, script):
+def test_a_stall_in_mid_stream_is_reported_soon(camera, watch, assert_back, script):
     camera.script = script
     watched = watch(camera.url)
     down = wait_for_reason(watched, "stall")
@@ -61,7 +61,7 @@ def test_a_stall_in_mid_stream_is_told_soon(camera, watch, assert_back, script):
     assert_back(watched, time.monotonic())
 
 
-def test_a_short_pause_ends_nothing_and_the_burst_after_it_is_read_at_once(camera, watch):
+def test_a_short_pause_does_not_disconnect_and_the_burst_after_it_is_read_at_once(camera, watch):
     def burst(session):
         session.send(20)
         session.hold(2)
@@ -80,9 +80,7 @@ def test_a_short_pause_ends_nothing_and_the_burst_after_it_is_read_at_once(camer
     assert len(camera.visits) == 1
 
 
-def test_noise_for_longer_than_a_hiccup_is_invalid_data_and_not_up(
-    camera, clip, watch, assert_back
-):
+def test_prolonged_noise_is_invalid_data_and_not_up(camera, clip, watch, assert_back):
     bad, noisy = noise(clip), True
 
     def script(session):
@@ -102,7 +100,7 @@ def test_noise_for_longer_than_a_hiccup_is_invalid_data_and_not_up(
 
 @pytest.mark.parametrize("jump", [-90_000, 90_000 * 3600, -90_000 * 7200])
 @pytest.mark.parametrize("fps", [pytest.param(None, marks=pytest.mark.long), 10])
-def test_timestamps_that_jump_stop_nothing_and_are_no_capture_times(camera, watch, jump, fps):
+def test_timestamps_that_jump_stop_nothing_and_are_not_capture_times(camera, watch, jump, fps):
     def script(session):
         session.report()
         session.send(20)
@@ -138,7 +136,7 @@ def test_a_camera_comes_back_with_another_size_and_codec(camera, watch, clip):
     assert {d.reason for d in watched.downs()} == {"closed"}
 
 
-def test_a_camera_that_changes_its_size_in_mid_stream_is_read_on(camera, watch):
+def test_a_camera_that_changes_its_size_in_mid_stream_stays_connected(camera, watch):
     larger = Clip.h264((240, 352))
 
     def script(session):
@@ -153,7 +151,7 @@ def test_a_camera_that_changes_its_size_in_mid_stream_is_read_on(camera, watch):
     assert watched.frames()[-1].image.shape == (120, 160, 3)
 
 
-def test_packets_lost_on_the_way_cost_their_pictures_and_no_connection(camera, watch):
+def test_packet_loss_costs_pictures_and_not_the_connection(camera, watch):
     def script(session):
         session.drop = lambda sequence: sequence > 60 and sequence % 25 == 0
         session.send()

@@ -99,7 +99,7 @@ def rate_and_delay(server, seconds):
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-def test_one_living_camera_among_fifty_keeps_its_rate_and_latency(
+def test_one_healthy_camera_among_fifty_keeps_its_rate_and_latency(
     clip, valkey_server, rtsp_server, run, record_property
 ):
     gate = f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}"

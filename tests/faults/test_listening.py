@@ -66,7 +66,7 @@ def test_a_worker_and_its_embedded_server_listen_on_loopback_only(exec_cli, rtsp
     assert [f"{address} port {port}" for address, port in found if not address.is_loopback] == []
 
 
-def test_what_a_camera_sends_over_udp_is_taken_from_that_camera_only():
+def test_udp_packets_are_accepted_from_the_camera_only():
     camera = Camera(Clip.h264(), transports=("udp",))
     source = LiveSource("gate", camera.url, (300, 300), lambda: 1)
     try:

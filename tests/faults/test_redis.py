@@ -108,7 +108,7 @@ def test_a_server_that_lost_its_data_gets_all_events_from_then_on(watch, tmp_pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [5, 30])
-def test_a_server_that_is_frozen_has_every_event_when_it_goes_on(watch, valkey_server, seconds):
+def test_a_frozen_server_has_every_event_when_it_resumes(watch, valkey_server, seconds):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)
     valkey_server.process.send_signal(signal.SIGSTOP)
@@ -141,7 +141,7 @@ def test_a_worker_ends_in_time_while_its_server_is_frozen_and_the_next_publishes
     assert "stopped" in reasons[:-1]  # the first worker's last event
 
 
-def test_events_survive_a_worker_that_is_killed_while_its_server_is_away(watch, valkey_server):
+def test_events_survive_a_worker_that_is_killed_while_its_server_is_down(watch, valkey_server):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)
     valkey_server.stop()
@@ -175,7 +175,9 @@ def test_a_worker_starts_without_a_server_and_publishes_once_there_is_one(
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
-def test_events_beyond_the_spools_limit_go_oldest_first_and_are_told_of(watch, valkey_server):
+def test_events_beyond_the_spools_limit_are_discarded_oldest_first_and_reported(
+    watch, valkey_server
+):
     worker = watch(valkey_server.url, "--spool-max-bytes", "20000")
     wait_for_frames(valkey_server.client)
     valkey_server.stop()
@@ -197,7 +199,7 @@ def test_events_beyond_the_spools_limit_go_oldest_first_and_are_told_of(watch, v
 
 
 @redis_only_in_long
-def test_a_reply_that_is_lost_after_the_server_did_it_adds_nothing_twice(watch, redis_server):
+def test_a_reply_lost_after_the_write_adds_nothing_twice(watch, redis_server):
     with TcpProxy(redis_server.port) as proxy:
         worker = watch(f"redis://127.0.0.1:{proxy.port}")
         for cuts in (1, 2, 3):
@@ -252,7 +254,7 @@ def test_a_server_that_became_a_read_only_replica_gets_every_event_as_master_aga
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
-def test_after_a_failover_the_new_server_behind_the_address_gets_the_events(
+def test_after_a_failover_the_new_server_at_the_address_gets_the_events(
     watch, tmp_path, valkey_server
 ):
     (tmp_path / "replica").mkdir()
@@ -279,7 +281,7 @@ def test_after_a_failover_the_new_server_behind_the_address_gets_the_events(
     assert len(events) > 30
 
 
-def test_an_embedded_server_that_was_killed_is_started_again(cli, short_clip):
+def test_an_embedded_server_that_was_killed_is_restarted(cli, short_clip):
     process = cli.start("run", f"gate={short_clip}", "--loop", "--publish", "all")
     client = redis.Redis(port=cli.port)
     wait_for_frames(client)

@@ -132,7 +132,7 @@ def refusal(work, url, rule):
     return pytest.fail(f"it works without {rule}")
 
 
-def test_without_any_one_of_them_the_work_is_refused_in_one_line(guarded):
+def test_without_any_one_of_the_rules_the_work_is_refused_in_one_line(guarded):
     for role, work in WORK.items():
         for rule in (rule for rule in ROLES[role] if rule[0] in "+~%"):
             rules = [r for r in ROLES[role] if r not in (rule, ">PASSWORD")]
@@ -176,7 +176,7 @@ EVERYBODYS = [
 ]
 
 
-def test_no_user_does_what_is_not_its_work(guarded):
+def test_no_user_can_do_more_than_its_work(guarded):
     publish(guarded.url("publisher"))
     for role in ROLES:
         forbidden = EVERYBODYS[:]
@@ -243,7 +243,7 @@ def test_the_commands_work_as_these_users_with_a_password_from_a_file(cli, tmp_p
         guarded.server.stop()
 
 
-def test_a_cluster_tells_a_user_that_may_not_see_it_from_one_node(tmp_path):
+def test_a_user_that_may_not_query_a_cluster_is_distinguished_from_a_single_node(tmp_path):
     server = RedisServer(
         REDIS_BINARIES["valkey"], tmp_path, "--cluster-enabled", "yes",
         "--cluster-port", str(free_port()),
@@ -357,7 +357,7 @@ def test_a_client_certificate_and_a_user_together_let_the_worker_in(tls, cli, tm
         ),
     ],
 )
-def test_what_tls_refuses_is_told_in_one_line_with_a_way_out(tls, host, options, message):
+def test_a_tls_failure_is_reported_in_one_line_with_a_way_out(tls, host, options, message):
     port, files = tls
     with pytest.raises(SinkUnavailable, match=f"Redis at {host}:{port} .*{message}") as caught:
         connect(f"rediss://publisher:pw@{host}:{port}?{files.options(**options)}")
@@ -366,7 +366,9 @@ def test_what_tls_refuses_is_told_in_one_line_with_a_way_out(tls, host, options,
 
 
 @needs_tls
-def test_a_server_without_tls_is_told_from_one_that_is_away(tls, valkey_server, monkeypatch):
+def test_a_server_without_tls_is_distinguished_from_one_that_is_down(
+    tls, valkey_server, monkeypatch
+):
     monkeypatch.setattr("worker.servers.address.REPLY_TIMEOUT_SECONDS", 0.5)
     _, files = tls
     with pytest.raises(SinkUnavailable, match=r"does not answer in TLS: .* use redis://"):
@@ -388,7 +390,7 @@ def test_a_server_without_tls_is_told_from_one_that_is_away(tls, valkey_server, 
         ("ssl_ca_cert={ours.pem}", "unknown option ssl_ca_cert"),
     ],
 )
-def test_files_that_do_not_fit_are_wrong_usage(tls, options, message):
+def test_unusable_tls_files_are_wrong_usage(tls, options, message):
     port, files = tls
     _lock(files)
     options = re.sub(r"\{(.+?)\}", lambda name: files[name[1]], options)

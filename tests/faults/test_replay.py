@@ -53,9 +53,7 @@ def finish(process):
 
 
 @pytest.mark.long
-def test_a_replay_goes_on_after_a_server_that_was_frozen(
-    undisturbed, exec_cli, valkey_server, replay
-):
+def test_a_replay_resumes_after_its_server_was_frozen(undisturbed, exec_cli, valkey_server, replay):
     wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     process = replay(valkey_server.url)
     wait_until(lambda: has_entries(valkey_server))
@@ -94,7 +92,7 @@ def test_a_replay_waits_for_a_server_that_is_full(undisturbed, exec_cli, valkey_
 
 
 @pytest.mark.long
-def test_replies_that_are_lost_change_nothing(undisturbed, exec_cli, valkey_server, replay):
+def test_lost_replies_change_nothing(undisturbed, exec_cli, valkey_server, replay):
     wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)
     with TcpProxy(valkey_server.port) as proxy:
         process = replay(f"redis://127.0.0.1:{proxy.port}")
@@ -109,7 +107,7 @@ def test_replies_that_are_lost_change_nothing(undisturbed, exec_cli, valkey_serv
 
 
 @pytest.mark.long
-def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_begins_anew(
+def test_a_server_that_lost_its_data_ends_a_replay_and_the_same_command_restarts_it(
     undisturbed, exec_cli, valkey_server, replay
 ):
     wanted = expected(undisturbed, exec_cli, valkey_server, WALKWAY)

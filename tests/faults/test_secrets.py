@@ -151,7 +151,7 @@ def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
         assert_nothing_shows(name, content)
 
 
-def test_cameras_get_passwords_that_are_not_in_their_urls_whatever_is_in_them(
+def test_cameras_get_passwords_of_any_characters_that_are_not_in_their_urls(
     exec_cli, valkey_server, tmp_path
 ):
     file = tmp_path / "secrets.toml"
@@ -197,7 +197,7 @@ def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(e
         ["run", "gate=samples/walkway.mp4", "--redis-url", f"redis://{USER}:[{PASSWORD}@127.0.0.1"],
     ],
 )
-def test_a_mistyped_command_does_not_repeat_what_is_secret(exec_cli, arguments):
+def test_a_mistyped_command_does_not_echo_secrets(exec_cli, arguments):
     found = exec_cli(*arguments)
     assert found.returncode == 2
     assert_nothing_shows("stderr", found.stderr + found.stdout)
@@ -228,7 +228,7 @@ def old_redis():
     server.server_close()
 
 
-def test_a_server_that_repeats_the_login_is_not_repeated(old_redis):
+def test_an_error_that_echoes_the_login_is_redacted(old_redis):
     with pytest.raises(SinkError, match="answered: unknown command") as caught:
         connect(f"redis://{LOGIN}@127.0.0.1:{old_redis}")
     assert_nothing_shows("the error", str(caught.value))
@@ -334,7 +334,7 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
 
 BUGS = """
 import logging, sys, threading
-from worker import exec_cli
+from worker import cli
 from worker.settings.fields import SubscribeSettings
 
 def fail(*_):
@@ -353,7 +353,7 @@ exec_cli.main()
 """
 
 
-def test_neither_a_bug_that_nothing_catches_nor_a_librarys_warning_shows_a_login():
+def test_neither_an_uncaught_bug_nor_a_librarys_warning_shows_a_login():
     found = subprocess.run(
         [sys.executable, "-c", BUGS, "run", f"rtsp://{LOGIN}@127.0.0.1/s"],
         capture_output=True, text=True,

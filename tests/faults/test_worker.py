@@ -62,7 +62,7 @@ BROKEN_GPU = """
     ],
 )
 @pytest.mark.parametrize("command", ["run", pytest.param("replay", marks=pytest.mark.long)])
-def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
+def test_a_stuck_worker_exits_with_code_70_and_its_thread_stacks(
     exec_cli, valkey_server, short_clip, command, patch
 ):
     options = ["--loop", "--publish", "all"] if command == "run" else ["--max-batch", "4"]
@@ -77,7 +77,7 @@ def test_a_worker_that_is_stuck_ends_itself_with_code_70_and_says_where(
 
 
 @pytest.mark.long
-def test_a_worker_whose_server_is_away_for_longer_than_the_watchdog_waits_lives_on(
+def test_a_worker_survives_an_outage_longer_than_the_watchdogs_limit(
     exec_cli, valkey_server, short_clip
 ):
     process = exec_cli.start(

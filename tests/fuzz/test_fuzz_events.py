@@ -84,7 +84,7 @@ def test_anything_is_an_event_or_a_value_error(content):
 
 
 @given(st.data())
-def test_a_real_event_with_a_value_of_any_kind_in_it_is_an_event_or_a_value_error(data):
+def test_a_real_event_with_any_value_in_it_is_an_event_or_a_value_error(data):
     event = json.loads(data.draw(st.sampled_from(REAL)))
     for _ in range(data.draw(st.integers(1, 3))):
         place = event
@@ -110,7 +110,7 @@ def test_a_real_event_with_damaged_bytes_is_an_event_or_a_value_error(data):
 
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity"])
 @pytest.mark.parametrize("number", ["0.9", "0.1", "0.0"])
-def test_numbers_that_an_event_could_not_be_written_with_again_are_refused(number, value):
+def test_numbers_that_json_cannot_represent_are_refused(number, value):
     """JSON has no word for them: the event would come out with null in their place."""
     assert REAL[0].count(number) == 1
     with pytest.raises(ValueError, match="finite number"):

@@ -42,7 +42,7 @@ def test_two_thousand_broken_files_end_with_a_reason_or_an_error():
         (misbehaving.take_memory, "memory"),
     ],
 )
-def test_what_must_not_happen_is_a_finding_with_its_file(tmp_path, bad, finding):
+def test_a_forbidden_outcome_is_a_finding_with_its_file(tmp_path, bad, finding):
     result = fuzz(
         [7], seed=3, kinds=("mp4",), keep=tmp_path, play=bad, memory_bytes=300 << 20,
         hang_seconds=1 if bad is misbehaving.hang else 30,
@@ -57,7 +57,7 @@ def test_after_a_finding_the_next_case_gets_a_new_child():
     assert result["outcomes"] == {"fine": 2, "FINDING crash: SIGSEGV": 1}
 
 
-def test_a_file_that_is_whole_gives_its_frames(clips, tmp_path):
+def test_an_undamaged_file_yields_its_frames(clips, tmp_path):
     with Watched(play) as child:
         for clip in clips:
             path = tmp_path / f"whole{clip.ending}"

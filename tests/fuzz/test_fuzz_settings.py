@@ -108,7 +108,7 @@ def test_any_file_gives_settings_or_one_line(tmp_path, command, content):
 
 @thorough
 @given(commands, with_password, st.lists(argument, max_size=2))
-def test_no_message_holds_a_password_of_the_arguments(command, secret, others):
+def test_no_message_contains_a_password_of_the_arguments(command, secret, others):
     for arguments in (["--redis-url", secret], [f"--redis-url={secret}"], [secret]):
         for ordered in ([*arguments, *others], [*others, *arguments]):
             assert_hidden(settings_or_one_line(command, ordered), ordered)
@@ -116,14 +116,14 @@ def test_no_message_holds_a_password_of_the_arguments(command, secret, others):
 
 @thorough
 @given(commands, st.sampled_from(SECRET_FIELDS), with_password | st.just(PASSWORD))
-def test_no_message_holds_a_password_of_the_environment(command, name, secret):
+def test_no_message_contains_a_password_of_the_environment(command, name, secret):
     said = settings_or_one_line(command, ["x.mp4"], {f"{ENV_PREFIX}{name.upper()}": secret})
     assert_hidden(said)
 
 
 @thorough
 @given(commands, st.sampled_from(SECRET_FIELDS), with_password | st.just(PASSWORD))
-def test_no_message_holds_a_password_of_the_file(tmp_path, command, name, secret):
+def test_no_message_contains_a_password_of_the_file(tmp_path, command, name, secret):
     for written in (f"'{secret}'", f'"{secret}"', secret, f"[['{secret}']]"):
         (tmp_path / "worker.toml").write_text(f"{name} = {written}\n")
         arguments = ["x", "--config", str(tmp_path / "worker.toml")]

@@ -43,7 +43,7 @@ def unreadable(tmp_path):
         ("headless.mp4", FAILED, "not a video"),
     ],
 )
-def test_replay_refuses_what_is_no_video(cli, unreadable, name, code, words):
+def test_replay_refuses_a_file_that_is_not_a_video(cli, unreadable, name, code, words):
     result = cli("replay", unreadable / name, "--output", unreadable / "tags.jsonl")
     assert_refused(result, code, name, words)
     assert not list(unreadable.glob("*tags*"))
@@ -58,7 +58,7 @@ def test_replay_refuses_what_is_no_video(cli, unreadable, name, code, words):
         ("audio.mp4", FAILED, "no video stream"),
     ],
 )
-def test_run_refuses_what_is_no_video(cli, unreadable, name, code, words):
+def test_run_refuses_a_file_that_is_not_a_video(cli, unreadable, name, code, words):
     assert_refused(cli("run", unreadable / name), code, name, words)
     assert not (unreadable / "state").exists()
 
@@ -70,7 +70,7 @@ def test_a_file_over_a_limit_is_refused_with_the_flag_of_the_limit(cli, tmp_path
     assert not (tmp_path / "state").exists()
 
 
-def test_a_url_that_is_no_camera_s_is_refused_without_being_shown(cli):
+def test_a_url_that_is_not_a_camera_s_is_refused_without_being_shown(cli):
     result = cli("run", "gate=file:///etc/s3kret")
     assert_refused(result, USAGE, "gate", "rtsp://")
     assert "s3kret" not in result.stderr
@@ -121,7 +121,7 @@ def test_replay_refuses_options_that_cannot_work(cli, tmp_path, arguments, words
     ],
 )
 @pytest.mark.parametrize("command", ["replay", "run"])
-def test_cuda_without_a_gpu_is_refused_before_anything_is_left_behind(
+def test_cuda_without_a_gpu_is_refused_before_anything_is_created(
     cli, tmp_path, command, arguments, words
 ):
     output = ("--output", tmp_path / "tags.jsonl") if command == "replay" else ()
@@ -262,7 +262,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_
     assert_refused(result, USAGE, "/proc/tags.jsonl", "cannot write there")
 
 
-def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_goes_on(
+def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_resumes(
     exec_cli, short_clip, tmp_path
 ):
     def limit_file_size():

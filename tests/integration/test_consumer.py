@@ -47,9 +47,7 @@ def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publis
     assert events[0].data.detections[0].label == "Person"
 
 
-def test_a_reader_that_starts_at_new_gets_what_comes_later_and_new_cameras_whole(
-    redis_server, publish
-):
+def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, start="new", timeout_seconds=3) as consumer:
         publish("gate", 5, 6)
@@ -65,7 +63,7 @@ def test_a_reader_can_start_at_an_entry(redis_server, publish):
         assert seqs(consumer) == [("gate", 3), ("gate", 4)]
 
 
-def test_acknowledged_events_do_not_come_again_and_others_do(redis_server, publish):
+def test_only_unacknowledged_events_are_redelivered(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(
         redis_server.url, group="alerts", consumer="one", timeout_seconds=0.3
@@ -237,7 +235,7 @@ def test_subscribe_prints_json_lines_and_counts(cli, redis_server, publish):
     assert [json.loads(line)["data"]["seq"] for line in result.stdout.splitlines()] == [0, 1, 2]
 
 
-def test_subscribe_in_a_group_goes_on_where_it_was(cli, redis_server, publish):
+def test_subscribe_in_a_group_resumes_where_it_stopped(cli, redis_server, publish):
     publish("gate", 0, 4)
     subscribe = ("subscribe", "gate", "--group", "g", "--consumer", "c", "--from", "start")
     url = ("--redis-url", redis_server.url)
@@ -278,7 +276,7 @@ def test_events_in_the_embedded_server_survive_its_restart(cli, short_clip, tmp_
     assert len(result.stdout.splitlines()) == 41
 
 
-def test_a_reader_that_stops_in_the_middle_goes_on_behind_the_last_event_it_got(
+def test_a_reader_that_stops_in_the_middle_resumes_after_the_last_event_it_got(
     redis_server, publish
 ):
     publish("gate", 0, 19)

@@ -31,7 +31,7 @@ def test_what_is_deployed_has_a_version_and_hashes_and_no_address():
         (lambda lock: lock.replace("sha256:", "sha1:"), "has no hash"),
     ],
 )
-def test_a_lock_file_that_cannot_be_trusted_or_does_not_fit_is_refused(change, problem):
+def test_an_untrusted_or_mismatching_lock_file_is_refused(change, problem):
     changed = change(LOCK)
     assert changed != LOCK
     with pytest.raises(AssertionError, match=problem):
@@ -65,11 +65,11 @@ def test_a_known_vulnerability_fails_the_lint_and_names_the_way_out():
 
 
 @pytest.mark.parametrize("text", ["", "Traceback", answer({"name": "x", "skip_reason": "..."})])
-def test_an_advisory_database_that_does_not_answer_fails_nothing(text):
+def test_an_unreachable_advisory_database_fails_nothing(text):
     assert verdict(text) == ([UNREACHABLE], False)
 
 
-def test_offline_the_audit_says_so_in_one_line():
+def test_an_offline_audit_is_reported_in_one_line():
     nowhere = {f"{scheme}_proxy": "http://127.0.0.1:1" for scheme in ("http", "https", "all")}
     found = subprocess.run(
         [sys.executable, "-m", "tests.lint_audit"], cwd=ROOT, env=os.environ | nowhere,

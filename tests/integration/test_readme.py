@@ -22,11 +22,13 @@ PAGES = {
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
         ROOT / "benchmarks" / "README.md",
+        ROOT / "deploy" / "client" / "README.md",
         ROOT / "tests" / "data" / "README.md",
     ]
 }
 README = PAGES["README.md"]
 POSITIONAL = {"sources", "paths"}
+MADE_BY_THE_USER = {"deploy/.env", "deploy/secrets"}
 
 
 def blocks(language):
@@ -69,7 +71,7 @@ def test_every_page_can_be_reached_from_the_readme():
 def test_every_path_named_exists(page):
     folders = "ssd_core|worker|tests|benchmarks|deploy|docs|samples"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", PAGES[page]):
-        assert (ROOT / path).exists(), path
+        assert path in MADE_BY_THE_USER or (ROOT / path).exists(), path
 
 
 def test_the_benchmarks_page_names_every_script_that_make_runs_and_none_that_is_missing():
@@ -193,6 +195,13 @@ def test_the_cameras_page_shows_what_the_command_prints(cli, tmp_path):
         assert done.returncode == code, done.stderr
         shown = f"$ ssd-worker cameras {name}\n{done.stdout}{done.stderr}```"
         assert shown in PAGES["docs/cameras.md"]
+
+
+def test_the_checks_shown_of_doctor_are_those_that_it_makes(cli):
+    check = r"^(?:ok|no)  ([a-z ]+): "
+    made = re.findall(check, cli("doctor").stdout, re.MULTILINE)
+    assert len(made) > 5
+    assert made == re.findall(check, PAGES["docs/troubleshooting.md"], re.MULTILINE)
 
 
 def test_every_make_target_named_exists():

@@ -52,7 +52,7 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
     assert stream_events(redis_server.client, STREAM) == expected
 
 
-def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(exec_cli, tmp_path):
+def test_replay_into_a_file_killed_and_restarted_gives_the_same_bytes(exec_cli, tmp_path):
     reference, output = tmp_path / "reference.jsonl", tmp_path / "tags.jsonl"
     assert exec_cli("replay", WALKWAY, "--output", reference).returncode == 0
 
@@ -72,7 +72,7 @@ def test_replay_into_a_file_killed_and_started_again_gives_the_same_bytes(exec_c
     assert not journal.exists()
 
 
-def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(exec_cli, valkey_server):
+def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_resume(exec_cli, valkey_server):
     process = exec_cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 8, what="some events")
     process.send_signal(signal.SIGINT)
@@ -85,7 +85,7 @@ def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_go_on(exec_cli
     assert int(valkey_server.client.hget(f"{STREAM}:producer", "seq")) == stored - 1
 
 
-def test_a_replay_waits_for_a_redis_that_goes_away_and_then_goes_on(cli, valkey_server):
+def test_a_replay_waits_while_redis_is_unavailable_and_then_resumes(cli, valkey_server):
     process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 40, what="some events")
     valkey_server.stop()
@@ -98,7 +98,7 @@ def test_a_replay_waits_for_a_redis_that_goes_away_and_then_goes_on(cli, valkey_
     assert [e["data"]["seq"] for e in events] == list(range(FRAMES + 1))
 
 
-def test_a_finished_replay_is_not_done_again_unless_asked(cli, valkey_server, short_clip):
+def test_a_finished_replay_is_not_repeated_unless_asked(cli, valkey_server, short_clip):
     replay = ("replay", short_clip, "--redis-url", valkey_server.url)
     assert cli(*replay).returncode == 0
     first = valkey_server.client.xrange("ssd:{short}:replay")
@@ -195,7 +195,7 @@ def test_stride_and_labels_choose_frames_and_detections(cli, short_clip, tmp_pat
     assert {d["label"] for e in frames for d in e["data"]["detections"]} == {"Car"}
 
 
-def test_fps_limits_the_frames_analysed_a_second(cli, short_clip, tmp_path):
+def test_fps_limits_the_frames_analysed_per_second(cli, short_clip, tmp_path):
     output = tmp_path / "tags.jsonl"
     assert cli("replay", short_clip, "--output", output, "--fps", 2).returncode == 0
     frames = json_lines(output)[:-1]
@@ -215,7 +215,7 @@ def test_a_replay_with_an_output_starts_no_server(cli, short_clip, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
-def test_a_truncated_recording_gives_the_frames_it_has_and_says_so(cli, tmp_path):
+def test_a_truncated_recording_yields_its_frames_and_is_reported(cli, tmp_path):
     whole = cut(WALKWAY, tmp_path / "whole.mp4", frames=60)
     truncated = tmp_path / "cut.mp4"
     truncated.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])

@@ -7,7 +7,7 @@ password in it.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,12 @@ from worker.secrecy.redaction import hide, redact, redact_argument
 from worker.settings.camera_table import Anchor, CameraTable, Polygon, check_table, unknown_key
 from worker.settings.fields import COMMANDS, CameraDefaults, CamerasSettings, RunSettings
 from worker.settings.naming import check_camera_id, check_source, parse_sources
-from worker.settings.toml_lines import Document, TomlError
+from worker.settings.toml_lines import Document, TomlError, read
 from worker.sources.opening import PROTOCOLS, scheme_of
 
 log = logging.getLogger(__name__)
+
+RTSP = ("rtsp", "rtsps")
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class _Inspector:
     def file(self, path: Path, *, has_other_settings: bool = False) -> None:
         """Add the cameras of a file. Raises nothing: what is wrong in it is in ``found``."""
         try:
-            document = _read(path)
+            document = read(path)
         except TomlError as error:
             self.found.problems.append(Problem(error.line, None, str(error), path))
             return
@@ -199,7 +201,8 @@ class _Inspector:
             problems.append(Problem(line, None, str(error), path))
         self._places.setdefault(camera_id, f"in {path}:{line}")
         if checked is not None and not problems:
-            self._warn_of_same_source(camera_id, checked.source, line, path)
+            for text in self._warnings(checked):
+                self.found.warnings.append(Problem(line, camera_id, text, path))
             self._add(camera_id, checked)
         return problems
 
@@ -212,14 +215,13 @@ class _Inspector:
             return [str(error)]
         return []
 
-    def _warn_of_same_source(
-        self, camera_id: str, source: str, line: int | None, path: Path
-    ) -> None:
+    def _warnings(self, table: CameraTable) -> Iterator[str]:
         for other in self.found.cameras.values():
-            if other.source == source:
-                text = f"has the same source as camera {other.camera_id}: both are analysed"
-                self.found.warnings.append(Problem(line, camera_id, text, path))
-                return
+            if other.source == table.source:
+                yield f"has the same source as camera {other.camera_id}: both are analysed"
+                break
+        if table.transport is not None and scheme_of(table.source) not in RTSP:
+            yield "transport has no effect: its source is not an rtsp:// URL"
 
     def _add(self, camera_id: str, table: CameraTable) -> None:
         """Add a camera, with the general options where its table does not say."""
@@ -238,17 +240,6 @@ class _Inspector:
             ignore=tuple(table.ignore),
             anchor=table.anchor,
         )
-
-
-def _read(path: Path) -> Document:
-    """Raises TomlError, also if the file cannot be read."""
-    try:
-        content = path.read_bytes()
-        return Document(content.decode())
-    except UnicodeDecodeError as error:
-        raise TomlError("not UTF-8 text", content.count(b"\n", 0, error.start) + 1) from error
-    except OSError as error:
-        raise TomlError(error.strerror or "cannot be read", None) from error
 
 
 def _not_here(key: str) -> str:

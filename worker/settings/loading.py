@@ -6,7 +6,6 @@ Order of precedence: flag, variable, file, default. Opens no file but that of ``
 import argparse
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from pydantic_settings import (
 )
 
 from worker.errors import UsageError
+from worker.secrecy.redaction import redact_argument
 from worker.settings.fields import (
     COMMANDS,
     ENV_PREFIX,
@@ -32,6 +32,7 @@ from worker.settings.fields import (
     Settings,
     SubscribeSettings,
 )
+from worker.settings.toml_lines import TomlError, read
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -165,15 +166,16 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path}: {error}") from error
+        content = read(path).content
+    except TomlError as error:
+        where = f"{path}:{error.line}" if error.line is not None else path
+        raise UsageError(f"--config {where}: {error}") from error
     every_key = {name for command in COMMANDS.values() for name in command.model_fields}
     unknown = sorted(set(content) - every_key)
     if unknown:
-        raise UsageError(f"--config {path}: unknown setting {', '.join(unknown)}")
+        raise UsageError(
+            f"--config {path}: unknown setting {', '.join(map(redact_argument, unknown))}"
+        )
     return content
 
 

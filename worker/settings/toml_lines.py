@@ -1,6 +1,6 @@
 """TOML with line numbers, so that what is wrong in a file can be found in it.
 
-Takes the text of a file; gives what tomllib reads in it, and the line of every key. Knows nothing
+Takes a file or its text; gives what tomllib reads in it, and the line of every key. Knows nothing
 of settings.
 
 No maintained library has line numbers in its public interface (tomlkit keeps the layout without
@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 TOKEN = re.compile(
@@ -35,7 +36,7 @@ Key = tuple[str, ...]
 
 
 class TomlError(ValueError):
-    """The text is not TOML."""
+    """The text is not TOML, or the file cannot be read. Quotes nothing from it."""
 
     def __init__(self, message: str, line: int | None) -> None:
         """``line``: counted from 1, if it is known."""
@@ -63,6 +64,17 @@ class Document:
             if key[:length] in self._lines:
                 return self._lines[key[:length]]
         return None
+
+
+def read(path: Path) -> Document:
+    """The content of a file. Raises TomlError, also if it cannot be read."""
+    try:
+        content = path.read_bytes()
+        return Document(content.decode())
+    except UnicodeDecodeError as error:
+        raise TomlError("not UTF-8 text", content.count(b"\n", 0, error.start) + 1) from error
+    except OSError as error:
+        raise TomlError(error.strerror or "cannot be read", None) from error
 
 
 def _parse(text: str) -> dict[str, Any]:

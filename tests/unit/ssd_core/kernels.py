@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
@@ -17,6 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 CAPABILITIES = (80, 90)
 """Ampere and Hopper."""
+TRITONS = ("3.6", "3.9")
+"""What the oldest and the newest PyTorch come with that pyproject.toml allows."""
 POINTERS = {
     "torch.float32": "*fp32",
     "torch.float16": "*fp16",
@@ -26,24 +29,59 @@ POINTERS = {
 }
 
 
-def compiled(launches, directory):
+def installed_triton():
+    """Its version, such as 3.9; empty without one."""
+    try:
+        return ".".join(version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return ""
+
+
+with_each_triton = pytest.mark.parametrize(
+    "triton",
+    [
+        pytest.param(each, marks=() if each == installed_triton() else pytest.mark.long)
+        for each in TRITONS
+    ],
+)
+"""Both ends of the range; the one that is not installed is long, and stands in .cache."""
+
+
+def site_of(triton):
+    """The folder to import a version of Triton from; skips the test where it is not there."""
+    if triton == installed_triton():
+        return Path(find_spec("triton").origin).parents[1]
+    site = ROOT / ".cache" / f"triton-{triton}"
+    if not site.is_dir():
+        pytest.skip(f"kernels compiled with Triton {triton} (make {site.relative_to(ROOT)})")
+    return site
+
+
+def compiled(launches, directory, triton):
     """What the kernels that the code ``launches`` starts take of each GPU, compiled as it asks.
 
     [{"kernel": name, "capability": 80, "REG": registers of a thread, "STACK": bytes,
       "LAUNCH_SHARED": bytes of shared memory that a launch asks for, ...}]
     """
-    tools = Path(find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
+    site = site_of(triton)
+    tools = site / "triton" / "backends" / "nvidia" / "bin"
     for tool in ("ptxas", "cuobjdump"):
         if not (tools / tool).exists():
             pytest.skip(f"kernels compiled for GPUs (this Triton comes without {tool})")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(directory)}
+    path = [str(ROOT)] if triton == installed_triton() else [str(site), str(ROOT)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path),
+        "TRITON_CACHE_DIR": str(directory),
+    }
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
         [sys.executable, __file__, tools / "cuobjdump"], input=launches, cwd=directory,
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    used, usage = json.loads(done.stdout.splitlines()[-1])
+    assert used.startswith(f"{triton}.")
+    return usage
 
 
 def main():
@@ -61,7 +99,7 @@ def main():
         for launch in recorded
         for capability in CAPABILITIES
     ]
-    print(json.dumps(usage))
+    print(json.dumps([triton.__version__, usage]))
 
 
 def build(kernel, arguments, options, capability):

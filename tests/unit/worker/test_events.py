@@ -24,7 +24,7 @@ def test_a_detections_event_has_the_fields_of_the_schema():
 
 
 @pytest.mark.parametrize("event", [detections_event(), camera_event(state="down", reason="stall")])
-def test_an_event_survives_the_way_through_json(event):
+def test_an_event_survives_a_round_trip_through_json(event):
     parsed = parse_event(event.to_json())
     assert parsed == event
     assert type(parsed) is type(event)
@@ -43,7 +43,7 @@ def test_fields_that_a_later_version_adds_are_ignored():
 
 
 @given(st.binary() | st.text() | st.dictionaries(st.text(), st.integers()).map(json.dumps))
-def test_what_is_no_event_raises_value_error_and_nothing_else(text):
+def test_anything_but_an_event_raises_value_error(text):
     with pytest.raises(ValueError, match="validation error"):
         parse_event(text)
 
@@ -52,7 +52,7 @@ def test_what_is_no_event_raises_value_error_and_nothing_else(text):
     st.lists(st.floats(0, 1).map(lambda x: round(x, 5)), min_size=4, max_size=4),
     st.floats(0, 1).map(lambda x: round(x, 4)),
 )
-def test_rounded_numbers_are_written_as_short_as_they_are(box, score):
+def test_rounded_numbers_are_written_without_extra_digits(box, score):
     detection = Detection(label="Car", class_id=23, score=score, box=tuple(box))
     parsed = json.loads(detections_event(detections=(detection,)).to_json())
     found = parsed["data"]["detections"][0]

@@ -258,14 +258,52 @@ def test_a_damaged_model_is_refused_or_read_but_never_crashes(spec, tmp_path):
     assert refused > 100
 
 
+def as_tensorflow(spec, state_dict):
+    """Every convolution of a network under a name and in the layout of TensorFlow."""
+    weights = {}
+    for name, module in spec.network(spec, False).named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        weight, bias = (state_dict[f"{name}.{part}"].numpy() for part in ("weight", "bias"))
+        if name.startswith("regression_heads."):  # y, x, h, w of each box
+            weight, bias = (
+                part.reshape(-1, 4, *part.shape[1:])[:, [1, 0, 3, 2]].reshape(part.shape)
+                for part in (weight, bias)
+            )
+            name = f"BoxPredictor_{name.rpartition('.')[2]}/BoxEncodingPredictor"
+        elif name.startswith("classification_heads."):
+            name = f"BoxPredictor_{name.rpartition('.')[2]}/ClassPredictor"
+        depthwise = module.groups > 1
+        order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
+        weights[name] = weight.transpose(order), bias, DEPTHWISE if depthwise else CONV
+    return weights
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    path = files("ssd_core") / "weights" / MODELS["ssd_mobilenet_v2_oid"].weights
+    return load_file(str(path))
+
+
+def assert_is_bundled(imported, bundled):
+    assert imported.keys() == bundled.keys()
+    for name, tensor in imported.items():
+        assert torch.equal(tensor.half(), bundled[name]), name
+
+
+def test_the_whole_network_written_as_tensorflow_does_gives_its_weights_back(bundled, tmp_path):
+    spec = MODELS["ssd_mobilenet_v2_oid"]
+    weights = as_tensorflow(spec, bundled)
+    assert len(weights) == len(bundled) // 2 > 60
+    path = write(tmp_path / "whole.tflite", weights, np.float16)
+    assert_is_bundled(state_dict_from_tflite(path, spec), bundled)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(
     "SSD_MOBILENET_TFLITE" not in os.environ,
     reason="SSD_MOBILENET_TFLITE does not name the published .tflite",
 )
-def test_the_published_model_gives_the_bundled_weights():
-    spec = MODELS["ssd_mobilenet_v2_oid"]
-    imported = state_dict_from_tflite(Path(os.environ["SSD_MOBILENET_TFLITE"]), spec)
-    bundled = load_file(str(files("ssd_core") / "weights" / spec.weights))
-    assert imported.keys() == bundled.keys()
-    for name, tensor in imported.items():
-        assert torch.equal(tensor.half(), bundled[name]), name
+def test_the_published_model_gives_the_bundled_weights(bundled):
+    path = Path(os.environ["SSD_MOBILENET_TFLITE"])
+    assert_is_bundled(state_dict_from_tflite(path, MODELS["ssd_mobilenet_v2_oid"]), bundled)

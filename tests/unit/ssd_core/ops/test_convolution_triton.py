@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import KERNEL_DEVICE as DEVICE
-from tests.unit.ssd_core.kernels import CAPABILITIES, compiled
+from tests.unit.ssd_core.kernels import CAPABILITIES, compiled, with_each_triton
 
 pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
@@ -276,8 +276,10 @@ split_heads(activations(16, 384, 38, 38), torch.empty(380), 364,
 """
 
 
-def test_kernels_compiled_for_gpus_keep_their_sums_in_registers(tmp_path):
-    usage = compiled(LAUNCHES, tmp_path)
+@pytest.mark.timeout(400)
+@with_each_triton
+def test_kernels_compiled_for_gpus_keep_their_sums_in_registers(tmp_path, triton):
+    usage = compiled(LAUNCHES, tmp_path, triton)
     assert len(usage) == 13 * len(CAPABILITIES)  # the first layer's input is widened
     for launch in usage:
         assert launch["REG"] <= MOST_REGISTERS, launch

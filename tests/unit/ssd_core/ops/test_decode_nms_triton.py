@@ -24,7 +24,7 @@ from tests.unit.ssd_core.head_outputs import (
     spaced_logits,
     spoil,
 )
-from tests.unit.ssd_core.kernels import compiled
+from tests.unit.ssd_core.kernels import compiled, with_each_triton
 
 triton = pytest.importorskip("triton")
 tl = importlib.import_module("triton.language")
@@ -569,9 +569,10 @@ WARPS_AT_ONCE = {"find_candidates": 16, "suppress": 16, "merge": 8}
 @pytest.mark.parametrize(
     ("name", "score_threshold"), [("ssd300_vgg16", 0.01), ("ssd_mobilenet_v2_oid", 0.4)]
 )
-def test_the_kernels_compile_for_gpus_without_spills(tmp_path, name, score_threshold):
+@with_each_triton
+def test_the_kernels_compile_for_gpus_without_spills(tmp_path, name, score_threshold, triton):
     launches = PRODUCTION.format(name=name, score_threshold=score_threshold)
-    usages = compiled(launches, tmp_path)
+    usages = compiled(launches, tmp_path, triton)
     kernels_in_turn = [usage["kernel"] for usage in usages[::2]]
     assert kernels_in_turn == ["find_candidates", "suppress", "suppress", "merge"]
     for usage in usages:
@@ -591,8 +592,11 @@ decode_nms_triton(*tensors, DecodeSettings("softmax", 0.0, 1.0, 1, 1, (1.0, 1.0,
 """
 
 
-def test_the_kernels_compile_for_gpus_where_triton_takes_arguments_of_one_for_constants(tmp_path):
-    assert len(compiled(SMALLEST, tmp_path)) == 6
+@with_each_triton
+def test_the_kernels_compile_for_gpus_where_triton_takes_arguments_of_one_for_constants(
+    tmp_path, triton
+):
+    assert len(compiled(SMALLEST, tmp_path, triton)) == 6
 
 
 # On a GPU

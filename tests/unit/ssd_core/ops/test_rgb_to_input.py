@@ -7,7 +7,7 @@ import torch
 from ssd_core import MODELS
 from ssd_core.preprocess import preprocess
 from tests.conftest import KERNEL_DEVICE
-from tests.unit.ssd_core.kernels import compiled
+from tests.unit.ssd_core.kernels import compiled, with_each_triton
 
 pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
@@ -97,8 +97,9 @@ for dtype in (torch.bfloat16, torch.float16, torch.float32):
 """
 
 
-def test_it_compiles_for_gpus_without_spilling(tmp_path):
-    found = compiled(LAUNCHES, tmp_path)
+@with_each_triton
+def test_it_compiles_for_gpus_without_spilling(tmp_path, triton):
+    found = compiled(LAUNCHES, tmp_path, triton)
     assert len(found) == 6
     for usage in found:
         assert usage["kernel"] == "_rgb_to_input_kernel"

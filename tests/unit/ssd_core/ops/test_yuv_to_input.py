@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ssd_core.yuv import LUMA_WEIGHTS, YuvImage, yuv_to_rgb_matrix
 from tests.clips import pictures
 from tests.conftest import KERNEL_DEVICE as DEVICE, WALKWAY
-from tests.unit.ssd_core.kernels import compiled
+from tests.unit.ssd_core.kernels import compiled, with_each_triton
 from worker.sources.conversion import PictureConverter
 
 pytestmark = pytest.mark.kernels
@@ -300,8 +300,10 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 """
 
 
-def test_the_kernel_compiles_for_gpus_without_spills(tmp_path):
-    usages = compiled(LAUNCHES, tmp_path)
+@pytest.mark.timeout(400)
+@with_each_triton
+def test_the_kernel_compiles_for_gpus_without_spills(tmp_path, triton):
+    usages = compiled(LAUNCHES, tmp_path, triton)
     assert len(usages) == 6
     for usage in usages:
         assert usage["STACK"] == usage["LOCAL"] == 0, usage

@@ -210,6 +210,17 @@ def test_the_same_source_twice_is_allowed_with_a_warning(caplog):
 
 
 @pytest.mark.parametrize(
+    ("url", "warned"), [("http://h/x", True), ("RTSP://h/x", False), ("rtsps://h/x", False)]
+)
+def test_a_transport_that_has_no_effect_is_warned_of(caplog, url, warned):
+    read(f"[cameras.gate]\nsource = '{url}'\ntransport = 'udp'\n")
+    assert bool(caplog.messages) == warned
+    caplog.clear()
+    read(f"[cameras.gate]\nsource = '{url}'\n", transport="udp")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
     "text",
     [
         f"[cameras.gate]\nsource = 'rtsp://u:{PASSWORD}@h/@x'\n",

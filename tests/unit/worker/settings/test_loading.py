@@ -83,8 +83,16 @@ def test_a_bad_value_in_the_environment_is_named_without_the_value(monkeypatch):
 
 def test_a_file_that_is_no_toml_is_named(tmp_path):
     (tmp_path / "worker.toml").write_text("max_batch: 3\n")
-    with pytest.raises(UsageError, match=r"worker\.toml"):
+    with pytest.raises(UsageError, match=r"--config .*worker\.toml:1: not TOML: "):
         run_settings("cam.mp4", "--config", str(tmp_path / "worker.toml"))
+
+
+@pytest.mark.parametrize("text", ["'{0}' = 1\n'{0}' = 2\n", "'{0}' = 1\n"])
+def test_a_url_that_is_a_key_of_the_file_is_not_shown(tmp_path, text):
+    (tmp_path / "worker.toml").write_text(text.format("user:s3kret@host"))
+    with pytest.raises(UsageError, match=r"worker\.toml") as caught:
+        run_settings("cam.mp4", "--config", str(tmp_path / "worker.toml"))
+    assert "s3kret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,7 @@ def test_parquet_keeps_frames_without_detections(tmp_path):
         ((0, None, 1), [0, 0.1, 0.2]),
     ],
 )
-def test_annotated_video_keeps_timestamps_and_moves_on_where_they_do_not_rise(
-    tmp_path, pts, seconds
-):
+def test_annotated_video_keeps_timestamps_and_shifts_those_that_do_not_rise(tmp_path, pts, seconds):
     target = tmp_path / "video.mp4"
     write_annotated(images(3), replay(pts), target, Fraction(10))
     found = [float(p.pts * p.time_base) for p in pictures(target, 9)]
@@ -88,7 +86,7 @@ def test_annotated_video_of_an_odd_size_is_made_even(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (2160, 3840), (20, 20)])
-def test_boxes_are_drawn_at_every_size_and_the_image_is_left_alone(height, width):
+def test_boxes_are_drawn_at_every_size_and_the_image_is_unchanged(height, width):
     image = np.zeros((height, width, 3), np.uint8)
     drawn = Annotator(image)(image, [PERSON])
     assert drawn.shape == image.shape
@@ -109,6 +107,6 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
     assert target.read_text() == "whole"
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_target_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(SinkError, match=r"cannot write .*absent"):
         write_coco(replay, tmp_path / "absent" / "tags.json", LABELS)

@@ -44,7 +44,7 @@ def test_h264_can_be_decoded():
     ("libraries", "missing", "capability"),
     [((), "libcuda.so.1", "compute"), (BOTH[:1], "libnvcuvid.so.1", "video")],
 )
-def test_a_part_of_the_driver_that_is_missing_is_named_with_its_way_into_a_container(
+def test_a_missing_driver_library_is_named_with_the_capability_that_mounts_it(
     driver, libraries, missing, capability
 ):
     driver(*libraries)
@@ -72,7 +72,7 @@ def test_without_a_gpu_none_opens():
     assert claim_gpu(99) != ""
 
 
-def test_a_gpu_that_opens_and_leaves_decoding_to_the_cpu_is_found_out(driver, monkeypatch):
+def test_a_gpu_that_opens_but_leaves_decoding_to_the_cpu_is_detected(driver, monkeypatch):
     driver(*BOTH)
     monkeypatch.setattr(capabilities, "hardware_decoder", lambda gpu: None)
     assert why_no_gpu_decoding(0) == "the GPU opens, but does not decode H.264"
@@ -90,9 +90,7 @@ def test_a_decoder_that_fails_says_why(driver, monkeypatch):
     assert "No decoder surfaces left" in why_no_gpu_decoding(0)
 
 
-def test_an_ffmpeg_that_cannot_encode_the_sample_leaves_open_whether_the_gpu_decodes(
-    driver, monkeypatch
-):
+def test_without_an_encoder_for_the_sample_gpu_decoding_is_not_tried(driver, monkeypatch):
     def no_encoder():
         raise ValueError("libx264")
 

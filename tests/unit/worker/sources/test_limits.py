@@ -104,7 +104,7 @@ def test_a_recording_whose_pictures_grow_over_the_limit_ends_there(tmp_path, nam
 
 
 @pytest.mark.parametrize(("name", "codec"), [("grows.h264", "libx264"), ("grows.mjpeg", "mjpeg")])
-def test_pictures_far_over_the_limit_are_passed_over_as_damaged(tmp_path, name, codec):
+def test_pictures_far_over_the_limit_are_skipped_as_damaged(tmp_path, name, codec):
     path = raw(tmp_path / name, codec, [(320, 240), (768, 576), (320, 240)])
     frames, down = read(path, Limits(max_pixels=320 * 240))
     assert {(frame.width, frame.height) for frame in frames} == {(320, 240)}
@@ -174,7 +174,7 @@ def long_sound(tmp_path_factory):
     return path
 
 
-def test_a_recording_that_goes_on_without_pictures_ends_at_the_limit(long_sound):
+def test_a_recording_that_continues_without_pictures_ends_at_the_limit(long_sound):
     frames, down = read(long_sound, Limits(max_bytes_without_frame=300_000))
     assert (len(frames), down.state, down.reason) == (6, "ended", "over_limit")
     assert "300000" in down.detail
@@ -183,12 +183,12 @@ def test_a_recording_that_goes_on_without_pictures_ends_at_the_limit(long_sound)
     assert (len(frames), down.reason) == (6, "end_of_file")
 
 
-def test_a_file_played_live_ends_at_the_limit_and_is_not_tried_again(long_sound):
+def test_a_file_played_live_ends_at_the_limit_and_is_not_retried(long_sound):
     frames, down = play(long_sound, Limits(max_bytes_without_frame=300_000))
     assert (len(frames), down.state, down.reason) == (6, "ended", "over_limit")
 
 
-def test_a_camera_that_sends_no_pictures_any_more_is_down_at_the_limit(long_sound):
+def test_a_camera_that_stops_sending_pictures_is_down_at_the_limit(long_sound):
     with http_server() as server:
         server.pages["/camera"] = long_sound.read_bytes()
         frames, down = play(server.url("/camera"), Limits(max_bytes_without_frame=300_000))
@@ -199,7 +199,7 @@ def test_a_camera_that_sends_no_pictures_any_more_is_down_at_the_limit(long_soun
 
 
 @pytest.mark.parametrize("name", ["noise.mjpeg", "noise.h264", "noise.ts", "noise.mp4"])
-def test_a_file_of_noise_is_given_up_at_the_limit(tmp_path, name):
+def test_a_file_of_noise_is_abandoned_at_the_limit(tmp_path, name):
     path = cut(WALKWAY, tmp_path / name, frames=1, codec="mjpeg" if "mj" in name else "libx264")
     content = path.read_bytes()
     noise = np.random.default_rng(0).integers(1, 255, 8 << 20, np.uint8).tobytes()

@@ -121,7 +121,7 @@ def frames_of(items):
     return [item for item in items if isinstance(item, Frame)]
 
 
-def test_what_poses_as_a_recording_reads_no_other_file_and_asks_no_host(tmp_path, server, segment):
+def test_a_disguised_playlist_reads_no_other_file_and_contacts_no_host(tmp_path, server, segment):
     secret = tmp_path / "secret.ts"
     secret.write_bytes(segment.read_bytes())
     server.pages["/segment.ts"] = segment.read_bytes()
@@ -132,7 +132,7 @@ def test_what_poses_as_a_recording_reads_no_other_file_and_asks_no_host(tmp_path
     assert server.asked == []
 
 
-def test_ffmpeg_left_to_itself_would_read_and_ask(tmp_path, server, segment):
+def test_ffmpeg_without_these_options_would_read_and_connect(tmp_path, server, segment):
     """Or else the test above could not fail."""
     secret = tmp_path / "secret.ts"
     secret.write_bytes(segment.read_bytes())
@@ -185,7 +185,7 @@ def test_an_http_camera_is_read(server, segment):
     assert down.reason == "closed"
 
 
-def test_a_playlist_is_no_camera_unless_it_is_allowed(server, elsewhere, segment):
+def test_a_playlist_is_not_a_camera_unless_allowed(server, elsewhere, segment):
     elsewhere.pages["/segment.ts"] = segment.read_bytes()
     server.pages["/live.m3u8"] = playlist(elsewhere.url("/segment.ts")).encode()
     frames, down = read_camera(server.url("/live.m3u8"))

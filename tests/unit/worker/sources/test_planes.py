@@ -83,7 +83,7 @@ def assert_like_the_converter(picture, image):
         "p010le",
     ],
 )
-def test_planes_of_any_format_show_what_the_converter_shows(pixel_format, size):
+def test_planes_of_any_format_match_the_converter(pixel_format, size):
     picture = picture_of(pixel_format, size=size)
     assert picture.format.name == pixel_format
     assert_like_the_converter(picture, PlaneReader().convert(picture))
@@ -92,9 +92,7 @@ def test_planes_of_any_format_show_what_the_converter_shows(pixel_format, size):
 @pytest.mark.parametrize("colorspace", [None, Colorspace.ITU601, Colorspace.ITU709])
 @pytest.mark.parametrize("color_range", [None, ColorRange.MPEG, ColorRange.JPEG])
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le"])
-def test_every_matrix_and_range_shows_what_the_converter_shows(
-    pixel_format, colorspace, color_range
-):
+def test_every_matrix_and_range_matches_the_converter(pixel_format, colorspace, color_range):
     picture = picture_of(pixel_format, colorspace, color_range)
     image = PlaneReader().convert(picture)
     assert_like_the_converter(picture, image)
@@ -133,7 +131,7 @@ def test_planes_of_a_decoded_frame_are_where_the_decoder_put_them(clip):
     assert [address(a) for a in planes] == [plane.buffer_ptr for plane in picture.planes]
 
 
-def test_planes_stay_as_they_are_when_the_decoder_goes_on():
+def test_planes_are_unchanged_while_the_decoder_continues():
     images, copies = [], []
     for picture in pictures(WALKWAY, 60):
         image = PlaneReader().convert(picture)
@@ -146,7 +144,7 @@ def test_planes_stay_as_they_are_when_the_decoder_goes_on():
             assert np.array_equal(plane, before)
 
 
-def test_planes_that_were_made_stay_as_they_are_when_the_reader_goes_on():
+def test_converted_planes_are_unchanged_while_the_reader_continues():
     reader = PlaneReader()
     first = reader.convert(picture_of("rgb24"))
     before = to_rgb(first)
@@ -231,14 +229,12 @@ def test_frames_of_a_recording_as_planes_carry_their_pictures_in_full_size(clip)
         ("clip.mov", "png", "rgb24"),
     ],
 )
-def test_planes_of_every_kind_of_file_show_what_the_converter_shows(
-    tmp_path, name, codec, pixel_format
-):
+def test_planes_of_every_kind_of_file_match_the_converter(tmp_path, name, codec, pixel_format):
     (decoded,) = DecodedPictures(file_of(tmp_path / name, codec, pixel_format))
     assert_like_the_converter(decoded, PlaneReader().convert(decoded))
 
 
-def test_a_file_played_live_gives_planes_too(clip):
+def test_a_file_played_live_yields_planes_too(clip):
     source = LiveSource(
         "clip", str(clip), (120, 160), itertools.count(1000).__next__, as_planes=True
     )
@@ -262,7 +258,7 @@ class OnGpu:
         return getattr(self._picture, name)
 
 
-def test_planes_that_a_gpu_decoded_are_left_where_they_are():
+def test_planes_decoded_on_a_gpu_are_not_copied():
     picture = picture_of("nv12", Colorspace.ITU709)
     image = PlaneReader().convert(OnGpu(picture))
     assert_like_the_converter(picture, image)
@@ -271,13 +267,13 @@ def test_planes_that_a_gpu_decoded_are_left_where_they_are():
     assert [plane.data_ptr() for plane in (image.y, image.u, image.v)] == [y, chroma, chroma + 1]
 
 
-def test_planes_that_a_gpu_decoded_keep_their_picture():
-    def planes_of_a_picture_that_goes():
+def test_planes_decoded_on_a_gpu_keep_their_picture_alive():
+    def planes_of_a_deleted_picture():
         picture = picture_of("nv12")
         image = PlaneReader().convert(OnGpu(picture))
         return image, image.y.clone(), image.u.clone()
 
-    made = [planes_of_a_picture_that_goes() for _ in range(20)]
+    made = [planes_of_a_deleted_picture() for _ in range(20)]
     gc.collect()
     for image, y, u in made:
         assert torch.equal(image.y, y)
@@ -285,7 +281,7 @@ def test_planes_that_a_gpu_decoded_keep_their_picture():
 
 
 @pytest.mark.cuda
-def test_frames_that_a_gpu_decodes_have_the_planes_that_the_cpu_decodes(clip):
+def test_frames_decoded_on_a_gpu_have_the_planes_decoded_on_the_cpu(clip):
     reason = claim_gpu(0)
     if reason:
         pytest.skip(f"no CUDA decoder: {reason}")

@@ -20,7 +20,7 @@ def recording(tmp_path_factory):
     return probe_recording(path, "clip")
 
 
-def test_a_frame_of_a_time_that_cannot_be_has_no_capture_time(recording):
+def test_a_frame_with_an_impossible_time_has_no_capture_time(recording):
     latest = replace(recording, start=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
     *items, down = RecordingSource(latest, SIZE)
     frames = [item for item in items if isinstance(item, Frame)]
@@ -41,7 +41,7 @@ class FailsAfter:
         return self._converter.convert(picture)
 
 
-def test_a_picture_that_cannot_be_converted_ends_a_recording_as_cut_off(recording):
+def test_a_picture_that_cannot_be_converted_ends_a_recording_as_truncated(recording):
     source = RecordingSource(recording, SIZE)
     source._converter = FailsAfter(source._converter, 5)
     *items, down = source

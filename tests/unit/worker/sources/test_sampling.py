@@ -39,5 +39,5 @@ def test_after_a_gap_there_is_no_burst():
 
 
 @given(st.lists(st.floats(0, 1000), max_size=60), st.floats(0.1, 100))
-def test_two_samplers_decide_alike(seconds, fps):
+def test_two_samplers_make_the_same_decisions(seconds, fps):
     assert accepted(Sampler(fps=fps), seconds) == accepted(Sampler(fps=fps), seconds)
