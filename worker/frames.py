@@ -71,7 +71,7 @@ class StreamDown:
     """None means the camera's current epoch."""
     state: Literal["down", "ended"]
     reason: str
-    """A code from the README's table."""
+    """A code from the table in docs/events.md."""
     detail: str = ""
     """For people; never contains a URL."""
     frames: int = 0
