@@ -146,11 +146,11 @@ class Detector:
         return self.submit(images)()
 
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], list[Detections]]:
-        """Start on a batch; the function that comes back waits for its detections.
+        """Start on a batch; the function returned waits for its detections.
 
         The device, or the other cores, work meanwhile, and the next batch can be submitted. Images
-        must not change until their detections are there. Raises ValueError for anything that is not
-        an image, and for YuvImages if ``takes_yuv`` is false.
+        must not change until their detections are returned. Raises ValueError for anything that is
+        not an image, and for YuvImages if ``takes_yuv`` is false.
         """
         wait = self._runner.submit(images)
         sizes = [(image.shape[0], image.shape[1]) for image in images]

@@ -20,4 +20,4 @@ class CheckpointError(SsdError):
 
 
 class DeviceError(SsdError):
-    """The device or the precision is not to be had here."""
+    """The device or the precision is not available here."""

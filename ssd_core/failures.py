@@ -1,6 +1,6 @@
-"""What an error of PyTorch, cuDNN or Triton means: no memory, a lost device, or neither.
+"""What an error of PyTorch, cuDNN or Triton means: out of memory, a lost device, or neither.
 
-Each of them words the same trouble in its own class and text, and a CUDA graph's capture raises
+Each of them reports the same failure with its own class and text, and a CUDA graph's capture raises
 another error on top of the first. Knows neither models nor images.
 """
 
@@ -30,7 +30,7 @@ CONTEXT_LOST = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is the reason, also where another error was raised while it was handled."""
+    """Whether memory ran out, even if another error was raised while that one was handled."""
     return any(
         isinstance(link, torch.OutOfMemoryError) or _says(link, OUT_OF_MEMORY)
         for link in chain_of(error)
@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_context_lost(error: BaseException) -> bool:
-    """Whether nothing runs on the device any more in this process."""
+    """Whether the device is unusable for the rest of this process."""
     if isinstance(error, torch.AcceleratorError):
         return not is_out_of_memory(error)
     return any(_says(link, CONTEXT_LOST) for link in chain_of(error))

@@ -1,7 +1,7 @@
 """Detections of a batch: all images' in a few tensors, then each image's own.
 
-A step over the whole batch costs little more than one over an image: taking apart what came home
-takes 4 us an image instead of 22 (AMD EPYC, torch 2.15.0), of 50 there are at 20,000 a second.
+A step over the whole batch costs little more than one over an image: unpacking what came from the
+device takes 4 us an image instead of 22 (AMD EPYC, torch 2.15.0), of 50 us at 20,000 images/s.
 """
 
 from collections.abc import Sequence
@@ -70,13 +70,13 @@ class Found:
 
 
 def unpadded(boxes: Tensor, scores: Tensor, labels: Tensor, count: Tensor) -> Found:
-    """Of what ``decode_nms`` gives, on the CPU: (B, D, 4), (B, D), (B, D), (B,)."""
+    """Unpad what ``decode_nms`` gives, on the CPU: (B, D, 4), (B, D), (B, D), (B,)."""
     taken = torch.arange(scores.shape[1]) < count[:, None]
     return Found(boxes[taken], scores[taken], labels[taken], count.tolist())
 
 
 def unpacked(rows: npt.NDArray[np.float32]) -> Found:
-    """Of the rows that ``packed`` makes: (B, D * 6 + 1). Nothing of them is kept."""
+    """Unpack the rows that ``packed`` makes, (B, D * 6 + 1), into memory of its own."""
     most = (rows.shape[1] - 1) // 6
     counts = rows[:, -1].astype(np.int64)
     taken = np.arange(most) < counts[:, None]
@@ -90,7 +90,7 @@ def unpacked(rows: npt.NDArray[np.float32]) -> Found:
 
 
 def packed(boxes: Tensor, scores: Tensor, labels: Tensor, count: Tensor) -> Tensor:
-    """Of what ``decode_nms`` gives, a row per image, so that one copy takes a batch home.
+    """Pack what ``decode_nms`` gives, a row per image, so that one copy brings a batch to the host.
 
     (B, D * 6 + 1) fp32, which holds class ids and counts exactly.
     """
@@ -99,7 +99,7 @@ def packed(boxes: Tensor, scores: Tensor, labels: Tensor, count: Tensor) -> Tens
 
 
 def joined(parts: Sequence[Found]) -> Found:
-    """Batches one after another as one."""
+    """Several batches as one, in their order."""
     if len(parts) == 1:
         return parts[0]
     none = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])

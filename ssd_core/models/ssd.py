@@ -1,7 +1,7 @@
 """SSD as one module: image in, raw head outputs out.
 
 Knows the shape of the detector (backbone, extra layers, heads); knows neither what the outputs
-mean (``box_coder``, ``ops``) nor where weights come from (``checkpoint``).
+mean (``box_coder``, ``ops``) nor where weights come from (``checkpoints``).
 """
 
 from collections.abc import Sequence

@@ -84,7 +84,7 @@ class Packed(NamedTuple):
 def pack(weight: Tensor, bias: Tensor | None, tile: Tile) -> Packed:
     """Lay out (out, in, kernel height, kernel width) weights for ``tile``, padded with zeros.
 
-    Raises ValueError for channels, in or out, that are no multiple of 8; up to 4 in are widened.
+    Raises ValueError for channels, in or out, that are not a multiple of 8; up to 4 in are widened.
     """
     out_channels, channels = weight.shape[:2]
     if out_channels % 8 or (channels % 8 and not is_small(weight)):

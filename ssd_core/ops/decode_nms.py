@@ -111,10 +111,10 @@ class Fallback:
         """Why, in one line; empty while the kernels are used."""
 
     def take(self, error: BaseException) -> None:
-        """Do without the kernels from now on, and warn the first time.
+        """Stop using the kernels in this process, and warn the first time.
 
-        Raises OutOfMemoryError or AcceleratorError where the device is to blame: the caller splits
-        its batch, or ends.
+        Raises OutOfMemoryError or AcceleratorError if the device caused the error: the caller then
+        splits its batch, or ends.
         """
         raise_if_of_device(error)
         if self.reason:
@@ -143,12 +143,12 @@ def why_no_kernels(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
         return f"Triton cannot write its cache: set TRITON_CACHE_DIR ({said})"
     if isinstance(error, subprocess.CalledProcessError):
-        return f"the C compiler cannot build Triton's launcher, for want of Python.h? ({said})"
+        return f"the C compiler cannot build Triton's launcher: is Python.h missing? ({said})"
     return f"a kernel failed ({said})"
 
 
 def _triton_kernels() -> Callable[..., DecodedDetections]:
-    # Imported where it is needed: Triton is not there on every machine.
+    # Imported on use: Triton is not available on every machine.
     from ssd_core.ops.decode_nms_triton import decode_nms_triton
 
     return decode_nms_triton

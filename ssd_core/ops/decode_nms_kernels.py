@@ -125,7 +125,7 @@ def _append_candidates(
     candidate = (inside & finite & (score > score_threshold)).to(tl.int32)
 
     found = tl.sum(candidate, 0)
-    # Relaxed: nobody reads the lists before the kernel has ended.
+    # Relaxed: the lists are not read before the kernel has ended.
     start = tl.atomic_add(candidate_counts + label, found, mask=found > 0, sem="relaxed")
     slot = start[None, :] + tl.cumsum(candidate, 0) - 1
     lists = (label - 1).to(tl.int64)[None, :] * list_size
@@ -259,7 +259,7 @@ def merge(
     DETECTIONS_PADDED: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """The best DETECTIONS of one image, best first, and zeros behind them."""
+    """The best DETECTIONS of one image, best first, then zeros."""
     image = tl.program_id(0).to(tl.int64)
     mine = kept_keys + image * (CLASSES - 1) * KEPT
     found = tl.load(kept_counts + image)

@@ -22,7 +22,7 @@ from ssd_core.ops.decode_nms_settings import DecodeSettings
 log = logging.getLogger(__name__)
 
 MOST_CANDIDATES = 2**32
-"""Pairs of box and class that fit into a key beside the score."""
+"""Pairs of box and class that fit into a key besides the score."""
 
 
 class _Settings(ctypes.Structure):

@@ -70,7 +70,7 @@ def describe_images(
     """The tables of a batch, on the CPU.
 
     ``addresses`` says where the planes lie on the device, one for each image; None where the
-    images' own planes are tensors there. Raises ValueError for planes that are no tensors.
+    images' own planes are tensors there. Raises ValueError for planes that are not tensors.
     """
     if addresses is None:
         addresses = [plane_addresses(image) for image in images]

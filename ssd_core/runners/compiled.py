@@ -1,7 +1,7 @@
-"""torch.compile of a network, where it can be had: a choice, since it takes its time first.
+"""Optional torch.compile of a network, where available. Off by default: compiling takes a while.
 
 On the CPU with weights frozen into the code, which needs a C++ compiler. There the fused network of
-``cpu_fusion`` is as fast and starts at once (MobileNet bf16, one thread of a Xeon: 7.9 ms an image,
+``cpu_fusion`` is as fast without compiling (MobileNet bf16, one thread of a Xeon: 7.9 ms an image,
 Inductor 8.6 after 24 s); on CUDA Inductor fuses biases and activations into fewer kernels.
 """
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 def compile_network(
     model: SSD, example: Tensor
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
-    """The compiled network, or None, with a warning, where this machine cannot compile.
+    """The compiled network; None, with a warning, if this machine cannot compile.
 
-    Tried on ``example``, an input (1, 3, S, S). Other batch sizes compile when they first come.
+    Tried on ``example``, an input (1, 3, S, S). Other batch sizes compile on their first use.
     """
     options: dict[str, Any] = {"freezing": True} if example.device.type == "cpu" else {}
     # One for each batch size: powers of two up to 1024, and the example's.

@@ -83,7 +83,7 @@ class CpuRunner:
         return IMAGES_PER_SHARE * self._threads
 
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
-        """Start on a batch; the function that comes back waits for its detections.
+        """Start on a batch; the function returned waits for its detections.
 
         Images must not change until then. Raises ValueError for anything that is not an image.
         """
@@ -137,7 +137,7 @@ def shares_of(images: int, threads: int) -> list[tuple[int, int]]:
 
 
 def start_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each compute alone in PyTorch; the number of others' threads stays as it is."""
+    """Threads that each compute alone in PyTorch; other threads keep their number of threads."""
     others = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "detect", initializer=_compute_alone)
     all_started = threading.Barrier(threads)

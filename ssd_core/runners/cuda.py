@@ -1,4 +1,4 @@
-"""A detector's batches on CUDA, without the host and the device waiting for one another.
+"""A detector's batches on CUDA, with neither the host nor the device waiting for the other.
 
 Images in, raw detections out, one batch being computed while the next is prepared. Images go up
 from pinned memory on a stream of their own, kernels make them the network's input, network and
@@ -67,7 +67,7 @@ class CudaRunner:
         self._memory: GraphMemory | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
-            # The network may be on its way to the device still.
+            # The network may still be on its way to the device.
             self._stream.wait_stream(torch.cuda.current_stream(device))
             self._memory = GraphMemory(device, self._stream)
         self._programs: dict[int, _Program] = {}
@@ -75,7 +75,7 @@ class CudaRunner:
         self._largest: int | None = None
         self._lock = threading.RLock()
         self.takes_yuv = self._conversions_work()
-        """Whether ``submit`` takes YuvImages; decided once, with a warning where it does not."""
+        """Whether ``submit`` takes YuvImages; decided once, with a warning if it does not."""
 
     @classmethod
     def for_model(
@@ -113,7 +113,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
-        """Start on a batch; the function that comes back waits for its detections and gives them.
+        """Start on a batch; the function returned waits for its detections and returns them.
 
         A batch that the device has no memory for is split, then and from then on, with one log
         line. Raises DeviceError if there is no memory for a single image, and AcceleratorError if
@@ -153,12 +153,12 @@ class CudaRunner:
                     waiting.pop(0)
 
     def _wait_for_images(self) -> None:
-        """Images may be in the making still, on the caller's stream or on the default one.
+        """Wait until images are complete, on the caller's stream and on the default one.
 
         FFmpeg copies what a GPU decoded on the default stream, and has put that copy there before
         it hands the picture on (nvdec.c: ``output_stream`` of cuvidMapVideoFrame, then
-        cuMemcpy2DAsync). It writes the next picture over one that was let go of on the same
-        stream; a slot lets go of its images when the device is done with them.
+        cuMemcpy2DAsync). It overwrites a picture that was released on the same stream; a
+        slot releases its images when the device is done with them.
         """
         if self._stream is None:
             return
@@ -176,11 +176,11 @@ class CudaRunner:
         ready = [image if self._is_ready(image) else None for image in images]
         others = [row for row, image in enumerate(ready) if image is None]
         with _on(self._stream):
-            # First, since it may find that one is no image: then nothing is under way yet.
+            # First, as it refuses what is not an image: nothing is under way yet.
             rgb = [require_rgb(images[row]) for row in others]
             made = preprocess(rgb, self._spec, self._device, self._dtype)
             slot.upload.start(ready)
-            # The graph computes rows that are left over from a larger batch, too: nobody looks.
+            # The graph computes rows left over from a larger batch, too: they are not read.
             slot.upload.convert_into(program.x[: len(images)], self._spec.mean, self._spec.std)
             if others:
                 self._place(made, others, program)
@@ -315,7 +315,7 @@ class _Slot:
     def take(
         self, outputs: Tensor, images: Sequence[Image | YuvImage], stream: torch.cuda.Stream | None
     ) -> "_Part":
-        """Copy a program's outputs home, without waiting; keeps the images until they are there."""
+        """Copy a program's outputs to the host, without waiting; keeps the images until then."""
         self._images = images
         if self._outputs.numel() < outputs.numel():
             pinned = stream is not None
@@ -328,7 +328,7 @@ class _Slot:
         return self._part
 
     def finish(self) -> None:
-        """Wait for the batch, if there is one, and free the slot for the next."""
+        """Wait for the slot's batch, if any, and free the slot for the next."""
         if self._part is None:
             return
         if self._done is not None:
@@ -347,7 +347,7 @@ class _Part:
         self._found: Found | None = None
 
     def unpack(self) -> None:
-        """The rows are there: take what they say out of the slot's memory."""
+        """Copy the rows, which have arrived, out of the slot's memory."""
         self._found = unpacked(self._rows.numpy())
 
     def result(self) -> Found:
@@ -359,16 +359,16 @@ class _Part:
 
 
 def bucket(images: int) -> int:
-    """The batch size that is computed for so many images: a power of two, or half as much again.
+    """The batch size computed for this many images: a power of two, or half as much again.
 
-    So less than a third of a batch is computed for nothing.
+    So less than a third of a batch is padding.
     """
     power = 1 << (images - 1).bit_length()
     return power * 3 // 4 if power >= 4 and images <= power * 3 // 4 else power
 
 
 def buckets_up_to(images: int) -> list[int]:
-    """Every batch size that so many images, and fewer, are computed in."""
+    """Every batch size that up to this many images are computed in."""
     return sorted({bucket(count) for count in range(1, images + 1)})
 
 
@@ -377,9 +377,9 @@ def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
 
 
 def same_algorithms() -> AbstractContextManager[Any]:
-    """Convolutions by the same algorithms in every run: a replay that goes on gives equal numbers.
+    """Convolutions by the same algorithms in every run: a resumed replay gives equal numbers.
 
-    ``enabled`` must be said: left out, it means no cuDNN at all.
+    ``enabled`` must be given: left out, cuDNN is disabled.
     """
     flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=True

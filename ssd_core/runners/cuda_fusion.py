@@ -1,4 +1,4 @@
-"""Whether a network runs on CUDA with fused convolutions: decided once, found out by trying."""
+"""Whether a network runs on CUDA with fused convolutions: decided once, by trying."""
 
 import logging
 
@@ -19,12 +19,12 @@ def fuse_for_cuda(model: SSD, example: Tensor) -> nn.Module | None:
     """The network with fused convolutions; None, with a warning, where its kernels do not run.
 
     Tried on ``example``, an input (B, 3, S, S) on the device, in the model's type. Raises
-    OutOfMemoryError or AcceleratorError where the device is to blame.
+    OutOfMemoryError or AcceleratorError if the device caused it.
     """
     if example.dtype not in DTYPES:
         return None
     try:
-        # Imported where it is needed: Triton is not there on every machine.
+        # Imported on use: Triton is not available on every machine.
         from ssd_core.runners.cuda_network import FusedSSD
 
         network = FusedSSD(model)

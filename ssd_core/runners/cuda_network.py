@@ -6,7 +6,7 @@ Here a convolution is one kernel of ``ops/convolution_triton`` with all of these
 cuDNN's is faster by more than that saves, cuDNN's and one kernel for the rest. The two heads of a
 feature map are one convolution.
 
-A model goes in and stays as it is; its weights are laid out anew, beside it. No gradients.
+A model goes in and stays as it is; its weights are copied in another layout. No gradients.
 """
 
 import copy

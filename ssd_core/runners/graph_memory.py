@@ -1,7 +1,7 @@
 """Memory that the CUDA graphs of one stream share: they run in turn, so one pool serves them all.
 
 A run outside a graph takes its memory here too: what a graph needs is then there before its capture
-begins, and a large batch needs it once instead of twice. Captures that fail are cleared up after.
+begins, and a large batch needs it once instead of twice. Failed captures are cleaned up.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Images on their way to the device: one copy from pinned memory, beside the compute.
+"""Images on their way to the device: one copy from pinned memory, while batches compute.
 
 Goes in: video pictures, and RGB images of the network's size, wherever they lie. Comes out: the
 network's input, by the kernels of ``ops``. Images that lie on the device already stay where they
@@ -22,7 +22,7 @@ from ssd_core.yuv import Plane, YuvImage
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 ALIGNMENT_BYTES = 16
-"""Of what kernels read: they are compiled anew for pointers to other places."""
+"""Of what kernels read: they are compiled again for pointers to other places."""
 COPIERS = 4
 ALONE_BYTES = 4 << 20
 """Copies of this size and more are shared out among COPIERS threads. 64 images of 300x300, 17 MB,
@@ -95,7 +95,7 @@ class Upload:
             return
         if self._uploaded is not None:
             torch.cuda.current_stream(self._device).wait_event(self._uploaded)
-        # Imported where it is needed: Triton is not there on every machine.
+        # Imported on use: Triton is not available on every machine.
         from ssd_core.ops.rgb_to_input import rgb_to_input
         from ssd_core.ops.yuv_to_input import yuv_to_input
 
@@ -203,7 +203,7 @@ class _Room:
 
 
 def copy_all(into: Bytes, contents: Sequence[tuple[int, Bytes]], copiers: int = COPIERS) -> None:
-    """Copy arrays to offsets of ``into``, by several threads where there is much of them."""
+    """Copy arrays to offsets of ``into``, by several threads if they are large."""
     if sum(array.size for _, array in contents) < ALONE_BYTES:
         copiers = 1
     shares = [contents[first::copiers] for first in range(copiers)]
@@ -211,7 +211,7 @@ def copy_all(into: Bytes, contents: Sequence[tuple[int, Bytes]], copiers: int = 
     try:
         _copy(into, shares[0])
     finally:
-        wait(others)  # whoever writes there next must not be disturbed
+        wait(others)  # the next writer must find the memory unused
     for other in others:
         other.result()
 

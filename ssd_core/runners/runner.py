@@ -42,7 +42,7 @@ class Runner(Protocol):
     def settings(self, settings: DecodeSettings) -> None: ...
 
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
-        """Start on a batch; the function that comes back waits for its detections."""
+        """Start on a batch; the function returned waits for its detections."""
 
     def warm_up(self, batch: int) -> None:
         """Prepare for batches of up to ``batch`` images."""

@@ -73,10 +73,13 @@ def load_detector(
     from ssd_core import Detector
     from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
+    from ssd_core.runners.heap import keep_freed_memory
     from worker.pipeline.detection import FrameDetector, check_labels
 
     try:
         device = choose_device(settings.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         gpu, reason = _claim_decoding_gpu(settings, device)
         detector = Detector.load(
             settings.model,

@@ -219,6 +219,22 @@ def test_a_lower_threshold_finds_more(golden):
     assert torch.equal(many.boxes[: len(few)], few.boxes)
 
 
+def test_the_score_threshold_of_a_loaded_detector_can_be_changed(constant_detector):
+    assert len(constant_detector.detect([BLACK])[0]) == 6  # of score 0.88
+    constant_detector.score_threshold = 0.9
+    assert constant_detector.score_threshold == 0.9
+    assert len(constant_detector.detect([BLACK])[0]) == 0
+    constant_detector.score_threshold = 0.1
+    assert len(constant_detector.detect([BLACK])[0]) == 6
+
+
+@pytest.mark.parametrize("score_threshold", [-0.1, float("nan")])
+def test_a_score_threshold_that_makes_no_sense_is_refused(constant_detector, score_threshold):
+    with pytest.raises(ValueError, match="score_threshold must be at least 0"):
+        constant_detector.score_threshold = score_threshold
+    assert len(constant_detector.detect([BLACK])[0]) == 6
+
+
 def test_labels_of_a_checkpoint_name_its_detections(constant_detector, tiny_spec, tmp_path):
     path = tmp_path / "birds.safetensors"
     birds = tiny_spec.with_labels(("background", "Duck", "Goose"))

@@ -77,7 +77,7 @@ def broken_kernels(error):
         (broken_kernels(FileNotFoundError(errno.ENOENT, "No such file or directory", "cc")),
          "slower: a kernel failed (FileNotFoundError: "),
         (broken_kernels(subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"])),
-         "slower: the C compiler cannot build Triton's launcher, for want of Python.h? (Called"),
+         "slower: the C compiler cannot build Triton's launcher: is Python.h missing? (Called"),
     ],
 )  # fmt: skip
 def test_the_reference_stands_in_for_kernels_that_fail_and_one_warning_says_why(

@@ -320,3 +320,24 @@ def test_warming_up_changes_no_result(plane_runner, expect):
     plane_runner.warm_up(8)
     assert_found(wait(), expect(pictures(3)))
     assert_found(plane_runner.submit([rgb(1), yuv(2)])(), expect([rgb(1), yuv(2)]))
+
+
+# Other settings
+
+
+def test_new_settings_apply_to_the_next_batch_of_a_size_that_ran_before(plane_runner, expect):
+    images = pictures(3)
+    under_way = plane_runner.submit(images)
+    plane_runner.settings = replace(plane_runner.settings, score_threshold=1.0)
+    assert plane_runner.submit(images)().counts == [0, 0, 0]
+    assert_found(under_way(), expect(images))
+    plane_runner.settings = replace(plane_runner.settings, score_threshold=THRESHOLD)
+    assert_found(plane_runner.submit(images)(), expect(images))
+
+
+def test_equal_settings_keep_the_programs(plane_runner):
+    plane_runner.warm_up(2)
+    programs = dict(plane_runner._programs)
+    plane_runner.settings = replace(plane_runner.settings)
+    assert plane_runner._programs == programs
+    assert programs
