@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := ssd_core/ops/decode_nms_native.cpp
 
-.PHONY: install demo test test-faults lint lock format bench bench-gpu test-gpu clean
+.PHONY: install demo test test-faults test-newest test-oldest lint lock format bench bench-gpu test-gpu clean
 
 install: $(VENV)/.installed
 
@@ -19,12 +19,27 @@ demo: install
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
 
 # Four at a time also on two cores: most tests wait for servers and processes.
+PYTEST = -m pytest --numprocesses 4 --dist worksteal
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	$(BIN)/python $(PYTEST)
 
-# Every fault that is injected into real servers and processes, the long ones too.
-test-faults: $(VENV)/.installed-dev
+# Every fault that is injected into real servers and processes, and all that takes long elsewhere:
+# kernels compiled with the other end of Triton's range, too.
+test-faults: $(VENV)/.installed-dev .cache/triton-3.6
 	HYPOTHESIS_PROFILE=others_each_time $(BIN)/python -m pytest -m "long or not long" tests/faults tests/fuzz
+	$(BIN)/python -m pytest -m long tests/unit tests/contract tests/integration
+
+# The ends of the ranges in pyproject.toml, each in an environment of its own (6 GB): the newest of
+# everything, and the oldest of what is named there with the newest of what that depends on.
+# TESTS=tests/unit runs a part.
+TESTS ?= tests
+COMPILED = -m pytest -m long -k for_gpus --numprocesses 2 tests/unit/ssd_core/ops
+test-newest: .venv-newest/.installed .cache/triton-3.6
+	.venv-newest/bin/python $(PYTEST) $(TESTS)
+	.venv-newest/bin/python $(COMPILED)
+test-oldest: .venv-oldest/.installed .cache/triton-3.9
+	.venv-oldest/bin/python $(PYTEST) $(TESTS)
+	.venv-oldest/bin/python $(COMPILED)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -82,14 +97,17 @@ test-gpu: $(if $(BENCH_PYTHON),,$(VENV)/.installed-dev)
 	REQUIRE_CUDA=1 $(GPU_PYTHON) -m pytest -m cuda tests/unit/worker
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .cache demo build *.egg-info
 
-$(VENV)/bin/python:
+define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) \
-	  || { rm -rf $(VENV); echo "Python cannot make a virtual environment: on Debian and Ubuntu,"; \
+	@$(PYTHON) -m venv $(1) \
+	  || { rm -rf $(1); echo "Python cannot make a virtual environment: on Debian and Ubuntu,"; \
 	       echo "apt install python3-venv"; exit 1; }
+endef
+$(VENV)/bin/python:
+	$(call make_venv,$(VENV))
 
 # What was tested: exactly the versions of a lock file, where it fits.
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -112,3 +130,20 @@ $(VENV)/.installed: pyproject.toml setup.py requirements.lock $(CPP) | $(VENV)/b
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(call install,requirements-dev.lock,[dev,bench])
+
+# Always made anew: what is newest changes, and an environment that has a package keeps it.
+.venv-newest/.installed: RESOLUTION = highest
+.venv-oldest/.installed: RESOLUTION = lowest-direct
+.venv-%/.installed: pyproject.toml setup.py $(CPP)
+	rm -rf .venv-$*
+	$(call make_venv,.venv-$*)
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-$*/bin/python -m uv pip install --python .venv-$*/bin/python --refresh \
+	  --resolution $(RESOLUTION) --editable '.[dev]'
+	@touch $@
+
+# A Triton that kernels are compiled with besides the installed one (650 MB).
+.cache/triton-%: | $(VENV)/bin/python
+	rm -rf $@.part
+	$(PIP_INSTALL) --no-deps --target $@.part 'triton==$*.*'
+	mv $@.part $@

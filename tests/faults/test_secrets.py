@@ -341,15 +341,15 @@ def fail(*_):
     raise RuntimeError(f"cannot open {sys.argv[2]}")
 
 def run(*_):
-    exec_cli._set_up_logging(SubscribeSettings())
+    cli._set_up_logging(SubscribeSettings())
     logging.getLogger("somebody.else").warning("opening %s", sys.argv[2])
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
     fail()
 
-exec_cli._run = run
-exec_cli.main()
+cli._run = run
+cli.main()
 """
 
 

@@ -6,12 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.clips import cut, pictures
-from tests.conftest import WALKWAY, json_lines, stream_events, wait_until
+from tests.conftest import WALKWAY, json_lines, redis_only_in_long, stream_events, wait_until
 
 STREAM = "ssd:{walkway}:replay"
 FRAMES = 150
 
 
+@redis_only_in_long
 def test_replay_publishes_one_event_per_frame_and_an_end(cli, redis_server):
     result = cli("replay", WALKWAY, "--redis-url", redis_server.url)
     assert result.returncode == 0, result.stderr
@@ -32,6 +33,7 @@ def test_replay_publishes_one_event_per_frame_and_an_end(cli, redis_server):
     assert f"{FRAMES} frames" in result.stderr
 
 
+@redis_only_in_long
 def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted_one(
     cli, redis_server, tmp_path
 ):

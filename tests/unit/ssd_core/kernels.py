@@ -41,10 +41,10 @@ with_each_triton = pytest.mark.parametrize(
     "triton",
     [
         pytest.param(each, marks=() if each == installed_triton() else pytest.mark.long)
-        for each in TRITONS
+        for each in sorted({*TRITONS, installed_triton() or TRITONS[-1]})
     ],
 )
-"""Both ends of the range; the one that is not installed is long, and stands in .cache."""
+"""Both ends of the range and the installed one; another than that is long, and in .cache."""
 
 
 def site_of(triton):
