@@ -1,4 +1,4 @@
-"""The lint of the Dockerfile sees what an image needs for a GPU, where no image can be built."""
+"""The lint of the Dockerfile finds what an image lacks for a GPU, even where none can be built."""
 
 import pytest
 
