@@ -1,4 +1,4 @@
-"""Video files made on the spot, with real pictures in them."""
+"""Video files created on demand, with real pictures in them."""
 
 import struct
 from fractions import Fraction
@@ -18,7 +18,7 @@ def cut(
     source, target, *, frames, codec="libx264", metadata=None, options=None, rate=10,
     size=(576, 768), container_options=None,
 ):  # fmt: skip
-    """Re-encode the first frames of a video, ``rate`` a second."""
+    """Re-encode the first frames of a video at ``rate`` frames per second."""
     height, width = size
     container_options = {"movflags": "+faststart"} | (container_options or {})
     with av.open(str(target), "w", container_options=container_options) as container:

@@ -1,4 +1,4 @@
-"""A detector for tests that has no network."""
+"""A detector without a network, for tests."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ssd_core import MODELS, Detections
 
 
 class FakeDetector:
-    """Finds in each image one thing: a box as wide as the image's first value says."""
+    """Detects one object per image, whose box is as wide as the image's first value."""
 
     def __init__(self, device="cpu", *, takes_yuv=False, before=lambda images: None):
         self.spec = MODELS["ssd_mobilenet_v2_oid"]

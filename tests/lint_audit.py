@@ -24,7 +24,7 @@ def pins(lock):
 
 
 def audit(pinned):
-    """What pip-audit prints, as JSON; nothing if it has no answer."""
+    """The output of pip-audit, as JSON; empty if it gets no answer."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(pinned))
         file.flush()
@@ -43,7 +43,7 @@ def audit(pinned):
 
 
 def verdict(answer):
-    """Lines to print, and whether there is something to mend."""
+    """Lines to print, and whether anything needs fixing."""
     try:
         packages = json.loads(answer)["dependencies"]
     except (ValueError, KeyError):

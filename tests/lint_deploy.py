@@ -282,13 +282,13 @@ def unit_problems(unit):
 
 
 def disagreements(lock, dev_lock):
-    """What is deployed in another version than is tested."""
+    """Packages whose deployed version differs from the tested one."""
     for pin in sorted(set(pins(lock)) - set(pins(dev_lock))):
         yield f"requirements-dev.lock: {pin} of requirements.lock is not there: make lock"
 
 
 def lock_problems(lock, dependencies, name="requirements.lock"):
-    """Why a lock file cannot be installed as it is, or does not fit the dependencies."""
+    """Why a lock file cannot be installed as it is, or does not match the dependencies."""
     if re.search(r"://|^--(?!hash)|\bindex", lock, re.MULTILINE):
         yield f"{name}: names an address: make lock"
         return

@@ -7,7 +7,7 @@ from worker.sinks.memory import MemorySink
 
 
 class FlakySink(MemorySink):
-    """Away until told to come back; then takes everything."""
+    """Unavailable until ``back`` is set; then it accepts everything."""
 
     def __init__(self):
         super().__init__()
@@ -22,7 +22,7 @@ class FlakySink(MemorySink):
 
 
 class DeduplicatingSink(FlakySink):
-    """Drops what it has already, as the sinks of the worker do."""
+    """Drops events that it already has, as the sinks of the worker do."""
 
     def publish(self, events):
         have = {(e.data.camera_id, e.data.epoch, e.data.seq) for e in self.events}

@@ -13,5 +13,5 @@ def spool_in(directory, cameras=("gate", "yard"), *, destination="here", max_byt
 
 
 def no_spool():
-    """For a sink that is never away: a spool that stays empty, in a folder of its own."""
+    """For a sink that is always available: an empty spool in its own temporary folder."""
     return spool_in(tempfile.mkdtemp())

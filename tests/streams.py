@@ -1,4 +1,4 @@
-"""What is in a server's streams, and what must never be."""
+"""Reads a server's streams, and checks that they are complete."""
 
 import json
 
@@ -23,7 +23,7 @@ def states_of(client, camera):
 
 
 def assert_whole(events):
-    """In order, once, and without a hole: epochs rise, and in each seq counts from 0."""
+    """In order, once, and without a gap: epochs rise, and in each seq counts from 0."""
     numbers = [(e["data"]["epoch"], e["data"]["seq"]) for e in events]
     assert numbers == sorted(set(numbers))
     by_epoch = {}

@@ -1,4 +1,4 @@
-"""What every sink promises, checked on all of them."""
+"""The guarantees of every sink, checked on all of them."""
 
 import pytest
 
@@ -315,7 +315,7 @@ def test_a_journal_that_was_just_finished_is_not_mistaken_for_a_new_one(tmp_path
     first = JsonlSink(tmp_path / "tags.jsonl", "claim", batch=1)
     first.publish(replay_events(0, 3))
 
-    def flock(file, operation):  # the second has opened it: only now does the first end
+    def flock(file, operation):  # the first finishes only after the second has opened the file
         first.finish(keep=True)
 
     monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)

@@ -1,4 +1,4 @@
-"""What every source promises, checked on all of them with real files and a real RTSP server."""
+"""The guarantees of every source, checked on all of them with real files and a real RTSP server."""
 
 import itertools
 import re
@@ -218,7 +218,7 @@ def test_a_recording_that_starts_at_an_edit_or_lacks_a_frame_count_is_not_trunca
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
-        for index in range(900):  # the sound goes on for long after the pictures
+        for index in range(900):  # the sound continues long after the pictures
             sound = av.AudioFrame(format="fltp", layout="mono", samples=1024)
             for plane in sound.planes:
                 plane.update(bytes(plane.buffer_size))
@@ -274,7 +274,7 @@ def test_a_camera_that_cannot_be_opened_gives_its_reason_once(rtsp_server, path,
     assert (down.state, down.reason, down.epoch) == ("down", reason, 1000)
     assert "secret" not in down.detail
     threading.Timer(3, source.stop).start()
-    assert list(items) == []  # tried again meanwhile, and failed alike
+    assert list(items) == []  # retried meanwhile, and failed for the same reason
 
 
 def test_a_recording_played_live_holds_each_frame_until_its_time(clip):

@@ -1,4 +1,4 @@
-"""A camera that fails on command, and someone who watches it."""
+"""A camera that fails on command, and a source that watches it."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def watch(request):
 
 @pytest.fixture
 def assert_back(record_property):
-    """Asserts that a camera was back in time, and notes how long it took."""
+    """Asserts that a camera was back in time, and records how long it took."""
 
     def assert_back(watch, mended_at, within=BACK_SECONDS):
         seconds = watch.seconds_to_full_rate(mended_at)

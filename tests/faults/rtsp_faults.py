@@ -1,4 +1,4 @@
-"""A camera that misbehaves as it is told: an RTSP server of our own, on loopback.
+"""A camera that misbehaves on command: our own RTSP server, on loopback.
 
 Serves H.264 or MPEG-4 access units as RTP, interleaved in TCP or over UDP. What it does wrong is
 set from outside: ``answers`` for the handshake, ``script`` for what comes after PLAY. Knows
@@ -125,7 +125,7 @@ class Camera:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def stop(self):
-        """As if the process had died: nobody listens, and every connection is reset."""
+        """As if the process had died: nothing listens, and every connection is reset."""
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -134,14 +134,14 @@ class Camera:
         self.hang_up()
 
     def hang_up(self):
-        """Close every connection, and go on listening."""
+        """Close every connection, and keep listening."""
         for session in list(self.sessions):
             session.close()
 
     def unplug(self):
-        """Leave every connection open and silent, and refuse new ones without a word.
+        """Leave every connection open and silent, and silently drop new ones.
 
-        The connections that there are never hear of it, as when a camera loses its power.
+        The existing connections are not closed, as when a camera loses power.
         """
         listener, self._listener = self._listener, None
         with contextlib.suppress(OSError):
@@ -202,14 +202,14 @@ class Session:
     def __init__(self, camera, connection):
         self.camera = camera
         self.gone = threading.Event()
-        """The client has hung up, or we have."""
+        """Either side has hung up."""
         self.frozen = threading.Event()
-        """Nothing is sent and nothing answered any more."""
+        """Nothing is sent or answered from now on."""
         self.frame = 0
         self.timestamp = 90_000
         self.ntp_offset_seconds = 0.0
         self.drop = lambda sequence: False
-        """Which RTP packets to lose on the way."""
+        """Decides which RTP packets to lose."""
         self._connection = connection
         self._lock = threading.Lock()
         self._sequence = 0
@@ -239,7 +239,7 @@ class Session:
     # What a script may do.
 
     def send(self, frames=None, clip=None, pause_seconds=1 / RATE, step=90_000 // RATE):
-        """Frames of a clip, so far apart; for ever without a number. Ends when the client goes."""
+        """Send frames of a clip at an interval, endlessly by default, until the client hangs up."""
         clip = clip or self.camera.clip
         sent = 0
         due = time.monotonic()
@@ -282,7 +282,7 @@ class Session:
                 return True
 
     def _obey(self, method, headers=None):
-        """Do what is set for the method; whether to go on."""
+        """Inject the fault set for the method; whether to continue."""
         answer = self.camera.answers.get(method, 200)
         if answer == SILENT:
             self._wait_for_the_end()
@@ -302,7 +302,7 @@ class Session:
                 pass
 
     def _listen(self):
-        """Answers keep-alives until the client goes."""
+        """Answer keep-alives until the client hangs up."""
         with contextlib.suppress(OSError):
             while (request := self._read_request()) is not None:
                 if request[0] == "TEARDOWN":

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that delays replies, or loses them."""
+"""A TCP proxy on loopback that can delay or lose replies."""
 
 import contextlib
 import socket
@@ -7,11 +7,11 @@ import time
 
 
 class TcpProxy:
-    """Passes connections on to a port, for as long as the ``with`` block lasts."""
+    """Forwards connections to a port for the duration of a ``with`` block."""
 
     def __init__(self, target_port):
         self.delay_seconds = 0.0
-        """How long each piece of a reply is held back."""
+        """Delay of each piece of a reply."""
         self.cut_replies_to = None
         """Bytes in a request whose reply is lost, once, and the connection with it."""
         self.cuts = 0
@@ -54,7 +54,7 @@ class TcpProxy:
                     self.cut_replies_to = None
                     cut.set()
                 elif not is_request and cut.is_set():
-                    self.cuts += 1  # the server has done it, nobody hears of it
+                    self.cuts += 1  # the server has executed it, and the client gets no reply
                     break
                 elif not is_request and self.delay_seconds:
                     time.sleep(self.delay_seconds)

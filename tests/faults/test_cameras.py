@@ -1,8 +1,8 @@
-"""What is told of a camera that fails, how often it is tried, and when it is back at the latest.
+"""A failing camera: the reason reported, how often it is retried, and how soon it is back.
 
 At the source, against a camera that fails on command. test_cameras_opening.py and
-test_cameras_streams.py go through the faults, test_cameras_worker.py has the whole worker,
-test_cameras_gst.py another's server.
+test_cameras_streams.py cover the faults one by one, test_cameras_worker.py the whole worker,
+test_cameras_gst.py a server by others.
 """
 
 import time
@@ -15,7 +15,7 @@ from tests.faults.rtsp_faults import SILENT, Camera, Swallower, noise
 from tests.faults.watching import BUSY_SECONDS, wait_for_reason, wait_for_visit
 from worker.sources.reasons import SILENCE_SECONDS
 
-# Before the first frame, or when it comes back: what the handshake can do.
+# Faults of the handshake, before the first frame or at a reconnect.
 
 
 @pytest.mark.long
@@ -114,7 +114,7 @@ def test_a_camera_that_only_sends_by_udp_is_read_that_way(camera, watch):
     assert len(camera.visits) == 1
 
 
-# Again and again.
+# Repeated connects.
 
 
 @pytest.mark.long

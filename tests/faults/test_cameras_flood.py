@@ -1,4 +1,4 @@
-"""HTTP cameras that send something without an end as fast as they can: memory stays bounded."""
+"""HTTP cameras that send endless data as fast as they can: memory stays bounded."""
 
 import contextlib
 import resource
@@ -48,7 +48,7 @@ def a_part_of_two_gigabytes():
 
 
 class Flood:
-    """A server that sends a beginning and then junk, to everybody who calls."""
+    """A server that sends every client a valid beginning and then garbage."""
 
     def __init__(self, content_type, beginning):
         self.sent_bytes = 0

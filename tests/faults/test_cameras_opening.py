@@ -1,4 +1,4 @@
-"""Cameras that cannot be opened: each tells its reason, and is at full rate soon after it can be.
+"""Cameras that cannot be opened: each reports its reason, and is at full rate soon after it can be.
 
 `within` is what is promised after the fault's end, and 3 s for a busy machine.
 """
@@ -36,7 +36,7 @@ def test_a_camera_that_refuses_is_tried_until_it_listens(clip, record_property):
         camera.stop()
         with Watch(camera.url) as watch:
             assert watch.wait_for_down().reason == "refused"
-            time.sleep(6)  # the fault itself: until the back-off is as long as it gets
+            time.sleep(6)  # the fault itself: until the backoff has reached its maximum
             assert len(watch.downs()) == 1
             camera.start()
             assert seconds_to_recover(watch, record_property, time.monotonic()) < WITHIN_SECONDS
@@ -99,9 +99,9 @@ def test_a_camera_with_a_wrong_password_is_not_hammered(clip):
     with Camera(clip, password="right") as camera, Watch(with_password(camera, "no")) as watch:
         down = watch.wait_for_down()
         assert down.reason == "unauthorized"
-        time.sleep(8)  # by then any other failure has been tried again three times
+        time.sleep(8)  # by then any other failure has been retried three times
         assert len(camera.visits) == 1
-        assert watch.stop() < 1  # nor does the long wait hold up the end
+        assert watch.stop() < 1  # nor does the long backoff delay the stop
 
 
 def test_a_right_password_is_let_in(clip):
@@ -166,7 +166,7 @@ def test_failed_connects_leak_nothing(clip, monkeypatch, record_property, connec
     faults = [{"accept": CLOSE}, {"DESCRIBE": 404}, {"DESCRIBE": 401}, {"PLAY": CLOSE}]
     with contextlib.ExitStack() as stack:
         cameras = [stack.enter_context(Camera(clip, answers=answers)) for answers in faults]
-        # Up, and lost at once: what decodes must be given back, too.
+        # Up, and lost at once: the decoder must be released, too.
         cameras.append(stack.enter_context(Camera(clip, script=lambda session: session.send(3))))
         dead = stack.enter_context(Camera(clip))
         dead.stop()

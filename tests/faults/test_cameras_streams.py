@@ -1,4 +1,4 @@
-"""A stream that fails while it is watched: the reason that is told, and how soon it is back.
+"""A stream that fails while it is watched: the reason reported, and how soon it is back.
 
 At the source, against a camera that fails on command. See test_cameras.py.
 """
@@ -21,7 +21,7 @@ def stall(session):
 
 
 def stall_with_reports(session):
-    """As a server does whose publisher is gone."""
+    """Behave as a server whose publisher has left."""
     session.send(20)
     while not session.gone.is_set():
         session.report()
@@ -54,7 +54,7 @@ def test_a_stall_in_mid_stream_is_reported_soon(camera, watch, assert_back, scri
     camera.script = script
     watched = watch(camera.url)
     down = wait_for_reason(watched, "stall")
-    # 20 frames take one second; what FFmpeg held back until the timeout is no frame
+    # 20 frames take one second; the one that FFmpeg held back until the timeout is not a frame
     assert down.frames <= 20
     assert watched.seconds_until(down) < 1 + SILENCE_SECONDS + BUSY_SECONDS
     camera.script = lambda session: session.send()
@@ -76,7 +76,7 @@ def test_a_short_pause_does_not_disconnect_and_the_burst_after_it_is_read_at_onc
     gap = max(range(len(times) - 1), key=lambda i: times[i + 1] - times[i])
     assert times[gap + 1] - times[gap] > 1.5
     after = times[gap + 1 : gap + 36]
-    assert after[-1] - after[0] < 1  # of 2 s of video: nothing stays late
+    assert after[-1] - after[0] < 1  # of 2 s of video: the latency recovers
     assert len(camera.visits) == 1
 
 
@@ -204,7 +204,7 @@ def test_a_camera_that_loses_its_power_is_back_within_ten_seconds(camera, watch,
     nobody = camera.unplug()
     wait_for_reason(watched, "stall")
     wait_for_reason(watched, "timeout")
-    nobody.stop()  # booting: the kernel refuses, the server is not up yet
+    nobody.stop()  # booting: the kernel refuses connections, the server is not up yet
     wait_for_reason(watched, "refused")
     time.sleep(3)
     camera.start()

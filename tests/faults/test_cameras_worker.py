@@ -1,4 +1,4 @@
-"""Failing cameras and the whole worker: what it publishes, what the others notice, how it stops."""
+"""Failing cameras in the whole worker: its events, the effect on other cameras, its shutdown."""
 
 import contextlib
 import itertools
@@ -54,7 +54,7 @@ def test_every_fault_is_published_with_its_reason_and_its_end_too(clip, valkey_s
             camera.answers = {}
         stalled.script = lambda session: session.send()
         for name in [*faults, "stalled"]:
-            if name != "locked":  # that one is tried again slowly
+            if name != "locked":  # that one is retried slowly
                 wait_for_state(valkey_server, name, ("up", "connected"), 8)
         code, seconds, _ = stop(worker)
     assert (code, seconds < 5) == (0, True)
@@ -81,7 +81,7 @@ def dead_cameras(clip):
 
 
 def rate_and_delay(server, seconds):
-    """Frames a second of the camera "gate" from now on, and half of the frames' delay."""
+    """Frames per second of the camera "gate" from now on, and the median latency."""
     seen = len(frames_of(server.client, "gate"))
     started = time.monotonic()
     wait_until(lambda: len(frames_of(server.client, "gate")) >= seen + 10 * seconds, 60, "frames")

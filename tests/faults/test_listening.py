@@ -1,4 +1,4 @@
-"""What others on the network can reach of a worker: nothing."""
+"""A worker exposes nothing to others on the network."""
 
 import ipaddress
 import os
@@ -17,7 +17,7 @@ LISTEN = "0A"
 
 
 def processes(pid):
-    """A process and all that it started."""
+    """A process and its descendants."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     children = [child for task in tasks for child in task.read_text().split()]
     return [pid, *(p for child in children for p in processes(int(child)))]
@@ -34,7 +34,7 @@ def sockets_of(pid):
 
 
 def reachable(protocol, pids):
-    """Addresses at which the processes take connections, or datagrams from anybody."""
+    """Addresses at which the processes accept connections, or datagrams from anyone."""
     owned = {inode for pid in pids for inode in sockets_of(pid)}
     for family in ("", "6"):
         for line in Path(f"/proc/net/{protocol}{family}").read_text().splitlines()[1:]:

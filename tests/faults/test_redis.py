@@ -1,4 +1,4 @@
-"""Redis that dies, hangs, fills up or lies, under a live worker: nothing lost, nothing twice."""
+"""Redis that dies, hangs, fills up or fails over: no live event is lost or duplicated."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from worker.publishing.spool import FILE_NAME
 
 
 class Worker:
-    """`ssd-worker run` on a clip that is played again and again, every frame published."""
+    """`ssd-worker run` on a looped clip, publishing every frame."""
 
     def __init__(self, cli, clip, url, *options):
         self.spool = cli.cwd / "spool"
@@ -33,7 +33,7 @@ class Worker:
         self.process.communicate()
 
     def stop(self):
-        """Ends it in an orderly way; gives what it said."""
+        """Stop it gracefully; returns its log."""
         started = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         _, said = self.process.communicate(timeout=15)
@@ -50,7 +50,7 @@ class Worker:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
             try:
                 return database.execute("SELECT count(*) FROM events").fetchone()[0]
-            except sqlite3.OperationalError:  # it is being made
+            except sqlite3.OperationalError:  # it is being created
                 return 0
 
 
@@ -118,7 +118,7 @@ def test_a_frozen_server_has_every_event_when_it_resumes(watch, valkey_server, s
     worker.stop()
     events = events_of(valkey_server.client, "gate")
     assert_whole(events)
-    # Camera and detector went on meanwhile: of the 10 frames a second most came through.
+    # Camera and detector continued meanwhile: most of the 10 frames per second were published.
     assert sum(e["data"]["dropped"] for e in events if "frame_index" in e["data"]) < 5 * seconds
 
 
@@ -157,7 +157,7 @@ def test_events_survive_a_worker_that_is_killed_while_its_server_is_down(watch, 
     events = events_of(valkey_server.client, "gate")
     epochs = [e["data"]["epoch"] for e in events]
     assert epochs == sorted(epochs)
-    # Those of the killed worker are there, whole; the next epoch begins behind them.
+    # The killed worker's events are complete; the next epoch begins after them.
     assert_whole(events)
     assert len(events) >= before + kept
 
@@ -194,7 +194,7 @@ def test_events_beyond_the_spools_limit_are_discarded_oldest_first_and_reported(
     numbers = [(epoch, seq) for epoch, seqs in by_epoch.items() for seq in seqs]
     assert numbers == sorted(set(numbers))
     missing = sum(max(seqs) + 1 - len(seqs) for seqs in by_epoch.values())
-    # Whole epochs may be gone where the clip began again meanwhile: holes are at most what is told.
+    # Whole epochs may be lost if the clip restarted meanwhile: gaps are at most the reported loss.
     assert 0 < missing <= told
 
 
@@ -269,13 +269,13 @@ def test_after_a_failover_the_new_server_at_the_address_gets_the_events(
         valkey_server.client.wait(1, 2000)
         address._target_port = replica.port  # as when a name points elsewhere
         replica.client.replicaof("NO", "ONE")
-        # The old one lives on, keeps the worker's connection open and takes no writes.
+        # The old one stays alive, keeps the worker's connection open and accepts no writes.
         valkey_server.client.replicaof("127.0.0.1", replica.port)
         wait_for_frames(replica.client, 30)
         worker.stop()
     events = events_of(replica.client, "gate")
     replica.stop()
-    # Redis replicates after it answers: what the old server took last may be gone with it.
+    # Redis replicates after it answers: the old server's last writes may be lost with it.
     numbers = [(e["data"]["epoch"], e["data"]["seq"]) for e in events]
     assert numbers == sorted(set(numbers))
     assert len(events) > 30

@@ -1,4 +1,4 @@
-"""Who may do what at a real server: the ACL rules that are shipped, and TLS with certificates."""
+"""Access to a real server: the shipped ACL rules, and TLS with certificates."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from worker.publishing.checkpoint import ReplayClaim
 from worker.servers.address import connect
 from worker.sinks.redis_stream import RedisStreamSink
 
-PASSWORD = "alpha@bravo:charlie/delta#eagle?fox07%golfer"  # an ACL file takes no spaces
+PASSWORD = "alpha@bravo:charlie/delta#eagle?fox07%golfer"  # an ACL file allows no spaces
 RULES = (ROOT / "deploy" / "redis-users.acl").read_text()
 ROLES = {line.split()[1]: line.split()[2:] for line in RULES.splitlines() if "default" not in line}
 CAMERA_EVENTS = [camera_event("gate"), detections_event("gate", seq=1)]
@@ -28,7 +28,7 @@ OPTIONAL = "client|setinfo"
 
 
 class Guarded:
-    """A server that only lets the shipped users in."""
+    """A server that accepts the shipped users only."""
 
     def __init__(self, binary, directory):
         users = directory / "users.acl"
@@ -55,7 +55,7 @@ class Guarded:
         self.admin.delete("ssd:{gate}:producer", "ssd:{clip}:replay:producer")
 
     def refused(self):
-        """What the server refused since the last look."""
+        """The commands that the server has refused since the last call."""
         entries = self.admin.acl_log()
         self.admin.acl_log_reset()
         return [(e["username"], e["object"]) for e in entries if e["object"] != OPTIONAL]
@@ -70,7 +70,7 @@ def started(request, tmp_path_factory):
 
 @pytest.fixture
 def guarded(started):
-    """Each server there is, empty, with the users as they are shipped."""
+    """Each installed server, empty, with the shipped users."""
     started.admin.flushall()
     started.admin.acl_load()
     started.admin.acl_log_reset()
@@ -277,7 +277,7 @@ needs_tls = pytest.mark.skipif(
 
 
 class Certificates:
-    """PEM files of two authorities: ours, and one that nobody knows."""
+    """PEM files of two authorities: ours, and an untrusted one."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -306,7 +306,7 @@ class Certificates:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
-    """A server that wants a client certificate and the user `publisher`; its port and the files."""
+    """A server that requires a client certificate and a login; its port and the files."""
     directory = tmp_path_factory.mktemp("tls")
     files = Certificates(directory)
     port = free_port()

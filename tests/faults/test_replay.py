@@ -1,4 +1,4 @@
-"""Replays that are killed, and servers that fail under them: the stream of an undisturbed run."""
+"""Killed replays and failing servers: the stream is that of an undisturbed run."""
 
 import random
 import signal
@@ -17,7 +17,7 @@ VTEST = ROOT / "benchmarks" / "data" / "vtest.avi"
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    """Streams of runs that nothing happened to, by recording."""
+    """Streams of undisturbed runs, by recording."""
     return {}
 
 
@@ -34,7 +34,7 @@ def expected(undisturbed, exec_cli, server, path):
 
 @pytest.fixture
 def replay(exec_cli):
-    """Starts a replay into the server, as its own process."""
+    """Starts a replay into the server, as a separate process."""
     return lambda url, path=WALKWAY, *options: exec_cli.start(
         "replay", f"clip={path}", "--redis-url", url, *options
     )
@@ -45,7 +45,7 @@ def has_entries(server, more_than=0):
 
 
 def finish(process):
-    """Waits for the end; gives what it said."""
+    """Waits for its exit; returns its log."""
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "Traceback" not in said
@@ -58,7 +58,7 @@ def test_a_replay_resumes_after_its_server_was_frozen(undisturbed, exec_cli, val
     process = replay(valkey_server.url)
     wait_until(lambda: has_entries(valkey_server))
     valkey_server.process.send_signal(signal.SIGSTOP)
-    time.sleep(12)  # longer than a reply is waited for
+    time.sleep(12)  # longer than the reply timeout
     valkey_server.process.send_signal(signal.SIGCONT)
     said = finish(process)
     assert "Redis is unavailable, events are queued" in said

@@ -1,4 +1,4 @@
-"""Users and passwords stay inside: real processes, real servers, and every way out is looked at."""
+"""Users and passwords stay inside: real processes, real servers, and every output is checked."""
 
 import base64
 import http.server
@@ -29,7 +29,7 @@ USER = "watchman"
 PASSWORD = "alpha@bravo:charlie/delta#eagle?fox07%golfer hotel"
 ENCODED = quote(PASSWORD, safe="")
 RAW_BUT_READABLE = "alpha@bravo:charlie%golfer hotel"
-"""Without / # ?, which end what a URL has before its path, it works as it stands."""
+"""Without / # ?, which end the authority part of a URL, it works unencoded."""
 LOGIN = f"{USER}:{ENCODED}"
 FRAGMENTS = (USER, *re.split(r"[@:/#?% ]", PASSWORD))
 
@@ -60,13 +60,13 @@ def everything_in(client):
 
 
 def files_under(directory):
-    """Names and contents of all that a worker wrote."""
+    """Names and contents of all files that a worker wrote."""
     for path in Path(directory).rglob("*"):
         yield str(path.relative_to(directory)), path.read_bytes() if path.is_file() else b""
 
 
 def command_line_of(process):
-    """What other users see: `ps` reads it here."""
+    """The command lines that other users see, where `ps` reads them."""
     return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
@@ -205,7 +205,7 @@ def test_a_mistyped_command_does_not_echo_secrets(exec_cli, arguments):
 
 
 class OldRedis(socketserver.StreamRequestHandler):
-    """Knows no login with a user, and says so as Redis 5 does: with all of it."""
+    """Rejects a login with a user name and, like Redis 5, echoes all of it."""
 
     def handle(self):
         while (first := self.rfile.readline()).startswith(b"*"):
@@ -251,7 +251,7 @@ def redis_addresses(valkey, old, silent):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run a command in this process, which is as before afterwards; code, and what it said."""
+    """Run a command in this process and restore its state; exit code and output."""
     monkeypatch.setattr("worker.cli.setproctitle", lambda title: None)
     monkeypatch.setattr(redaction, "_hidden", {})
     for where, name in ((sys, "excepthook"), (threading, "excepthook"), (logging, "lastResort")):

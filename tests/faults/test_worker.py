@@ -1,4 +1,4 @@
-"""The worker's own faults: stuck, out of disk, told to stop under load."""
+"""The worker's own faults: stuck, out of disk space, stopped under load."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.streams import assert_whole, events_of, states_of
 
 
 def run_patched(exec_cli, patch, *arguments):
-    """`ssd-worker` as its own process, with something in it broken first."""
+    """`ssd-worker` as a separate process, with a part of it broken first."""
     code = textwrap.dedent(patch) + "\nfrom worker.cli import run_and_exit\nrun_and_exit()\n"
     return exec_cli.start(*arguments, code=code)
 
@@ -115,7 +115,7 @@ def test_a_gpu_that_fails_ends_the_worker_in_one_line_and_its_cameras_say_so(
 
 
 def small_disk(size):
-    """Before the process starts: no file of it grows beyond so many bytes."""
+    """Before the process starts: limit the size of each of its files."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 

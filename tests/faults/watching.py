@@ -1,4 +1,4 @@
-"""A LiveSource read in a thread, and what came of it by the clock."""
+"""A LiveSource read in a thread, and its items with their arrival times."""
 
 import itertools
 import threading
@@ -10,13 +10,13 @@ from worker.sources.live import LiveSource
 
 SIZE = (120, 160)
 BUSY_SECONDS = 1.0
-"""For a machine that does other things as well."""
+"""Tolerance for other load on the machine."""
 
 
 class Watch:
     def __init__(self, url, **options):
         self.items = []
-        """(when it came by the monotonic clock, item)."""
+        """(arrival by the monotonic clock, item)."""
         self.source = LiveSource("gate", url, SIZE, itertools.count(1000).__next__, **options)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -61,7 +61,7 @@ class Watch:
         return wait_until(lambda: self.downs(since), timeout, "the loss")[-1]
 
     def seconds_to_full_rate(self, since, rate=20):
-        """From then until a second of video has come at (nearly) the camera's rate."""
+        """From then until a second of video has arrived at (nearly) the camera's rate."""
         wait_until(lambda: self._full_rate_at(since, rate), 30, "full rate")
         return self._full_rate_at(since, rate) - since
 

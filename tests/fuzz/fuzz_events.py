@@ -49,7 +49,7 @@ def one_input(data: bytes) -> None:
 
 @atheris.instrument_func
 def an_event(content: bytes) -> None:
-    """What is parsed is written as it can be read again."""
+    """What is parsed must survive being written and read."""
     try:
         event = parse_event(content)
     except ValueError:

@@ -31,7 +31,7 @@ WALKWAY = ROOT / "samples" / "walkway.mp4"
 SIZE = (120, 160)
 MODEL = ModelInfo(name="none", digest="sha256:0")
 AS_CAMERA = 4
-"""One case in so many is played live."""
+"""One in this many cases is played live."""
 RECORDING_REASONS = {"end_of_file", "truncated", "damaged", "over_limit"}
 CAMERA_REASONS = {
     "end_of_file", "over_limit", "closed", "invalid_data", "no_video", "error", "timeout", "stall",
@@ -39,7 +39,7 @@ CAMERA_REASONS = {
 
 
 def play(path: Path, case: int) -> str:
-    """Read a file to its end; what became of it, in a few words. Raises what must not happen."""
+    """Read a file to its end; the outcome in a few words. Raises what must not happen."""
     logging.getLogger("worker").handlers = [FAILURES]
     try:
         if case % AS_CAMERA == AS_CAMERA - 1:
@@ -67,7 +67,7 @@ def play_as_camera(path: Path) -> str:
 
 
 def checked(source, reasons, digest=None) -> StreamDown:
-    """The first StreamDown, after frames that are as they should be, and make events."""
+    """The first StreamDown, after frames that are valid and make valid events."""
     up = frames = 0
     maker = EventMaker(MODEL, recording_digest=digest, publish_all=True)
     for item in source:
@@ -92,7 +92,7 @@ def checked(source, reasons, digest=None) -> StreamDown:
 
 
 class _Failures(logging.Handler):
-    """Takes the log's place, and remembers what went wrong in a camera's reader."""
+    """Replaces the log, and records the exceptions of a camera's reader."""
 
     last = ""
 
@@ -105,7 +105,7 @@ FAILURES = _Failures()
 
 
 def fuzz(cases, seed, *, kinds=tuple(KINDS), keep=None, play=play, report=None, **limits) -> dict:
-    """Run the cases; what became of them."""
+    """Run the cases; their outcomes."""
     outcomes, findings, slowest = Counter(), [], 0.0
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, Watched(play, **limits) as child:

@@ -9,7 +9,7 @@ HOARD = []
 
 
 def hang(path, case):
-    time.sleep(600)  # until the watchdog comes
+    time.sleep(600)  # until the watchdog kills it
 
 
 def crash(path, case):

@@ -35,13 +35,13 @@ MARKERS = [
     b"\x00\x00\x01\xb3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xe0", b"\x47\x40",  # MPEG
     b"\xff\xc0", b"\xff\xc4", b"\xff\xda", b"\xff\xd8",  # JPEG
 ]  # fmt: skip
-"""Where sizes, counts, durations and dimensions stand, in all these formats."""
+"""Markers near sizes, counts, durations and dimensions, in all these formats."""
 EXTREMES = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, -1]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file that is whole."""
+    """An undamaged file."""
 
     kind: str
     ending: str
@@ -50,7 +50,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that may not be."""
+    """A file that may be damaged."""
 
     content: bytes
     ending: str
@@ -159,7 +159,7 @@ def re_header(rng, content, clips):
 
 
 def extreme_fields(rng, content, clips):
-    """Sizes, counts, durations and dimensions far beyond anything true."""
+    """Sizes, counts, durations and dimensions far beyond anything plausible."""
     for _ in range(rng.choice([1, 1, 2, 8])):
         marker = rng.choice([m for m in MARKERS if m in content] or [b""])
         at = content.find(marker, rng.choice([0, rng.randrange(len(content) + 1)]))

@@ -1,4 +1,4 @@
-"""The event parser on anything: an event, or a ValueError; what it gives is written as it came."""
+"""The event parser on any input: an event, which is written as it was read, or a ValueError."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ events = st.builds(DetectionsEvent, **common, data=detections_data) | st.builds(
 
 
 def parses_or_refuses(content):
-    """Any error but a ValueError is a failure; an event is written as it can be read again."""
+    """Any error but a ValueError is a failure; an event must survive being written and read."""
     try:
         event = parse_event(content)
     except ValueError:
@@ -111,7 +111,7 @@ def test_a_real_event_with_damaged_bytes_is_an_event_or_a_value_error(data):
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity"])
 @pytest.mark.parametrize("number", ["0.9", "0.1", "0.0"])
 def test_numbers_that_json_cannot_represent_are_refused(number, value):
-    """JSON has no word for them: the event would come out with null in their place."""
+    """JSON cannot represent them: the event would be written with null in their place."""
     assert REAL[0].count(number) == 1
     with pytest.raises(ValueError, match="finite number"):
         parse_event(REAL[0].replace(number, value))

@@ -1,4 +1,4 @@
-"""Broken media: a short run each time, the long one with the long tests; the harness can fail."""
+"""Broken media: a short run, a long one with the long tests; and the harness can fail."""
 
 import pytest
 

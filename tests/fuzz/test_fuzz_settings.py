@@ -1,4 +1,4 @@
-"""Settings from anything that can be typed, exported or written: settings, or one line."""
+"""Settings from any arguments, environment or file: settings, or one line."""
 
 import contextlib
 import io
@@ -35,14 +35,14 @@ with_password = st.sampled_from(
 argument = flag | value | latin_1 | st.builds("{}={}".format, flag, value)
 commands = st.sampled_from(sorted(COMMANDS))
 thorough = hypothesis_settings(
-    max_examples=60,  # of 20 ms each: a command's parser is built anew
+    max_examples=60,  # of 20 ms each: every example builds the command's parser
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
 def settings_or_one_line(command, arguments, environment=None):
-    """The settings, or the one line that says why not; anything else is raised."""
+    """The settings, or the one line of the error; anything else is raised."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
     with mock.patch.dict(os.environ, clean | (environment or {}), clear=True):
         try:
@@ -221,7 +221,7 @@ def test_a_problem_of_two_lines_or_with_a_password_would_be_found(tmp_path, mess
 
 
 def assert_hidden(said, arguments=()):
-    """What is said holds no password once it has gone the way of the command line's messages."""
+    """A message contains no password after the redaction of the command line's messages."""
     with mock.patch.dict(redaction._hidden, clear=True):
         for word in arguments:
             redaction.hide(word)

@@ -1,4 +1,4 @@
-"""Runs cases in a child process, and tells what became of each: also if it killed the child.
+"""Runs cases in a child process, and reports the outcome of each, even if it killed the child.
 
 Takes a function that plays one file; gives an Outcome per case. A crash (signal), a hang past
 ``hang_seconds`` and memory past ``memory_bytes`` end the child; the next case gets a new one. Knows
@@ -19,21 +19,21 @@ LEAVING_SECONDS = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """The outcome of a case."""
 
     text: str
-    """In a few words, the same for cases that went alike."""
+    """In a few words, the same for similar cases."""
     finding: bool = False
-    """Whether it is something that must never happen."""
+    """Whether it must never happen."""
     detail: str = ""
     seconds: float = 0.0
 
 
 class Watched:
-    """A child that plays files, one after the other; a new one where the last was lost."""
+    """A child that plays files one after another; replaced if it is lost."""
 
     def __init__(self, play, *, hang_seconds=10.0, memory_bytes=1 << 30) -> None:
-        """``play(path, case)`` gives a few words; a module's function, for another process."""
+        """``play(path, case)`` returns a few words; a module-level function, to be picklable."""
         self._play = play
         self._hang_seconds = hang_seconds
         self._memory_bytes = memory_bytes
@@ -74,7 +74,7 @@ class Watched:
         self._process = self._context.Process(target=_serve, args=(theirs, self._play), daemon=True)
         self._process.start()
         theirs.close()
-        self._pipe.recv()  # it is there: imports do not count as the first case's time
+        self._pipe.recv()  # it is ready: imports do not count as the first case's time
 
     def _lost(self, text, detail="") -> Outcome:
         self._end()
@@ -95,7 +95,7 @@ class Watched:
         return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
 
     def _measured(self) -> int:
-        """The most memory that was ever resident in the child."""
+        """The peak resident memory of the child."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text()
         except OSError:
@@ -115,6 +115,6 @@ def _serve(pipe, play):
             return
         try:
             answer = (play(Path(path), case), False, "")
-        except Exception as error:  # the finding that this is all about
+        except Exception as error:  # the kind of finding that fuzzing looks for
             answer = (f"{type(error).__name__}", True, traceback.format_exc())
         pipe.send(answer)

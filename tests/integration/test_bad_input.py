@@ -1,4 +1,4 @@
-"""Every mistake a user can make: one clear line, the right code, nothing half-written left."""
+"""Every mistake a user can make: one clear line, the right exit code, no partial output."""
 
 import resource
 import socket
@@ -23,7 +23,7 @@ def assert_refused(result, code, *words):
 
 @pytest.fixture
 def unreadable(tmp_path):
-    """Things that are no video, by name."""
+    """Files that are not videos, by name."""
     (tmp_path / "text.mp4").write_text("this is a shopping list\n" * 50)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "directory").mkdir()

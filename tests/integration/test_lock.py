@@ -1,4 +1,4 @@
-"""The lints of requirements.lock see what is wrong with it."""
+"""The lints of requirements.lock detect what is wrong with it."""
 
 import json
 import os

@@ -83,7 +83,7 @@ def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_resume(exec_cl
     assert "run the same command to resume" in stderr
     stored = valkey_server.client.xlen(STREAM)
     assert 8 <= stored < FRAMES
-    assert stored % 4 == 0  # whole batches of the size asked for
+    assert stored % 4 == 0  # whole batches of the requested size
     assert int(valkey_server.client.hget(f"{STREAM}:producer", "seq")) == stored - 1
 
 
@@ -91,7 +91,7 @@ def test_a_replay_waits_while_redis_is_unavailable_and_then_resumes(cli, valkey_
     process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 40, what="some events")
     valkey_server.stop()
-    time.sleep(4)  # long enough to analyse all that the queues hold
+    time.sleep(4)  # long enough to analyse everything in the queues
     assert process.poll() is None
     valkey_server.start()
     _, stderr = process.communicate(timeout=60)

@@ -23,7 +23,7 @@ def run(cli, valkey_server):
 
 
 def stop(process, number=signal.SIGTERM):
-    """Stop the worker; returns its exit code, how long it took, and what it said."""
+    """Stop the worker; returns its exit code, how long it took, and its log."""
     started = time.monotonic()
     process.send_signal(number)
     _, stderr = process.communicate(timeout=15)

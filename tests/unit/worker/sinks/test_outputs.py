@@ -58,7 +58,7 @@ def test_parquet_keeps_frames_without_detections(tmp_path):
     [
         ((0, 1, 2), [0, 0.1, 0.2]),
         ((5, 6, 9), [0.5, 0.6, 0.9]),
-        ((7, 0, 1), [0.7, 0.8, 0.9]),  # a clock that begins again
+        ((7, 0, 1), [0.7, 0.8, 0.9]),  # a clock that restarts
         ((0, None, 1), [0, 0.1, 0.2]),
     ],
 )

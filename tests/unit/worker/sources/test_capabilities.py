@@ -20,7 +20,7 @@ def nothing_claimed(monkeypatch):
 
 @pytest.fixture
 def driver(monkeypatch):
-    """Pretends that these libraries are there, and that the GPU opens or says why it does not."""
+    """Pretends that these libraries are installed, and that the GPU opens or fails to."""
 
     def driver(*libraries, opening=""):
         def load(name):

@@ -1,4 +1,4 @@
-"""Each limit, on real files and a real server: exact at its border, named with its flag."""
+"""Each limit, on real files and a real server: exact at its boundary, reported with its flag."""
 
 import itertools
 import struct
@@ -35,13 +35,13 @@ KINDS = [
 
 
 def read(path, limits):
-    """Frames of a recording, and how it ended."""
+    """Frames of a recording, and its StreamDown."""
     *items, down = RecordingSource(probe_recording(path, "clip", limits), SIZE, limits=limits)
     return [item for item in items if isinstance(item, Frame)], down
 
 
 def play(source, limits):
-    """Frames of a camera's first connection, and how it was lost."""
+    """Frames of a camera's first connection, and its StreamDown."""
     frames = []
     for item in LiveSource("gate", str(source), SIZE, itertools.count(1).__next__, limits=limits):
         if isinstance(item, Frame):
@@ -52,7 +52,7 @@ def play(source, limits):
 
 
 def raw(path, codec, sizes, *, frames=3):
-    """A raw stream whose pictures change their size on the way."""
+    """A raw stream whose pictures change their size."""
     with path.open("wb") as file:
         for width, height in sizes:
             encoder = av.CodecContext.create(codec, "w")
@@ -154,7 +154,7 @@ def test_as_many_streams_as_the_limit_are_read_and_more_are_refused(tmp_path, en
 
 @pytest.fixture(scope="module")
 def long_sound(tmp_path_factory):
-    """Six pictures, and sound that goes on for 400 kB after them."""
+    """Six pictures, and 400 kB of sound after them."""
     path = tmp_path_factory.mktemp("limits") / "sound.mkv"
     noise = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
@@ -218,7 +218,7 @@ def test_the_meter_counts_from_frame_to_frame():
         meter.check()
         meter.frame(10, 10)
     meter.count(11)
-    meter.frame(10, 10)  # a frame that was on its way does not make it good
+    meter.frame(10, 10)  # a frame that was already being decoded does not reset it
     with pytest.raises(OverLimit, match="more than 10 bytes"):
         meter.check()
     with pytest.raises(OverLimit, match="11x10"):

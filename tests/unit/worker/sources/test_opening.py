@@ -21,7 +21,7 @@ SIZE = (120, 160)
 
 
 class HttpServer:
-    """Serves what it is given by path, and remembers what it was asked for."""
+    """Serves ``pages`` by path, and records the requested paths."""
 
     def __init__(self):
         self.pages, self.asked = {}, []
@@ -69,7 +69,7 @@ def server():
 
 @pytest.fixture
 def elsewhere():
-    """A second host, as far as a URL can tell."""
+    """A second host, as far as URLs are concerned."""
     with http_server() as server:
         yield server
 
@@ -94,7 +94,7 @@ SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {p
 
 
 def recordings_that_name_others(directory, secret, url):
-    """Files that pose as recordings; each makes FFmpeg read the secret, or ask the server."""
+    """Disguised playlists; each makes FFmpeg read the secret, or contact the server."""
     port = url.split(":")[2].split("/")[0]
     contents = {
         "hls.mp4": playlist(secret.name),
@@ -133,7 +133,7 @@ def test_a_disguised_playlist_reads_no_other_file_and_contacts_no_host(tmp_path,
 
 
 def test_ffmpeg_without_these_options_would_read_and_connect(tmp_path, server, segment):
-    """Or else the test above could not fail."""
+    """Otherwise the test above could not fail."""
     secret = tmp_path / "secret.ts"
     secret.write_bytes(segment.read_bytes())
     server.pages["/segment.ts"] = segment.read_bytes()
@@ -167,7 +167,7 @@ def test_a_file_played_live_opens_nothing_else_either(tmp_path, server, segment)
 
 
 def read_camera(url, **options):
-    """Frames of one connection, and how it was lost."""
+    """Frames of one connection, and its StreamDown."""
     frames = []
     source = LiveSource("gate", url, SIZE, itertools.count(1).__next__, **options)
     for item in source:

@@ -29,20 +29,20 @@ COLOURS = np.array(
 
 
 def colour_patches(height=2 * PATCH, width=4 * PATCH):
-    """Two rows of four colours, no two alike; grows and shrinks by its last row and column."""
+    """Two rows of four different colours; other sizes change its last row and column only."""
     rgb = COLOURS.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
     return np.pad(rgb, ((0, height - 2 * PATCH), (0, width - 4 * PATCH), (0, 0)), mode="edge")
 
 
 def picture_of(pixel_format, colorspace=None, color_range=None, size=(2 * PATCH, 4 * PATCH)):
-    """The colour patches as a picture that says, or does not say, what its colours are."""
+    """The colour patches as a picture that states, or does not state, its colour space."""
     picture = av.VideoFrame.from_ndarray(colour_patches(*size), "rgb24")
     options = {"dst_colorspace": colorspace, "dst_color_range": color_range}
     return picture.reformat(format=pixel_format, **options)
 
 
 def to_rgb(image):
-    """(H, W, 3) in 0..255, upright; every chroma pixel stands for two by two."""
+    """(H, W, 3) in 0..255, upright; each chroma pixel covers two by two pixels."""
     y, u, v = (np.asarray(plane, dtype=float) for plane in (image.y, image.u, image.v))
     u, v = (plane.repeat(2, axis=0).repeat(2, axis=1)[: len(y), : y.shape[1]] for plane in (u, v))
     linear, offset = yuv_to_rgb_matrix(image.full_range, image.matrix)
@@ -246,7 +246,7 @@ def test_a_file_played_live_yields_planes_too(clip):
 
 
 class OnGpu:
-    """A picture as a GPU decodes it, of planes that lie in host memory."""
+    """A picture as decoded on a GPU, but with its planes in host memory."""
 
     def __init__(self, picture, sw_format="nv12"):
         self.format = SimpleNamespace(name="cuda")

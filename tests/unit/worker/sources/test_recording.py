@@ -1,4 +1,4 @@
-"""What damaged numbers and colours do to a recording: a reason, never an exception."""
+"""A recording with damaged numbers and colours ends with a reason, never an exception."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def test_a_frame_with_an_impossible_time_has_no_capture_time(recording):
 
 
 class FailsAfter:
-    """A converter for the first pictures; then one comes that FFmpeg cannot convert."""
+    """A converter that fails, as FFmpeg does, after the first pictures."""
 
     def __init__(self, converter, pictures):
         self._converter, self._left = converter, pictures
