@@ -54,13 +54,13 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
     assert stream_events(redis_server.client, STREAM) == expected
 
 
-def test_replay_into_a_file_killed_and_restarted_gives_the_same_bytes(exec_cli, tmp_path):
+def test_replay_into_a_file_killed_and_restarted_gives_the_same_bytes(cli, exec_cli, tmp_path):
     reference, output = tmp_path / "reference.jsonl", tmp_path / "tags.jsonl"
-    assert exec_cli("replay", WALKWAY, "--output", reference).returncode == 0
+    assert cli("replay", WALKWAY, "--output", reference).returncode == 0
 
     process = exec_cli.start("replay", WALKWAY, "--output", output)
-    journal = wait_until(lambda: next(tmp_path.glob("tags.jsonl.partial-*"), None))
-    wait_until(lambda: journal.stat().st_size > 30_000, what="some events")
+    journal = wait_until(lambda: next(tmp_path.glob("tags.jsonl.partial-*"), None), 60)
+    wait_until(lambda: journal.stat().st_size > 30_000, 60, "some events")
     process.kill()
     process.wait()
     assert not output.exists()
@@ -76,7 +76,7 @@ def test_replay_into_a_file_killed_and_restarted_gives_the_same_bytes(exec_cli, 
 
 def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_resume(exec_cli, valkey_server):
     process = exec_cli.start("replay", WALKWAY, "--redis-url", valkey_server.url, "--max-batch", 4)
-    wait_until(lambda: valkey_server.client.xlen(STREAM) >= 8, what="some events")
+    wait_until(lambda: valkey_server.client.xlen(STREAM) >= 8, 60, "some events")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
