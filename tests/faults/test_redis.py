@@ -131,7 +131,7 @@ def test_a_worker_ends_in_time_while_its_server_is_frozen_and_the_next_publishes
     time.sleep(1)
     said = worker.stop()
     valkey_server.process.send_signal(signal.SIGCONT)
-    assert "the next start publishes them" in said
+    assert "the next run publishes them" in said
     assert worker.spooled() > 0
     worker.start()
     wait_for_frames(valkey_server.client, 30)

@@ -181,7 +181,7 @@ def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(e
     found = exec_cli("run", f"gate=rtsp://{USER}:alpha{character}bravo@127.0.0.1/s", "--log-json")
     assert found.returncode == 2
     assert_nothing_shows("stderr", found.stderr + found.stdout)
-    assert "camera gate: its URL cannot be read" in found.stderr
+    assert "camera gate: the camera's URL cannot be read" in found.stderr
 
 
 @pytest.mark.parametrize(

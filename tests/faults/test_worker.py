@@ -26,9 +26,9 @@ HANGING_DETECTOR = """
     detect, batches = FrameDetector.__call__, []
     def hang_for_ever():
         threading.Event().wait()
-    def start(self, images):
+    def start(self, images, filters):
         batches.append(images)
-        wait = detect(self, images)
+        wait = detect(self, images, filters)
         return wait if len(batches) < 5 else hang_for_ever
     FrameDetector.__call__ = start
 """
@@ -44,13 +44,13 @@ HANGING_SINK = """
 BROKEN_GPU = """
     import torch
     from ssd_core import Detector
-    detect, batches = Detector.detect, []
+    submit, batches = Detector.submit, []
     def fail(self, images):
         batches.append(images)
         if len(batches) > 20:
             raise torch.AcceleratorError("CUDA error: an illegal memory access\\nmore lines")
-        return detect(self, images)
-    Detector.detect = fail
+        return submit(self, images)
+    Detector.submit = fail
 """
 
 

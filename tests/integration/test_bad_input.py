@@ -5,6 +5,7 @@ import socket
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.clips import audio_only
 from tests.conftest import REDIS_BINARIES, WALKWAY, RedisServer, free_port
@@ -294,7 +295,16 @@ def test_an_unfinished_replay_with_other_settings_is_not_mixed_with_this_one(cli
     assert not leftover.exists()
 
 
+BUNDLED = WALKWAY.parent.parent / "ssd_core" / "weights" / "ssd_mobilenet_v2_oid.safetensors"
+
+
+def test_weights_of_another_model_are_refused(cli):
+    result = cli("replay", WALKWAY, "--model", "ssd300_vgg16", "--weights", BUNDLED)
+    assert_refused(result, USAGE, "it is for 'ssd_mobilenet_v2_oid', not for ssd300_vgg16")
+
+
 def test_a_checkpoint_that_does_not_fit_names_the_first_tensors(cli, tmp_path):
-    weights = WALKWAY.parent.parent / "ssd_core" / "weights" / "ssd_mobilenet_v2_oid.safetensors"
+    weights = tmp_path / "bare.safetensors"
+    save_file(load_file(BUNDLED), weights)  # without what says whose weights they are
     result = cli("replay", WALKWAY, "--model", "ssd300_vgg16", "--weights", weights)
     assert_refused(result, USAGE, "do not fit ssd300_vgg16", "expected [", "found")

@@ -165,7 +165,7 @@ def test_events_made_while_redis_is_away_arrive_afterwards_once_and_in_order(
     code, _, stderr = stop(worker)
     assert code == 0
     assert "Redis is unavailable" in stderr
-    assert "Redis is back" in stderr
+    assert "Redis is available again" in stderr
     assert_whole(events_of(valkey_server.client, "gate"))
 
 

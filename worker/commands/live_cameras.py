@@ -3,7 +3,7 @@
 Reads arguments and files again with every call: at the start of a run, and for each reload.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -51,12 +51,13 @@ class LiveCameras:
         self._known: set[str] = set()
 
     def read(self) -> list[Camera]:
-        """The cameras as arguments and files ask for them now. Raises UsageError, SourceError.
+        """The cameras as arguments and files ask for them now. Raises UsageError, SourceError."""
+        labels = self._setup.detector.labels[1:]
+        return self.made_of(settings_of_cameras(self._settings, labels))
 
-        Lets the detector run at the lowest threshold among them.
-        """
+    def made_of(self, cameras: Mapping[str, CameraSettings]) -> list[Camera]:
+        """Cameras with these settings; lets the detector run at the lowest threshold of them."""
         detector = self._setup.detector
-        cameras = settings_of_cameras(self._settings, detector.labels[1:])
         self._learn_epochs([name for name in cameras if name not in self._known])
         thresholds = [camera.score_threshold for camera in cameras.values()]
         detector.score_threshold = detector.lowest_threshold(thresholds)

@@ -35,13 +35,15 @@ camera."""
 
 def run_live(settings: RunSettings) -> int:
     """Run until a signal, or until every file has ended; returns the exit code."""
-    wanted = settings_of_cameras(settings, check_model(settings))
+    taken_over = fingerprints(settings.camera_files)
+    labels = check_model(settings)
+    wanted = settings_of_cameras(settings, labels)
     setup = load_detector(settings, [camera.score_threshold for camera in wanted.values()])
     make_sink = _sinks(settings)
     make_spool = partial(_spool, settings, make_sink().destination)
     live_cameras = LiveCameras(settings, setup, make_sink, make_spool)
-    taken_over = fingerprints(settings.camera_files)
-    cameras = live_cameras.read()
+    # Once more if labels are known only now: those of the weights.
+    cameras = live_cameras.read() if labels is None else live_cameras.made_of(wanted)
     sink, spool = make_sink(), make_spool([camera.camera_id for camera in cameras])
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS)
     pipeline = Pipeline(

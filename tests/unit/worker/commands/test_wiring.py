@@ -126,7 +126,7 @@ def test_a_gpu_without_memory_for_the_model_is_refused_in_one_line(decoder, on_c
 
     decoder("")
     on_cuda(load=out_of_memory)
-    with pytest.raises(UsageError, match="--device cuda: no memory left for ssd_mob") as caught:
+    with pytest.raises(UsageError, match="--device cuda: no memory left for the model") as caught:
         wiring.load_detector(settings_of("--device", "cuda"))
     assert "\n" not in str(caught.value)
 

@@ -31,7 +31,7 @@ def test_flag_beats_environment_beats_file_beats_default(monkeypatch, tmp_path):
     monkeypatch.setenv("SSD_WORKER_MAX_BATCH", "3")
     settings = run_settings("cam.mp4", "--config", str(file))
     assert (settings.max_batch, settings.max_wait_ms, settings.labels) == (3, 7, ["Person"])
-    assert settings.model == "ssd_mobilenet_v2_oid"
+    assert settings.publish == "detections"
     assert run_settings("cam.mp4", "--config", str(file), "--max-batch", "4").max_batch == 4
 
 

@@ -53,7 +53,7 @@ def test_sound_alone_is_a_stall(clock):
         clock.now += 0.1
         connection.packet(of_video=False)
     clock.now += SILENCE_SECONDS - 1
-    with pytest.raises(ConnectionLost, match="nothing came"):
+    with pytest.raises(ConnectionLost, match="nothing arrived"):
         connection.packet(of_video=False)
 
 
