@@ -21,7 +21,6 @@ MODULES = (
     *(f"worker.commands.{name}" for name in ("run", "replay", "subscribe", "models", "doctor")),
     "ssd_core.detector",
     "worker.pipeline.detection",
-    "torch._dynamo",  # which PyTorch imports when an op is first called
 )
 
 

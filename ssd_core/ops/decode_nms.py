@@ -57,13 +57,11 @@ def decode_nms(
     return DecodedDetections(*torch.ops.ssd_core.decode_nms(*tensors, *settings.flattened()))
 
 
-@torch.library.custom_op("ssd_core::decode_nms", mutates_args=(), device_types="cpu", schema=SCHEMA)
 def _on_cpu(
     bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
 ) -> Outputs:
     settings = DecodeSettings.rebuilt(*flattened)
-    tensors = (bbox_regression, cls_logits, default_boxes_cxcywh)
-    _check(*tensors)
+    tensors = _checked(bbox_regression, cls_logits, default_boxes_cxcywh)
     if not native.why_missing():
         try:
             return _as_outputs(native.decode_nms_native(*tensors, settings))
@@ -72,13 +70,11 @@ def _on_cpu(
     return _as_outputs(decode_nms_numpy(*tensors, settings))
 
 
-@_on_cpu.register_kernel("cuda")
 def _on_cuda(
     bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
 ) -> Outputs:
     settings = DecodeSettings.rebuilt(*flattened)
-    tensors = (bbox_regression, cls_logits, default_boxes_cxcywh)
-    _check(*tensors)
+    tensors = _checked(bbox_regression, cls_logits, default_boxes_cxcywh)
     if not fallback.reason:
         try:
             kernels = _triton_kernels()
@@ -90,7 +86,6 @@ def _on_cuda(
     return _as_outputs(decode_nms_reference(*tensors, settings))
 
 
-@_on_cpu.register_fake
 def _shapes(
     bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor, *flattened: Any
 ) -> Outputs:
@@ -101,6 +96,15 @@ def _shapes(
         cls_logits.new_empty((images, max_detections), dtype=torch.int64),
         cls_logits.new_empty((images,), dtype=torch.int64),
     )
+
+
+# Not torch.library.custom_op: its first call imports torch._dynamo, which takes 0.9 s of processor
+# time at every start (torch 2.15.0).
+_LIBRARY = torch.library.Library("ssd_core", "FRAGMENT")
+_LIBRARY.define(f"decode_nms{SCHEMA}", tags=(torch.Tag.pt2_compliant_tag,))
+_LIBRARY.impl("decode_nms", _on_cpu, "CPU")
+_LIBRARY.impl("decode_nms", _on_cuda, "CUDA")
+torch.library.register_fake("ssd_core::decode_nms", _shapes, lib=_LIBRARY)
 
 
 class Fallback:
@@ -158,7 +162,10 @@ def _as_outputs(found: DecodedDetections) -> Outputs:
     return found.boxes, found.scores, found.labels, found.count
 
 
-def _check(bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor) -> None:
+def _checked(
+    bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors, without the gradients that the op has none of. Raises ValueError."""
     shape = tuple(cls_logits.shape)
     if len(shape) != 3 or shape[2] < 1:
         raise ValueError(f"cls_logits must be (images, boxes, classes), not {shape}")
@@ -178,3 +185,4 @@ def _check(bbox_regression: Tensor, cls_logits: Tensor, default_boxes_cxcywh: Te
     devices = {t.device for t in (bbox_regression, cls_logits, default_boxes_cxcywh)}
     if len(devices) > 1:
         raise ValueError(f"all inputs must be on one device, not on {sorted(map(str, devices))}")
+    return bbox_regression.detach(), cls_logits.detach(), default_boxes_cxcywh.detach()
