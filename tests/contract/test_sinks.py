@@ -140,6 +140,16 @@ def test_an_entry_has_id_type_and_event(redis_server):
     assert {key.split(b":")[0] for key in redis_server.client.scan_iter()} == {b"site1"}
 
 
+@pytest.mark.parametrize(("stream_maxlen", "kept"), [(100, range(100, 300)), (0, [1000])])
+def test_a_stream_is_trimmed_to_about_the_length_asked_for(redis_server, stream_maxlen, kept):
+    sink = RedisStreamSink(redis_server.url, stream_maxlen=stream_maxlen)
+    for first in range(0, 1000, 50):
+        sink.publish([detections_event(seq=seq) for seq in range(first, first + 50)])
+    stored = stream_events(redis_server.client, "ssd:{gate}:detections")
+    assert len(stored) in kept  # whole nodes of 100 entries go
+    assert parse_event(stored[-1]).data.seq == 999
+
+
 def test_a_batch_of_many_cameras_is_published_to_each(redis_server):
     sink = RedisStreamSink(redis_server.url)
     sink.publish([detections_event(c, seq=s) for s in range(3) for c in ("a", "b", "c")])

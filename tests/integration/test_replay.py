@@ -54,6 +54,7 @@ def test_replay_killed_three_times_ends_with_the_same_events_as_an_uninterrupted
     assert stream_events(redis_server.client, STREAM) == expected
 
 
+@pytest.mark.long
 def test_replay_into_a_file_killed_and_restarted_gives_the_same_bytes(cli, exec_cli, tmp_path):
     reference, output = tmp_path / "reference.jsonl", tmp_path / "tags.jsonl"
     assert cli("replay", WALKWAY, "--output", reference).returncode == 0

@@ -182,6 +182,7 @@ def test_a_worker_is_turned_away_once_another_has_taken_its_camera(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.long
 def test_the_stream_is_trimmed_to_about_the_length_asked_for(valkey_server, run, short_clip):
     worker = run(f"gate={short_clip}", "--loop", "--publish", "all", "--stream-maxlen", "10")
     producer = "ssd:{gate}:producer"

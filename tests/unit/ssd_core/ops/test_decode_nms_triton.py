@@ -124,6 +124,7 @@ def some(strategies):
     return st.fixed_dictionaries(strategies)
 
 
+@pytest.mark.long
 @FEW
 @given(
     seed=SEEDS,
@@ -568,7 +569,11 @@ WARPS_AT_ONCE = {"find_candidates": 16, "suppress": 16, "merge": 8}
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("name", "score_threshold"), [("ssd300_vgg16", 0.01), ("ssd_mobilenet_v2_oid", 0.4)]
+    ("name", "score_threshold"),
+    [
+        pytest.param("ssd300_vgg16", 0.01, marks=pytest.mark.long),
+        ("ssd_mobilenet_v2_oid", 0.4),
+    ],
 )
 @with_each_triton
 def test_the_kernels_compile_for_gpus_without_spills(tmp_path, name, score_threshold, triton):
@@ -594,6 +599,7 @@ decode_nms_triton(*tensors, DecodeSettings("softmax", 0.0, 1.0, 1, 1, (1.0, 1.0,
 """
 
 
+@pytest.mark.long
 @with_each_triton
 def test_the_kernels_compile_for_gpus_where_triton_takes_arguments_of_one_for_constants(
     tmp_path, triton

@@ -114,6 +114,7 @@ def mean_difference(x, rgb):
     return (x[0].permute(1, 2, 0).float().cpu() - torch.from_numpy(rgb).float()).abs().mean().item()
 
 
+@pytest.mark.long
 def test_a_real_frame_is_what_the_cpu_path_makes_of_it(frame):
     x = convert([image_of(frame)], (300, 300))
     # Chroma in full, what is left is swscale's rounding to whole numbers, 0.25 on average.

@@ -203,7 +203,11 @@ image = np.zeros((300, 300, 3), np.uint8)
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param("detector.submit([image] * 4)", id="a batch that nobody waits for"),
+        pytest.param(
+            "detector.submit([image] * 4)",
+            id="a batch that nobody waits for",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             "detector.detect([image])\n"
             "child = os.fork()\n"

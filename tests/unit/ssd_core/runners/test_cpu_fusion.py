@@ -67,7 +67,13 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=MODELS)
+SLOW = ("ssd512_vgg16",)  # the layers of ssd300_vgg16 on more cells
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.long] if n in SLOW else []) for n in MODELS],
+)
 def networks(request, dtype):
     """A network as it is, the same fused, and an input for both."""
     model = random_model(request.param, dtype)
