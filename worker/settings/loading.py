@@ -4,6 +4,7 @@ Order of precedence: flag, variable, file, default. Opens no file but that of ``
 """
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -78,7 +79,7 @@ def _load_settings(settings_class: type[_S], command: str, arguments: list[str])
 
     try:
         formatter = _CamerasHelp if settings_class is CamerasSettings else _HelpFormatter
-        source: Any = CliSettingsSource(WithFile, formatter_class=formatter)
+        source: Any = _CommandLine(WithFile, formatter_class=formatter)
         settings: _S = CliApp.run(WithFile, cli_args=arguments, cli_settings_source=source)
     except ValidationError as error:
         raise UsageError(_first_line(settings_class, error)) from None
@@ -93,7 +94,8 @@ def _check_that_cameras_are_named(settings: Settings, content: dict[str, Any]) -
     """Raises UsageError if a command that needs cameras has neither any nor a file of them."""
     if not isinstance(settings, RunSettings | CamerasSettings) or settings.cameras is not None:
         return
-    if isinstance(content.get("cameras"), dict):
+    tables = content.get("cameras")
+    if isinstance(tables, dict) and tables:
         return
     if isinstance(settings, CamerasSettings):
         raise UsageError(
@@ -108,6 +110,19 @@ def _check_that_cameras_are_named(settings: Settings, content: dict[str, Any]) -
 def _without_cameras(variables: Mapping[str, str | None]) -> dict[str, str | None]:
     cameras = f"{ENV_PREFIX}cameras".lower()
     return {name: value for name, value in variables.items() if name.lower() != cameras}
+
+
+class _CommandLine(CliSettingsSource[Any]):
+    """Takes sources and paths as they were typed.
+
+    pydantic-settings reads each value of a list as JSON or as several values separated by commas,
+    but file names and URLs may contain commas, brackets and quotes.
+    """
+
+    def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
+        if field_name in ("sources", "paths"):
+            return json.dumps(parsed_list)
+        return super()._merge_parsed_list(parsed_list, field_name)
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -50,6 +50,25 @@ def test_labels_come_in_one_list_or_one_by_one(arguments):
     assert run_settings("cam.mp4", *arguments).labels == ["Person", "Car"]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "friday, noon.mp4",
+        "[gate] friday.mp4",
+        "{gate}.mp4",
+        ' "quoted" \\ 1.mp4',
+        "gate=rtsp://admin:pass,word@10.0.0.7/h264",
+        "2026",
+    ],
+)
+def test_a_source_is_taken_as_it_is_typed(source):
+    assert run_settings(source, "yard.mp4", "--labels", "Person,Car").sources == [
+        source,
+        "yard.mp4",
+    ]
+    assert load_settings(ReplaySettings, "replay", ["--stride", "2", source]).paths == [source]
+
+
 def test_nothing_is_compiled_and_the_decoder_is_chosen_unless_asked(monkeypatch):
     settings = run_settings("cam.mp4")
     assert (settings.compile, settings.hwaccel) == (False, "auto")
@@ -175,16 +194,18 @@ def test_the_variable_of_cameras_names_the_file_of_run_and_leaves_other_commands
     load_settings(ReplaySettings, "replay", ["x.mp4"])
 
 
-@pytest.mark.parametrize("cameras", ["", "cameras = ['yard']"])
+@pytest.mark.parametrize("cameras", ["", "cameras = ['yard']", "[cameras]"])
 def test_a_run_needs_a_source_or_a_file_of_cameras(shared_file, cameras):
     with pytest.raises(UsageError, match=r"give SOURCE, such as .*, or --cameras FILE"):
         run_settings("--config", shared_file(cameras))
 
 
 def test_a_check_of_cameras_needs_a_file_of_them(shared_file):
-    for config in ([], ["--config", shared_file("fps = 1")]):
+    with pytest.raises(UsageError, match="give FILE, or --config FILE"):
+        load_settings(CamerasSettings, "cameras", [])
+    for content in ("fps = 1", "[cameras]"):
         with pytest.raises(UsageError, match="give FILE, or --config FILE"):
-            load_settings(CamerasSettings, "cameras", config)
+            load_settings(CamerasSettings, "cameras", ["--config", shared_file(content)])
     load_settings(CamerasSettings, "cameras", ["--config", shared_file(CAMERA_TABLE)])
 
 
