@@ -84,6 +84,10 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and isfinite(value) and low < value <= high
 
 
+def _is_threshold(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def _is_integer(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
@@ -125,8 +129,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ),
     ),
     "activation": ('"softmax" or "sigmoid"', lambda v: v in ("softmax", "sigmoid")),
-    "score_threshold": ("a number from 0 to 1", lambda v: v == 0 or _is_number(v, 0, 1)),
-    "iou_threshold": ("a number from 0 to 1", lambda v: v == 0 or _is_number(v, 0, 1)),
+    "score_threshold": ("a number from 0 to 1", _is_threshold),
+    "iou_threshold": ("a number from 0 to 1", _is_threshold),
     "candidates_per_class": (
         f"a number from 1 to {MOST_DETECTIONS}",
         lambda v: _is_integer(v, 1, MOST_DETECTIONS),
