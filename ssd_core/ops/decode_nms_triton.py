@@ -26,8 +26,8 @@ from ssd_core.ops.decode_nms_reference import DecodedDetections, UnsupportedSize
 from ssd_core.ops.decode_nms_settings import DecodeSettings
 
 # Times: 32 images of 8,732 boxes and 91 classes, fp32, on an NVIDIA H200; "sparse" as a network
-# sees pictures, "dense" with every box a candidate of every class (benchmarks/gpu/op_variants.py).
-# One constant was changed at a time, with LOGITS_PER_BLOCK at 2,048 and MERGE_WARPS at 8.
+# sees pictures, "dense" with every box a candidate of every class. One constant was changed at a
+# time, with LOGITS_PER_BLOCK at 2,048 and MERGE_WARPS at 8 (benchmarks/gpu/decode_nms_variants.py).
 MAX_SORTED = 2048
 """Keys that one program sorts: the limit of candidates_per_class and max_detections. Triton sorts
 in registers, and compile time grows with the size."""
