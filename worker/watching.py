@@ -22,6 +22,7 @@ from worker.pipeline.filtering import DetectionFilter
 from worker.pipeline.in_flight import InFlight
 from worker.pipeline.readers import Readers
 from worker.publishing.epochs import Epochs
+from worker.settings.cameras import check_sources
 from worker.settings.naming import parse_sources
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
@@ -68,6 +69,9 @@ def watch(
     are_cameras = {"://" in source for source in named.values()}
     if len(are_cameras) > 1:
         raise UsageError("cameras and files cannot be watched together: watch them one by one")
+    check_sources(named)
+    if fps is not None and not fps > 0:
+        raise UsageError(f"fps must be above 0, not {fps}")
     recordings = [
         probe_recording(Path(source), camera_id)
         for camera_id, source in named.items()

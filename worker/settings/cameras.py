@@ -7,7 +7,7 @@ password in it.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,14 +145,10 @@ class _Inspector:
         """Add ``SOURCE`` and ``CAMERA_ID=SOURCE``. Raises UsageError."""
         filled = [fill_in(argument, self._general.secrets) for argument in arguments]
         sources = parse_sources(filled)
+        check_sources(sources)
         for given, known, (camera_id, source) in zip(
             arguments, filled, sources.items(), strict=True
         ):
-            try:
-                _check_that_it_can_be_opened(source)
-            except UsageError as error:
-                shown = f"camera {camera_id}" if "://" in source else source
-                raise UsageError(f"{shown}: {error}") from error
             with_names = given if source == known else given.partition("=")[2]
             self._places[camera_id] = "as a SOURCE"
             self._add(camera_id, CameraTable(source=with_names))
@@ -247,6 +243,16 @@ def _not_here(key: str) -> str:
     if any(key in command.model_fields for command in COMMANDS.values()):
         return f"{key} is a general option: move it to the --config file, or into a camera's table"
     return unknown_key(key, ["cameras"])
+
+
+def check_sources(sources: Mapping[str, str]) -> None:
+    """Raise UsageError for the first URL, by camera id, that no camera has, or a missing file."""
+    for camera_id, source in sources.items():
+        try:
+            _check_that_it_can_be_opened(source)
+        except UsageError as error:
+            shown = f"camera {camera_id}" if "://" in source else source
+            raise UsageError(f"{shown}: {error}") from error
 
 
 def _check_that_it_can_be_opened(source: str) -> None:

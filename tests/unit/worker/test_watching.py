@@ -68,6 +68,10 @@ def test_a_reader_does_not_outlive_the_loop(short_clip):
 def test_what_cannot_be_watched_is_refused_at_once(short_clip, tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         worker.watch(str(tmp_path / "missing.mp4"))
+    with pytest.raises(UsageError, match="camera gate: not the URL of a camera"):
+        worker.watch("gate=ftp://127.0.0.1/x")
+    with pytest.raises(UsageError, match="fps must be above 0, not 0"):
+        worker.watch(str(short_clip), fps=0)
     with pytest.raises(UsageError, match="does not know Zebra"):
         worker.watch(str(short_clip), labels=["Zebra"])
     with pytest.raises(UsageError, match="unknown model"):
