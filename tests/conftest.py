@@ -21,7 +21,7 @@ import torch
 
 from tests import not_tested
 
-# The same examples each time and none too slow: `make test` tells of the change, not of the day.
+# The same examples each time, and no deadline for one: `make test` fails for what was changed only.
 hypothesis.settings.register_profile("same_each_time", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("others_each_time", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_each_time"))
@@ -131,7 +131,7 @@ REDIS_BINARIES = {"valkey": valkey_binary(), "redis": shutil.which("redis-server
 
 @pytest.fixture(params=[name for name, path in REDIS_BINARIES.items() if path])
 def redis_server(request, tmp_path):
-    """Each server there is: the embedded Valkey, and Debian's redis-server where installed."""
+    """Each server available: the embedded Valkey, and Debian's redis-server if it is installed."""
     directory = tmp_path / "redis"
     directory.mkdir()
     server = RedisServer(REDIS_BINARIES[request.param], directory)

@@ -1,7 +1,7 @@
-"""What a run of the tests left out, and for want of what.
+"""What a test run left out, and what was missing for it.
 
-Takes the skips of a run, also those of pytest-xdist's processes; gives a section at its end. With
-REQUIRE=all-but-cuda in the environment a skip for want of anything but a GPU fails the run.
+Takes the skips of a run, including those of pytest-xdist's processes; gives a section at its end.
+With REQUIRE=all-but-cuda in the environment, a skip for lack of anything but a GPU fails the run.
 """
 
 import os

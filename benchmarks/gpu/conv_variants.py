@@ -294,7 +294,7 @@ def trained_like(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
 
 
 def layers_of(name: str) -> list[Layer]:
-    """Every convolution of the fused network that is no depthwise one, in order."""
+    """Every convolution of the fused network that is not depthwise, in order."""
     spec = get_spec(name)
     model = trained_like(name)
     found: list[Layer] = []

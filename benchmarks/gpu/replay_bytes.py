@@ -5,7 +5,8 @@
 `ssd-worker replay` writes a clip's events to a file, uninterrupted. Beside that another one is
 killed (SIGKILL) at `KILLS` random moments between its first and its last event, started again each
 time, and must leave the same file. On CUDA frames are decoded on the GPU where that works; a third
-replay decodes them on the CPU: how many events it has in common with the first is told, not judged.
+replay decodes them on the CPU: how many events it has in common with the first is reported, not
+judged.
 Exits with 1 if the replay that was killed gives other bytes.
 """
 

@@ -24,7 +24,7 @@ from worker.sources.recording import probe_recording
 def settings_of_cameras(
     settings: RunSettings, known_labels: Collection[str] | None
 ) -> dict[str, CameraSettings]:
-    """The cameras that are asked for, their files looked into. Raises UsageError, SourceError."""
+    """The cameras asked for; probes those that are files. Raises UsageError, SourceError."""
     cameras = cameras_of(settings, known_labels)
     for camera_id, camera in cameras.items():
         if "://" not in camera.source:
@@ -42,7 +42,7 @@ class LiveCameras:
         make_sink: Callable[[], RedisStreamSink],
         make_spool: Callable[[Collection[str]], Spool],
     ) -> None:
-        """``make_sink`` and ``make_spool`` are for asking: a publisher's own are its thread's."""
+        """``make_sink`` and ``make_spool`` serve queries: the publisher's own are its thread's."""
         self._settings = settings
         self._setup = setup
         self._make_sink = make_sink
@@ -51,7 +51,7 @@ class LiveCameras:
         self._known: set[str] = set()
 
     def read(self) -> list[Camera]:
-        """The cameras as arguments and files ask for them now. Raises UsageError, SourceError."""
+        """The cameras that arguments and files name now. Raises UsageError, SourceError."""
         labels = self._setup.detector.labels[1:]
         return self.made_of(settings_of_cameras(self._settings, labels))
 

@@ -18,7 +18,7 @@ class Camera:
 
     camera_id: str
     open: Callable[[], Source] = field(compare=False)
-    """Makes a source; called again when the camera has to be read anew."""
+    """Makes a source; called again whenever the camera is reconnected."""
     source_settings: Hashable = None
     """What ``open`` depends on: only if it changes is the camera reconnected."""
     filter: DetectionFilter = EVERYTHING

@@ -1,4 +1,4 @@
-"""The detector as the pipeline wants it: images in, rounded detections out when they are ready."""
+"""The detector as the pipeline uses it: images in, rounded detections out when they are ready."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager

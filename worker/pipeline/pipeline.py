@@ -65,7 +65,7 @@ class Pipeline:
     def watch(self, cameras: Sequence[Camera]) -> None:
         """Watch these cameras from now on, and no others; callable from any thread.
 
-        A camera that is watched already with the same settings goes on untouched.
+        A camera that is already watched with the same settings continues undisturbed.
         """
         self._readers.watch(cameras)
 

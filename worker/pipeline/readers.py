@@ -3,7 +3,7 @@
 Cameras are added and removed while others are being read. A source that fails ends its camera, or,
 where nothing may be lost, the run. A source that hangs, inside a decoder or a driver, gives no sign
 of life and cannot be stopped: its camera is reported down, its thread abandoned, and the camera
-connected again, until too many of its threads hang. Knows the protocol of sources and no concrete
+reconnected, until too many of its threads hang. Knows the protocol of sources and no concrete
 one. All but the reading itself happens in the pipeline's thread.
 """
 
@@ -22,8 +22,8 @@ from worker.pipeline.cameras import Camera, CameraRecords
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 1.0
-"""A sign of life must be overdue for so long, over several looks: if the whole process was stopped,
-or starved of processor time, then readers are late that do not hang."""
+"""How long a sign of life must be overdue, over several looks: if the whole process was stopped or
+starved of CPU time, readers are late without hanging."""
 CONFIRM_LOOKS = 5
 MAX_HUNG_THREADS = 3
 """Threads of one camera that may hang at a time; each holds a connection and some memory."""
@@ -70,7 +70,7 @@ class _Reader:
                     self._readers.failed(self.camera.camera_id, error)
 
     def abandon(self) -> None:
-        """Take nothing more of the source, whether or not its thread ends."""
+        """Accept nothing more from the source, whether or not its thread ends."""
         self.source.stop()
         with self._lock:
             self._abandoned = True
@@ -105,7 +105,7 @@ class Readers:
 
     @property
     def have_ended(self) -> bool:
-        """Whether no source will give anything more."""
+        """Whether every source has ended."""
         return not any(reader.thread.is_alive() for reader in self._readers.values())
 
     def watch(self, cameras: Sequence[Camera]) -> None:
@@ -113,7 +113,7 @@ class Readers:
         self._asked.append(cameras)
 
     def look_after(self) -> None:
-        """Take over what ``watch`` asked for; set aside or connect again what cannot go on.
+        """Apply what ``watch`` asked for; reconnect or set aside cameras that cannot continue.
 
         Raises SinkError if no camera is left that can be watched.
         """
@@ -141,7 +141,7 @@ class Readers:
         self.batcher.put(StreamDown(camera_id, None, "ended", "internal_error"))
 
     def stop(self, seconds: float) -> None:
-        """Stop all sources, and wait for at most so long for their threads."""
+        """Stop all sources, and wait at most ``seconds`` for their threads."""
         for reader in self._readers.values():
             reader.source.stop()
         self.batcher.close()
@@ -150,7 +150,7 @@ class Readers:
             reader.thread.join(max(deadline - time.monotonic(), 0))
 
     def _take_over(self, cameras: Sequence[Camera]) -> None:
-        """Those that are read already, with the same settings, go on untouched."""
+        """Cameras that are already read with the same settings continue undisturbed."""
         wanted = {camera.camera_id: camera for camera in cameras}
         self._set_aside = {
             camera_id: (camera, why)
@@ -177,7 +177,7 @@ class Readers:
                 self._readers[camera_id] = _Reader(camera, self)
 
     def _replace_hung(self) -> None:
-        """Connect the cameras again whose readers hang."""
+        """Reconnect the cameras whose readers hang."""
         now = time.monotonic()
         for camera_id, reader in list(self._readers.items()):
             if not reader.hangs(now):
@@ -194,7 +194,7 @@ class Readers:
                 self._put_aside(camera_id, "stall", why)
 
     def _put_aside(self, camera_id: str, reason: str, why: str) -> None:
-        """Read a camera no more in this run, unless its settings change."""
+        """Stop reading a camera for the rest of this run, unless its settings change."""
         reader = self._readers.pop(camera_id)
         self._set_aside[camera_id] = reader.camera, why
         self._take_down(reader, "ended", reason)

@@ -50,7 +50,7 @@ class Publisher(Protocol):
         ...
 
     def progress(self) -> int:
-        """Rises with every attempt of the thread, also one that fails."""
+        """Rises with every attempt of the thread, even one that fails."""
         ...
 
     def has_work(self) -> bool:
@@ -62,7 +62,7 @@ class Publisher(Protocol):
         ...
 
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
-        """Publish for these cameras, too, what an earlier run left of them first."""
+        """Publish for these cameras too, starting with what an earlier run left of them."""
         ...
 
     def submit(self, events: Sequence[Event]) -> bool:

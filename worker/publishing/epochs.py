@@ -48,7 +48,7 @@ class Epochs:
             log.warning("events are spooled to disk until Redis is available: %s", error)
 
     def of(self, camera_id: str) -> Callable[[], int]:
-        """What names the camera's connections."""
+        """A function that gives each new connection of the camera its epoch."""
 
         def next_epoch() -> int:
             with self._lock:
@@ -76,7 +76,7 @@ class PublishedEpochs:
         self._latest.update((e.data.camera_id, e.data.epoch) for e in events)
 
     def are_later_than(self, camera_id: str, epoch: int) -> bool:
-        """Whether this process has, for a camera, only or also events of later connections."""
+        """Whether this process's events of a camera, past or future, are of later epochs."""
         latest = self._latest.get(camera_id)
         return latest is None or epoch < latest
 

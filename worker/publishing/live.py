@@ -64,7 +64,7 @@ class LivePublisher:
         self._thread.start()
 
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
-        """Publish for these cameras, too; what an earlier run left of them comes first."""
+        """Publish for these cameras too, starting with what an earlier run left of them."""
         with self._condition:
             for camera_id in camera_ids:
                 self.refused.pop(camera_id, None)

@@ -27,7 +27,7 @@ BUSY_SECONDS = 2.0
 """Longest wait for another worker's write to the same database."""
 INT64_MAX = 2**63 - 1
 ROW_BYTES = 100
-"""What SQLite keeps beside the JSON of an event: row, index and page shares, rounded up."""
+"""What SQLite keeps besides the JSON of an event: row, index and page shares, rounded up."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -268,7 +268,7 @@ class Spool:
         self._published = self._waiting = self._bytes = 0
 
     def _drop_oldest(self, excess_bytes: int) -> tuple[int, int]:
-        """Drop at least so many bytes of events and count them as lost: (events, bytes)."""
+        """Drop at least ``excess_bytes`` of events and count them as lost: (events, bytes)."""
         dropped: Counter[str] = Counter()
         numbers = []
         freed = 0

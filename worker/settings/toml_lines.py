@@ -67,7 +67,7 @@ class Document:
 
 
 def read(path: Path) -> Document:
-    """The content of a file. Raises TomlError, also if it cannot be read."""
+    """The content of a file. Raises TomlError, even if it cannot be read."""
     try:
         content = path.read_bytes()
         return Document(content.decode())

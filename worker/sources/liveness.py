@@ -84,7 +84,7 @@ class Liveness:
         self._counted_from, self._packets, self._pictures = now, 0, 0
 
     def handed_on(self, seconds: float) -> None:
-        """The reader was busy with a picture for so long, which does not count as silence."""
+        """The reader was busy with a picture for ``seconds``, which do not count as silence."""
         self._heard_at += seconds
         self._counted_from += seconds
 

@@ -15,8 +15,7 @@ SLOW_BACKOFF_SECONDS = 30.0
 SLOW_REASONS = ("unauthorized", "over_limit", "internal_error")
 """What an early retry makes worse: cameras lock accounts after too many attempts."""
 STEADY_SECONDS = 5.0
-"""A connection that lasted for so long does not count as a failure; one that breaks at once does.
-"""
+"""A connection that lasted this long does not count as a failure; one that breaks at once does."""
 MAX_DOUBLINGS = 10
 CONNECT_INTERVAL_SECONDS = 0.01
 """Between two connects of the process: fifty cameras start within half a second, not all at once,
@@ -46,7 +45,7 @@ class Backoff:
 
 
 def longest_backoff(failures: int) -> float:
-    """Longest wait in seconds after so many failures in a row: doubled each time, up to a limit."""
+    """Longest wait in seconds after ``failures`` in a row: doubled each time, up to a limit."""
     doublings = min(failures - 1, MAX_DOUBLINGS)  # a camera may be dead for months
     return min(FIRST_BACKOFF_SECONDS * float(2**doublings), LAST_BACKOFF_SECONDS)
 
