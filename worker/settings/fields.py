@@ -89,7 +89,10 @@ class DetectionSettings(Settings):
         None, description="publish only these, separated by commas; default: all"
     )
     fps: float | None = Field(
-        None, gt=0, description="analyse at most this many frames per second of each source"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="analyse at most this many frames per second of each source",
     )
 
     @field_validator("labels", mode="before")
@@ -132,6 +135,7 @@ class DetectorSettings(DetectionSettings, RedisSettings):
     watchdog_seconds: float = Field(
         120,
         ge=0,
+        allow_inf_nan=False,
         description="exit with code 70 after this many seconds without progress while work is "
         "waiting; 0: never",
     )

@@ -77,6 +77,13 @@ def test_nothing_is_compiled_and_the_decoder_is_chosen_unless_asked(monkeypatch)
     assert run_settings("cam.mp4").hwaccel == "cuda"
 
 
+@pytest.mark.parametrize("option", ["--fps", "--watchdog-seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(option, value):
+    with pytest.raises(UsageError, match=f"{option}: input should be a finite number"):
+        run_settings("cam.mp4", option, value)
+
+
 def test_an_unknown_decoder_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match=r"--hwaccel: .*'auto', 'cuda' or 'none'"):
         run_settings("cam.mp4", "--hwaccel", "banana")
