@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 1.0
 """A sign of life must be overdue for so long, over several looks: if the whole process was stopped,
 or starved of processor time, then readers are late that do not hang."""
-CONFIRM_LOOKS = 5
+CONFIRM_LOOKS = 3
 MAX_HUNG_THREADS = 3
 """Threads of one camera that may hang at a time; each holds a connection and some memory."""
 
