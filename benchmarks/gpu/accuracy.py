@@ -1,6 +1,6 @@
 """Whether the GPU's detections on the sample are the CPU's, by COCO AP.
 
-    python benchmarks/gpu/accuracy.py [--device cuda] [--quick]
+    PYTHONPATH=benchmarks python benchmarks/gpu/accuracy.py [--device cuda] [--quick]
 
 The truth is what `ssd-worker replay` finds on the CPU in fp32 in samples/walkway.mp4 with a score
 of at least `SURE`; every run, with a threshold of `SWEPT`, is scored against it by supervision's

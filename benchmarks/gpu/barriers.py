@@ -1,6 +1,6 @@
 """Whether the tests notice each barrier of the kernels: deletes one at a time and expects failures.
 
-    python benchmarks/gpu/barriers.py [--quick] [--seconds 60]
+    PYTHONPATH=benchmarks python benchmarks/gpu/barriers.py [--quick] [--seconds 60]
 
 For every barrier in ssd_core/ops a copy of the package and its tests is made without it, in a
 temporary folder, and those tests run there that share long lists among warps, until the first

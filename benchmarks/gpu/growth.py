@@ -1,6 +1,6 @@
 """10,000 batches through one detector, after which no memory may have grown.
 
-    python benchmarks/gpu/growth.py [--device cuda] [--quick]
+    PYTHONPATH=benchmarks python benchmarks/gpu/growth.py [--device cuda] [--quick]
 
 What the allocator handed out and what it holds must be what they were after the first 100 batches,
 to the byte; resident memory of the process may differ by `MOST_RSS_MIB`. Exits with 1 otherwise.

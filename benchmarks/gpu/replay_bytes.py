@@ -1,6 +1,6 @@
 """Whether a replay gives the same bytes however often it is killed.
 
-    python benchmarks/gpu/replay_bytes.py [--device cuda] [--quick]
+    PYTHONPATH=benchmarks python benchmarks/gpu/replay_bytes.py [--device cuda] [--quick]
 
 `ssd-worker replay` writes a clip's events to a file, uninterrupted. Beside that another one is
 killed (SIGKILL) at `KILLS` random moments between its first and its last event, started again each

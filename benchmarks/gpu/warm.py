@@ -1,6 +1,6 @@
 """Fills Triton's cache with the kernels of every model, each in a process of its own.
 
-    python benchmarks/gpu/warm.py [--device cuda] [--quick]
+    PYTHONPATH=benchmarks python benchmarks/gpu/warm.py [--device cuda] [--quick]
 
 Compiling takes a process one core and seconds a kernel; what runs afterwards finds them compiled.
 """

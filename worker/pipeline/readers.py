@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 1.0
 """How long a sign of life must be overdue, over several looks: if the whole process was stopped or
 starved of CPU time, readers are late without hanging."""
-CONFIRM_LOOKS = 5
+CONFIRM_LOOKS = 3
 MAX_HUNG_THREADS = 3
 """Threads of one camera that may hang at a time; each holds a connection and some memory."""
 

@@ -13,6 +13,7 @@ from ssd_core.box_coder import cxcywh_to_xyxy, decode_boxes
 from ssd_core.ops import DecodedDetections, decode_nms, decode_nms_reference
 from ssd_core.ops.decode_nms_reference import class_scores
 from tests.conftest import KERNEL_DEVICE
+from tests.params import mostly_long
 from tests.unit.ssd_core.head_outputs import (
     ACTIVATIONS,
     FLOAT_TYPES,
@@ -184,7 +185,7 @@ def test_boxes_and_scores_of_any_kind_are_like_the_reference(
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("classes", [2, 3, 16, 17, 21, 24, 81, 91])
+@pytest.mark.parametrize("classes", mostly_long(2, 17, 91, 3, 16, 21, 24, 81, fast=3))
 def test_any_number_of_classes_is_like_the_reference(classes, activation):
     bbox_regression, default_boxes = boxes_on_a_grid(0, 1, 12)
     cls_logits = lone_logits(0, activation, 1, 12, classes)
@@ -233,7 +234,7 @@ def test_of_many_candidates_with_equal_scores_the_first_boxes_are_taken(
 
 
 @pytest.mark.parametrize("chunk", [32, 1024])
-@pytest.mark.parametrize("candidates_per_class", [1, 16, 17, 200])
+@pytest.mark.parametrize("candidates_per_class", mostly_long(17, 1, 16, 200))
 def test_the_best_of_many_candidates_are_taken(monkeypatch, candidates_per_class, chunk):
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", chunk)
     bbox_regression, _, default_boxes = random_outputs(2, 1, 200)
@@ -245,7 +246,7 @@ def test_the_best_of_many_candidates_are_taken(monkeypatch, candidates_per_class
     assert 0.2 * candidates_per_class < found.count.item() <= candidates_per_class
 
 
-@pytest.mark.parametrize("max_detections", [1, 16, 17, 90, 300])
+@pytest.mark.parametrize("max_detections", mostly_long(17, 300, 1, 16, 90, fast=2))
 def test_the_best_of_many_detections_are_taken(monkeypatch, max_detections):
     monkeypatch.setattr(kernels, "SELECTED_PER_WARP", 32)
     bbox_regression, default_boxes = boxes_on_a_grid(3, 1, 60)
@@ -358,7 +359,7 @@ class Counted:
         return self.kernel[grid]
 
 
-@pytest.mark.parametrize("logits_per_block", [1, 16, 64, 4096])
+@pytest.mark.parametrize("logits_per_block", mostly_long(16, 4096, 1, 64, fast=2))
 def test_blocks_of_any_size_find_the_same(monkeypatch, logits_per_block):
     monkeypatch.setattr(kernels, "LOGITS_PER_BLOCK", logits_per_block)
     bbox_regression, default_boxes = boxes_on_a_grid(11, 2, 37)
@@ -368,7 +369,7 @@ def test_blocks_of_any_size_find_the_same(monkeypatch, logits_per_block):
     assert_like_reference(case, least=20, boxes_atol=0)
 
 
-@pytest.mark.parametrize("short_list", [1, 16, 1000])
+@pytest.mark.parametrize("short_list", mostly_long(16, 1, 1000))
 def test_short_and_long_lists_are_like_the_reference(monkeypatch, short_list):
     monkeypatch.setattr(kernels, "SHORT_LIST", short_list)
     bbox_regression, default_boxes = boxes_on_a_grid(15, 2, 90)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ssd_core.yuv import LUMA_WEIGHTS, YuvImage, yuv_to_rgb_matrix
 from tests.clips import pictures
 from tests.conftest import KERNEL_DEVICE as DEVICE, WALKWAY
+from tests.params import mostly_long
 from tests.unit.ssd_core.kernels import compiled, with_each_triton
 from worker.sources.conversion import PictureConverter
 
@@ -123,12 +124,13 @@ def test_a_real_frame_is_what_the_cpu_path_makes_of_it(frame):
 
 @pytest.mark.parametrize(
     ("pixel_format", "full_range", "matrix"),
-    [
+    mostly_long(
         ("yuv420p", False, "bt709"),
+        ("nv12", True, "bt709"),
         ("nv12", False, "bt601"),
         ("yuv420p", True, "bt601"),
-        ("nv12", True, "bt709"),
-    ],
+        fast=2,
+    ),
 )
 def test_every_format_range_and_matrix_is_what_the_cpu_path_makes_of_it(
     frame, pixel_format, full_range, matrix
@@ -166,7 +168,7 @@ def test_any_turn_is_like_the_reference(quarter_turns, size):
     assert_like_reference([random_image(41, 64, quarter_turns=quarter_turns)], size)
 
 
-@pytest.mark.parametrize(("pixels", "taps"), [(64, 4), (32, 1), (16, 16)])
+@pytest.mark.parametrize(("pixels", "taps"), mostly_long((64, 4), (32, 1), (16, 16)))
 def test_any_block_size_is_like_the_reference(monkeypatch, pixels, taps):
     monkeypatch.setattr(op, "BLOCK_PIXELS", pixels)
     monkeypatch.setattr(op, "BLOCK_TAPS", taps)

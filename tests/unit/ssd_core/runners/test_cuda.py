@@ -13,6 +13,7 @@ import torch
 from ssd_core import Detector
 from ssd_core.runners.cuda import IN_FLIGHT
 from tests.conftest import KERNEL_DEVICE
+from tests.params import mostly_long
 from tests.unit.ssd_core.cuda_runners import (
     CPU,
     THRESHOLD,
@@ -167,7 +168,7 @@ def test_what_is_no_image_raises_value_error_and_spoils_nothing(runner, expect):
 # Video pictures
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", mostly_long(1, 3, 2, 5, fast=2))
 def test_video_pictures_are_found_in_like_their_network_input(plane_runner, expect, count):
     assert plane_runner.takes_yuv
     images = [yuv(seed) for seed in range(count)]

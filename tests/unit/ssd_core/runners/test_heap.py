@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ssd_core.runners import heap
+
 COUNT = """
 import ctypes, resource, sys
 import numpy as np
@@ -66,6 +68,18 @@ def test_a_detector_alone_leaves_the_processs_malloc_as_it_is():
     ],
     ids=lambda environment: next(iter(environment)),
 )
-def test_what_the_user_configured_stays(environment):
-    code = "from ssd_core.runners.heap import keep_freed_memory; print(keep_freed_memory())"
-    assert run(code, **environment) == ["False"]
+def test_what_the_user_configured_stays(environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(heap.ctypes, "CDLL", CLibrary)
+    assert heap.keep_freed_memory() is False
+
+
+class CLibrary:
+    """glibc, of which nothing may be asked."""
+
+    def __init__(self, name):
+        self.gnu_get_libc_version = None
+
+    def mallopt(self, name, value):
+        pytest.fail("malloc was configured")
