@@ -332,3 +332,14 @@ def test_whatever_happens_what_comes_out_is_the_tail_of_what_went_in(tmp_path_fa
         assert [seq - 10**6 for seq in everything(spool)] == expected
     assert spool.take_lost().get("gate", 0) == lost
     assert isinstance(spool, Spool)
+
+
+def test_cameras_are_added_with_one_look_at_all_events_and_known_ones_with_none(tmp_path):
+    spool_in(tmp_path).append([*events(0, 4), *events(0, 2, "lot")])
+    spool, statements = spool_in(tmp_path), []
+    spool._database.set_trace_callback(statements.append)
+    spool.add_cameras(["gate", "yard"])
+    assert statements == []
+    spool.add_cameras(["gate", "lot", *(f"c{number}" for number in range(100))])
+    assert len(statements) == 1
+    assert len(spool) == 8
