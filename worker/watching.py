@@ -60,7 +60,7 @@ def watch(
     reconnected for ever, which the logger ``worker`` reports; recordings end, one after another.
     ``frame.image`` is an upright (H, W, 3) uint8 RGB array: the whole picture or, faster, scaled to
     the network's input if ``full_size`` is false. Boxes are xyxy in [0, 1] of the picture. The
-    other arguments are the options of ``ssd-worker run``. ``close`` of the iterator ends the readers.
+    other arguments are the options of ``ssd-worker run``. ``close()`` ends the readers early.
 
     Raises UsageError for a source, label or model that does not exist, SourceError for a recording
     that cannot be read.
