@@ -164,6 +164,9 @@ class Spool:
         if set(camera_ids) <= set(self._cameras):
             return
         self._cameras = tuple(sorted({*self._cameras, *camera_ids}))
+        # Their events may lie before what was published of the others. What was published and
+        # could not be deleted is sent again: sinks drop what they have.
+        self._published = 0
         with self._errors():  # goes through the whole spool: half a second for 1 GiB
             self._waiting, self._bytes = self._count(self._published)
 
