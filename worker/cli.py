@@ -95,6 +95,8 @@ def _run(command: str, arguments: list[str]) -> int:
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:
         case RunSettings():
+            if settings.camera_files:  # a reload that comes too early or too late is no hangup
+                signal.signal(signal.SIGHUP, lambda *_: None)
             from worker.commands.run import run_live
 
             return run_live(settings)

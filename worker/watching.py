@@ -5,10 +5,10 @@ camera the latest frame is returned: if frames are taken slowly some are dropped
 ``frame.dropped`` counts them. Of a recording every frame is returned.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 from ssd_core import Detector
 from ssd_core.errors import SsdError
@@ -31,6 +31,9 @@ MAX_WAIT_SECONDS = 0.02
 POLL_SECONDS = 0.1
 STOP_SECONDS = 1.0
 
+Watched: TypeAlias = tuple[Frame, list[Detection]]
+"""A frame and what was detected in it, best first."""
+
 
 class _NoPublisher:
     """Nothing is published, so that no camera is refused."""
@@ -51,14 +54,14 @@ def watch(
     labels: Collection[str] | None = None,
     fps: float | None = None,
     full_size: bool = True,
-) -> Iterator[tuple[Frame, list[Detection]]]:
+) -> Generator[Watched, None, None]:
     """Frames of cameras or recordings, each with its detections, best first.
 
     A source is a camera's URL, the path of a recording, or ``CAMERA_ID=SOURCE``. Cameras are
     reconnected for ever, which the logger ``worker`` reports; recordings end, one after another.
     ``frame.image`` is an upright (H, W, 3) uint8 RGB array: the whole picture or, faster, scaled to
     the network's input if ``full_size`` is false. Boxes are xyxy in [0, 1] of the picture. The
-    other arguments are the options of ``ssd-worker run``.
+    other arguments are the options of ``ssd-worker run``. ``close()`` ends the readers early.
 
     Raises UsageError for a source, label or model that does not exist, SourceError for a recording
     that cannot be read.
@@ -81,17 +84,12 @@ def watch(
     image_size = None if full_size else detector.image_size
     wanted = DetectionFilter(None if labels is None else frozenset(labels))
     if recordings:
-        return chain.from_iterable(
-            _frames(
-                [
-                    Camera(
-                        r.camera_id, partial(RecordingSource, r, image_size, fps=fps), None, wanted
-                    )
-                ],
-                LosslessBatcher(detector.default_batch),
-                detector,
-            )
-            for r in recordings
+        return _frames_of_recordings(
+            [
+                Camera(r.camera_id, partial(RecordingSource, r, image_size, fps=fps), None, wanted)
+                for r in recordings
+            ],
+            detector,
         )
     epochs = Epochs()
     cameras = [
@@ -129,9 +127,17 @@ def _load(
     return frame_detector
 
 
+def _frames_of_recordings(
+    recordings: Sequence[Camera], detector: FrameDetector
+) -> Generator[Watched, None, None]:
+    """One recording after another."""
+    for recording in recordings:
+        yield from _frames([recording], LosslessBatcher(detector.default_batch), detector)
+
+
 def _frames(
     cameras: Sequence[Camera], batcher: Batcher, detector: FrameDetector
-) -> Iterator[tuple[Frame, list[Detection]]]:
+) -> Generator[Watched, None, None]:
     """Reads in threads of its own for as long as it is iterated over."""
     records = CameraRecords()
     lossless = isinstance(batcher, LosslessBatcher)

@@ -135,3 +135,24 @@ def test_mistakes_at_the_start_are_one_line_and_exit_code_2(cli, tmp_path):
     (line,) = result.stderr.splitlines()
     assert "cameras.toml:4: camera gate: fps" in line
     assert "and 1 more" in line
+
+
+HANGUP_WHILE_LOADING = """
+import os, signal
+from worker.commands import run
+
+def run_live(settings):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return 0
+
+run.run_live = run_live
+from worker.cli import run_and_exit
+run_and_exit()
+"""
+
+
+def test_sighup_while_the_detector_is_loading_does_not_end_the_worker(exec_cli, tmp_path):
+    file = tmp_path / "cameras.toml"
+    file.write_text(GATE)
+    process = exec_cli.start("run", "--cameras", file, code=HANGUP_WHILE_LOADING)
+    assert process.wait(60) == 0

@@ -48,7 +48,7 @@ class LiveCameras:
         self._make_sink = make_sink
         self._make_spool = make_spool
         self._epochs = Epochs()
-        self._known: set[str] = set()
+        self._last_read: Mapping[str, CameraSettings] = {}
 
     def read(self) -> list[Camera]:
         """The cameras that arguments and files name now. Raises UsageError, SourceError."""
@@ -58,17 +58,20 @@ class LiveCameras:
     def made_of(self, cameras: Mapping[str, CameraSettings]) -> list[Camera]:
         """Cameras with these settings; lets the detector run at the lowest threshold of them."""
         detector = self._setup.detector
-        self._learn_epochs([name for name in cameras if name not in self._known])
+        # Those that are connected anew: another worker may have had them meanwhile.
+        before = self._last_read
+        self._learn_epochs([name for name in cameras if cameras[name] != before.get(name)])
+        made = [self._camera(camera) for camera in cameras.values()]
         thresholds = [camera.score_threshold for camera in cameras.values()]
         detector.score_threshold = detector.lowest_threshold(thresholds)
-        return [self._camera(camera) for camera in cameras.values()]
+        self._last_read = cameras
+        return made
 
     def _learn_epochs(self, camera_ids: Collection[str]) -> None:
         if not camera_ids:
             return
         with closing(self._make_sink()) as sink, closing(self._make_spool(camera_ids)) as spool:
             self._epochs.learn(camera_ids, sink, spool)
-        self._known.update(camera_ids)
 
     def _camera(self, camera: CameraSettings) -> Camera:
         settings, detector = self._settings, self._setup.detector

@@ -5,12 +5,14 @@ the same for one look, so that half-written files are not taken over. A file wit
 nothing and is one log line. Knows neither the files' format nor the pipeline.
 """
 
+import contextlib
 import logging
 import signal
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from worker.errors import WorkerError
 
@@ -53,7 +55,9 @@ class _FileWatch:
         self._taken_over = self._last_look = taken_over
         self._asked = False
         self._stopping = False
-        self._wake = threading.Event()
+        # Not an Event: its lock may be held by the code that a signal handler interrupts, which may
+        # be the handler of another SIGHUP.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
     def start(self) -> None:
@@ -61,17 +65,19 @@ class _FileWatch:
 
     def stop(self) -> None:
         self._stopping = True
-        self._wake.set()
+        self._wake.put(None)
 
     def look_now(self) -> None:
-        """Read the files whether or not they have changed; only sets flags, for signal handlers."""
+        """Read the files whether or not they have changed; callable from signal handlers."""
         self._asked = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.wait(LOOK_SECONDS)
-            self._wake.clear()
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=LOOK_SECONDS)
+                while True:  # many signals are one
+                    self._wake.get_nowait()
             found = fingerprints(self._files)
             is_settled, self._last_look = found == self._last_look, found
             if self._asked or (is_settled and found != self._taken_over):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 from worker.events import CameraState
-from worker.frames import Source
+from worker.frames import Source, StreamDown
 from worker.pipeline.filtering import EVERYTHING, DetectionFilter
 
 
@@ -31,7 +31,9 @@ class CameraRecord:
     camera_id: str
     filter: DetectionFilter = EVERYTHING
     wanted: bool = True
-    """False once it is no longer watched: the record ends with the camera's last event."""
+    """False once it is no longer watched: the record ends with ``last_item``."""
+    last_item: StreamDown | None = None
+    """The last item of the reader that was taken down last, until its event is made."""
     state: CameraState = "down"
     reason: str = "connecting"
     epoch: int = 0

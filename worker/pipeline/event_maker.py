@@ -140,8 +140,10 @@ class EventMaker:
     def _down(self, item: StreamDown) -> Iterable[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.frames = max(camera.frames, item.frames)
-        if not camera.wanted:
-            self.records.forget(camera.camera_id)
+        if item is camera.last_item:  # others may wait before it: their events need the record
+            camera.last_item = None
+            if not camera.wanted:
+                self.records.forget(camera.camera_id)
         return [self._state_event(camera, item.state, item.reason, item.detail)]
 
     def _state_event(

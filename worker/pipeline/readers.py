@@ -119,7 +119,7 @@ class Readers:
         """
         while self._asked:
             self._take_over(self._asked.popleft())
-        for camera_id, why in self._publisher.refused.items():
+        for camera_id, why in list(self._publisher.refused.items()):  # its thread adds to them
             if camera_id in self._readers:  # no event of it says so: nothing takes its events
                 self._put_aside(camera_id, "refused", why)
         if not self._lossless:
@@ -159,6 +159,9 @@ class Readers:
         }
         for record in self._records:
             record.wanted = record.camera_id in wanted
+            is_over = record.state == "ended" and record.last_item is None
+            if is_over and record.camera_id not in {*wanted, *self._readers}:
+                self._records.forget(record.camera_id)
         for camera_id in [name for name in self._readers if name not in wanted]:
             self._take_down(self._readers.pop(camera_id), "ended", "removed")
             log.info("camera %s: removed", camera_id)
@@ -204,4 +207,6 @@ class Readers:
         """Abandon a reader, so that no batch waits for a frame of it."""
         reader.abandon()
         camera_id, epoch = reader.camera.camera_id, reader.source.current_epoch()
-        self.batcher.put(StreamDown(camera_id, epoch, state, reason, detail))
+        last_item = StreamDown(camera_id, epoch, state, reason, detail)
+        self._records.of(camera_id).last_item = last_item
+        self.batcher.put(last_item)

@@ -57,12 +57,14 @@ def watchdog(
 def _watch(
     watched: Watched, seconds: float, over: threading.Event, end: Callable[[int], object]
 ) -> None:
-    seen, since = watched.progress(), time.monotonic()
+    seen, since, checks = watched.progress(), time.monotonic(), 0
     while not over.wait(seconds / CHECKS):
         progress = watched.progress()
         if progress != seen or not watched.has_work():
-            seen, since = progress, time.monotonic()
-        elif time.monotonic() - since > seconds:
+            seen, since, checks = progress, time.monotonic(), 0
+            continue
+        checks += 1  # a process that was stopped for an hour has not checked 20 times since
+        if checks >= CHECKS and time.monotonic() - since > seconds:
             # Logging may hang, too, in a pipe that nobody reads or on a lock: exit all the same.
             last_resort = threading.Timer(DUMP_SECONDS, end, (EXIT_CODE,))
             last_resort.daemon = True

@@ -214,11 +214,11 @@ class LivePublisher:
     def _take_over_cameras(self) -> None:
         with self._condition:
             added, self._added = [*self._added], deque()
-        for camera_id in added:
-            try:
-                self._spool.add_camera(camera_id)
-            except SpoolError as error:
-                log.error("camera %s: cannot read its spooled events: %s", camera_id, error)
+        try:
+            self._spool.add_cameras(added)
+        except SpoolError as error:
+            names = ", ".join(added)
+            log.error("cannot read the spooled events of new cameras, %s: %s", names, error)
 
     def _send(self, events: Sequence[Event]) -> None:
         """Publish, except for cameras that the sink refuses. Raises SinkUnavailable."""

@@ -159,10 +159,15 @@ class Spool:
         if not self._waiting:
             self._give_back_space()
 
-    def add_camera(self, camera_id: str) -> None:
-        """Serve one more camera, and what an earlier process left of it."""
-        self._cameras = tuple(sorted({*self._cameras, camera_id}))
-        with self._errors():
+    def add_cameras(self, camera_ids: Collection[str]) -> None:
+        """Serve these cameras, too, and what an earlier process left of them."""
+        if set(camera_ids) <= set(self._cameras):
+            return
+        self._cameras = tuple(sorted({*self._cameras, *camera_ids}))
+        # Their events may lie before what was published of the others. What was published and
+        # could not be deleted is sent again: sinks drop what they have.
+        self._published = 0
+        with self._errors():  # goes through the whole spool: half a second for 1 GiB
             self._waiting, self._bytes = self._count(self._published)
 
     def remove_camera(self, camera_id: str) -> None:

@@ -1,6 +1,8 @@
+import contextlib
 import itertools
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -63,6 +65,13 @@ def test_a_reader_does_not_outlive_the_loop(short_clip):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=90
     )
     assert (result.stdout.strip(), result.returncode) == ("[]", 0), result.stderr
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_frames_can_be_closed_early_which_ends_the_readers(short_clip, times):
+    with contextlib.closing(worker.watch(*[f"c{n}={short_clip}" for n in range(times)])) as frames:
+        next(frames)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("source-")]
 
 
 def test_what_cannot_be_watched_is_refused_at_once(short_clip, tmp_path):

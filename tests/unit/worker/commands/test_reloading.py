@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -130,3 +132,29 @@ def test_sighup_means_what_it_did_once_the_run_is_over(file, reload):
     with reloading([file], fingerprints([file]), reload):
         assert signal.getsignal(signal.SIGHUP) is not before
     assert signal.getsignal(signal.SIGHUP) is before
+
+
+STORM = """
+import os, signal, sys, threading
+from pathlib import Path
+from worker.commands.reloading import fingerprints, reloading
+
+def again(frame, event, argument):  # a second signal while the first is being handled
+    if event == "call" and frame.f_code.co_name == "notify_all" and not nested:
+        nested.append(True)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+file, nested, read = Path(sys.argv[1]), [], threading.Event()
+with reloading([file], fingerprints([file]), read.set):
+    sys.setprofile(again)
+    os.kill(os.getpid(), signal.SIGHUP)
+    sys.setprofile(None)
+    print(read.wait(10))
+"""
+
+
+def test_a_sighup_while_another_is_handled_does_not_stop_the_worker(file):
+    result = subprocess.run(
+        [sys.executable, "-c", STORM, str(file)], capture_output=True, text=True, timeout=20
+    )
+    assert (result.stdout.strip(), result.returncode) == ("True", 0), result.stderr

@@ -2,6 +2,7 @@ import itertools
 import math
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -10,10 +11,10 @@ from tests.events import MODEL, PERSON
 from tests.frames import frame
 from tests.spools import no_spool
 from worker.errors import CameraRefused, SinkError
-from worker.frames import StreamUp
+from worker.frames import StreamDown, StreamUp
 from worker.pipeline import readers
 from worker.pipeline.batching import LatestFrameBatcher
-from worker.pipeline.cameras import Camera
+from worker.pipeline.cameras import Camera, CameraRecords
 from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.filtering import DetectionFilter
 from worker.pipeline.pipeline import Pipeline
@@ -256,6 +257,35 @@ def test_a_camera_that_is_removed_ends_with_an_event_and_its_record_is_gone(came
     assert [record.camera_id for record in run.pipeline._events.records] == ["gate"]
 
 
+def test_a_camera_that_is_removed_just_when_it_goes_down_still_ends_with_an_event(cameras, watch):
+    detecting, go_on, is_down = (threading.Event() for _ in range(3))
+
+    def detect(images, filters):
+        detecting.set()
+        go_on.wait(10)
+        return lambda: [[PERSON]] * len(images)
+
+    class Closed(EndlessSource):
+        def __iter__(self):
+            yield StreamUp(self.camera_id, self._epoch)
+            yield frame(self.camera_id, epoch=self._epoch)
+            detecting.wait(10)
+            yield StreamDown(self.camera_id, self._epoch, "down", "closed")
+            is_down.set()
+            self._stopped.wait()
+
+    gate = cameras.camera("gate")
+    run = watch(Camera("yard", lambda: Closed("yard")), detect=detect, waits_for_cameras=True)
+    assert is_down.wait(10)
+    run.pipeline.watch([gate])
+    go_on.set()
+    run.wait_for("yard", "ended", "removed")
+    run.wait_for_frames("gate")
+    assert run.states("yard") == [("up", "connected"), ("down", "closed"), ("ended", "removed")]
+    assert [e.data.seq for e in run.sink.events if e.data.camera_id == "yard"] == [0, 1, 2, 3]
+    assert [record.camera_id for record in run.pipeline._events.records] == ["gate"]
+
+
 def test_a_camera_that_was_removed_can_be_added_again(cameras, watch):
     gate, yard = cameras.camera("gate"), cameras.camera("yard")
     run = watch(gate, yard)
@@ -327,3 +357,29 @@ def test_a_camera_that_the_sink_refuses_is_tried_again_only_with_other_settings(
     assert len(cameras.of("yard")) == 1
     run.pipeline.watch([gate, cameras.camera("yard", source_settings="another URL")])
     run.wait_for_frames("yard")
+
+
+def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next():
+    class Refusing:
+        def __init__(self):
+            self.refused = {}
+
+        def add_cameras(self, camera_ids):
+            pass
+
+    class RefusedMeanwhile(EndlessSource):
+        def stop(self):
+            super().stop()
+            publisher.refused["yard"] = "camera yard: taken"
+
+    publisher, batcher = Refusing(), LatestFrameBatcher(4, 0.01)
+    of_run = readers.Readers(batcher, publisher, CameraRecords(), lossless=False)
+    of_run.watch(
+        [Camera(name, partial(RefusedMeanwhile, name)) for name in ("gate", "yard", "lot")]
+    )
+    of_run.look_after()
+    publisher.refused["gate"] = "camera gate: taken"
+    of_run.look_after()
+    of_run.look_after()
+    assert set(of_run._readers) == {"lot"}
+    of_run.stop(1)

@@ -101,3 +101,18 @@ def test_it_goes_away_with_the_work(ends):
     wait_until(lambda: all(t.name != "watchdog" for t in threading.enumerate()))
     time.sleep(2 * SECONDS)
     assert ends == []
+
+
+def test_a_process_that_was_stopped_for_a_while_is_not_ended(ends, monkeypatch):
+    work, stopped_seconds = Work(), [0]
+    monotonic = time.monotonic
+    monkeypatch.setattr(
+        "worker.pipeline.watchdog.time.monotonic", lambda: monotonic() + sum(stopped_seconds)
+    )
+    with watchdog(work, 10 * SECONDS, ends.append):  # looks twice within SECONDS
+        for _ in range(4):
+            time.sleep(SECONDS)
+            stopped_seconds.append(3600)
+            time.sleep(SECONDS)
+            work.steps += 1
+    assert ends == []

@@ -332,3 +332,39 @@ def test_whatever_happens_what_comes_out_is_the_tail_of_what_went_in(tmp_path_fa
         assert [seq - 10**6 for seq in everything(spool)] == expected
     assert spool.take_lost().get("gate", 0) == lost
     assert isinstance(spool, Spool)
+
+
+def test_cameras_are_added_with_one_look_at_all_events_and_known_ones_with_none(tmp_path):
+    spool_in(tmp_path).append([*events(0, 4), *events(0, 2, "lot")])
+    spool, statements = spool_in(tmp_path), []
+    spool._database.set_trace_callback(statements.append)
+    spool.add_cameras(["gate", "yard"])
+    assert statements == []
+    spool.add_cameras(["gate", "lot", *(f"c{number}" for number in range(100))])
+    assert len(statements) == 1
+    assert len(spool) == 8
+
+
+def test_what_waits_of_a_camera_that_is_added_is_neither_passed_over_nor_deleted(tmp_path):
+    spool_in(tmp_path).append(events(0, 2, "lot"))  # an earlier process left them
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 4))
+    spool.append(events(3, 3, "lot"))  # before it is added
+    spool.append(events(5, 5))
+    spool.forget(spool.oldest(100))
+    spool.add_cameras(["lot"])
+    assert len(spool) == 4
+    spool.append(events(6, 6))
+    assert everything(spool) == [0, 1, 2, 3, 6]
+    spool.forget(spool.oldest(2))
+    assert everything(spool_in(tmp_path, ["gate", "lot"])) == [2, 3, 6]
+
+
+def test_events_of_a_camera_that_was_removed_are_there_when_it_is_added_again(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 2, "yard"))
+    spool.remove_camera("yard")
+    spool.append(events(0, 2))
+    spool.forget(spool.oldest(100))
+    spool.add_cameras(["yard"])
+    assert [event.data.camera_id for event in spool.oldest(100).events] == ["yard"] * 3
