@@ -55,7 +55,8 @@ def run_live(settings: RunSettings) -> int:
         lossless=False,
         # Cores that work ahead would leave the newest frame waiting behind older ones.
         batches_ahead=1 if setup.detector.works_ahead else 0,
-        waits_for_cameras=settings.cameras is not None,
+        # Who named no SOURCE has a file, to which cameras can be added at any time.
+        waits_for_cameras=settings.cameras is not None or not settings.sources,
     )
     names = ", ".join(camera.camera_id for camera in cameras)
     log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
