@@ -46,8 +46,6 @@ class CameraRecord:
     unreported_dropped: int = 0
     """Frames lost to overload since the last event that counted them; outlives the epoch."""
     unreported_skipped: int = 0
-    unreported_lost: int = 0
-    """Events lost before they were published that no ``degraded`` event has counted yet."""
     last_frame_at: float | None = None
     """When a frame of it was last analysed, by the monotonic clock."""
     last_event_at: float = 0.0

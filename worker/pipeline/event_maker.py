@@ -71,13 +71,15 @@ class EventMaker:
         ]
 
     def lost(self, events_lost: Mapping[str, int]) -> list[Event]:
-        """One ``degraded`` event per camera whose events were lost before they were published.
+        """One ``degraded`` event per camera whose events were lost before they were published."""
+        return [
+            self._camera_event(self.records.of(camera_id), "degraded", "events_lost", dropped=count)
+            for camera_id, count in events_lost.items()
+        ]
 
-        Losses from an earlier process are held back until their camera first appears in this run.
-        """
-        for camera_id, count in events_lost.items():
-            self.records.of(camera_id).unreported_lost += count
-        return [self._lost_event(camera) for camera in self._reported() if camera.unreported_lost]
+    def reported(self) -> list[str]:
+        """The cameras that have had an event in this run, so that their losses can be reported."""
+        return [camera.camera_id for camera in self._reported()]
 
     def stopped(self) -> list[Event]:
         """The final ``down`` event of every live camera that is still up: the worker shuts down."""
@@ -151,10 +153,6 @@ class EventMaker:
     ) -> Event:
         camera.state, camera.reason = state, reason
         return self._camera_event(camera, state, reason, detail)
-
-    def _lost_event(self, camera: CameraRecord) -> Event:
-        lost, camera.unreported_lost = camera.unreported_lost, 0
-        return self._camera_event(camera, "degraded", "events_lost", dropped=lost)
 
     def _camera_event(
         self,

@@ -94,7 +94,7 @@ class Pipeline:
                 elif ended:
                     break
                 self._submit(self._events.heartbeats())
-                self._submit(self._events.lost(self._publisher.take_lost()))
+                self._submit(self._events.lost(self._publisher.take_lost(self._events.reported())))
                 self._raise_failure()
             while self._lossless and not self._stopping and self._publisher.waiting:
                 time.sleep(POLL_SECONDS)  # a replay is not done before its sinks have everything

@@ -6,7 +6,7 @@ so nothing is written twice. Here are the protocols of sinks and publishers; ``l
 publisher of a replay, ``live`` that of a live run, with its ``spool``. Depends on no concrete sink.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from worker.events import Event
@@ -69,8 +69,8 @@ class Publisher(Protocol):
         """Queue events; False if the queue is full: submit them again."""
         ...
 
-    def take_lost(self) -> dict[str, int]:
-        """Events lost per camera since the last call, once there is room to report them."""
+    def take_lost(self, camera_ids: Collection[str]) -> dict[str, int]:
+        """Events lost of these cameras since the last call, once there is room to report them."""
         ...
 
     def close(self, timeout: float) -> int:

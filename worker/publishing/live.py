@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
 from worker.events import Event
@@ -80,13 +80,16 @@ class LivePublisher:
             self._condition.notify_all()
             return True
 
-    def take_lost(self) -> dict[str, int]:
-        """Events lost per camera since the last call, once there is room to report them."""
+    def take_lost(self, camera_ids: Collection[str]) -> dict[str, int]:
+        """Events lost of these cameras since the last call, once there is room to report them.
+
+        Losses of other cameras, left by an earlier process for example, are kept for a later call,
+        or for the next run.
+        """
         with self._condition:
             if not self._lost or self._is_behind or len(self._queue) > self._capacity // 2:
                 return {}
-            lost, self._lost = dict(self._lost), Counter()
-            return lost
+            return {name: self._lost.pop(name) for name in camera_ids if name in self._lost}
 
     @property
     def waiting(self) -> int:

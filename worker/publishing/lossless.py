@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from worker.errors import SinkUnavailable
 from worker.events import Event
@@ -46,7 +46,7 @@ class LosslessPublisher:
             self._condition.notify_all()
             return True
 
-    def take_lost(self) -> dict[str, int]:
+    def take_lost(self, camera_ids: Collection[str]) -> dict[str, int]:
         """Always empty: a replay loses none."""
         return {}
 

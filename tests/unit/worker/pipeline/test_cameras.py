@@ -5,12 +5,11 @@ from worker.pipeline.filtering import DetectionFilter
 def test_a_new_epoch_counts_from_zero_and_keeps_what_was_not_reported():
     record = CameraRecord(
         "gate", epoch=1, next_seq=9, frames=50, dropped=3, unreported_dropped=2,
-        unreported_skipped=4, unreported_lost=5,
+        unreported_skipped=4,
     )  # fmt: skip
     record.begin(2)
     assert (record.epoch, record.next_seq, record.frames, record.dropped) == (2, 0, 0, 0)
     assert (record.unreported_dropped, record.unreported_skipped) == (2, 4)
-    assert record.unreported_lost == 5
 
 
 def test_a_camera_has_one_record_until_it_is_forgotten():

@@ -102,6 +102,13 @@ def test_lost_events_are_told_by_a_degraded_event(live):
     )
 
 
+def test_only_cameras_that_have_had_an_event_can_report_losses(live):
+    live.records.of("gate")
+    assert live.reported() == []
+    make(live, UP)
+    assert live.reported() == ["gate"]
+
+
 def test_stopping_tells_only_of_cameras_that_are_up(live):
     make(live, UP, StreamUp("yard", 5), StreamDown("yard", 5, "down", "stall"))
     (event,) = live.stopped()

@@ -91,7 +91,7 @@ def test_events_made_while_the_sink_is_away_arrive_afterwards_once_and_in_order(
     publisher.submit(events(200, 209))
     wait_until(lambda: publisher.waiting == 0)
     assert seqs(sink) == list(range(210))
-    assert publisher.take_lost() == {}
+    assert publisher.take_lost(["gate"]) == {}
     publisher.submit(events(210, 219))
     publisher.close(5)
     assert seqs(sink) == list(range(220))
@@ -185,9 +185,9 @@ def test_what_the_spool_could_not_hold_is_told_once_the_sink_is_back(start, tmp_
     for seq in range(30):
         publisher.submit(events(seq % 10, seq % 10))
     wait_until(lambda: publisher.waiting == 10)
-    assert publisher.take_lost() == {}
+    assert publisher.take_lost(["gate"]) == {}
     sink.back.set()
-    assert wait_until(publisher.take_lost) == {"gate": 20}
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 20}
 
 
 def test_a_full_disk_leaves_the_newest_events_in_memory_and_counts_the_others(
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_newest_events_in_memory_and_counts_the_others(
         time.sleep(0.001)
     wait_until(lambda: publisher.waiting == 10)
     sink.back.set()
-    assert wait_until(publisher.take_lost) == {"gate": 20}
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 20}
     assert seqs(sink) == list(range(20, 30))
     assert caplog.text.count("cannot spool events") == 1
     assert caplog.text.count("is unavailable") == 1
@@ -304,6 +304,21 @@ def test_the_spool_knows_the_epochs_of_what_never_went_through_it(start, tmp_pat
     publisher.submit(events(0, 3, epoch=8) + events(0, 3, "yard", epoch=9))
     assert publisher.close(5) == 0
     assert [spool_in(tmp_path).last_epoch(name) for name in ("gate", "yard")] == [8, 9]
+
+
+def test_losses_of_a_camera_that_has_not_come_up_are_kept_until_it_has(start, tmp_path):
+    sink, spool = FlakySink(), disk_in(tmp_path)
+    spool.full = True
+    publisher = start(sink, capacity=10, spool=spool)
+    for seq in range(30):
+        publisher.submit(events(seq, seq))
+        time.sleep(0.001)
+    wait_until(lambda: publisher.waiting == 10)
+    sink.back.set()
+    wait_until(lambda: publisher.waiting == 0)
+    assert publisher.take_lost(["yard"]) == {}
+    assert wait_until(lambda: publisher.take_lost(["gate", "yard"])) == {"gate": 20}
+    assert publisher.take_lost(["gate", "yard"]) == {}
 
 
 def test_losses_that_were_never_told_are_left_for_the_next_start(start, tmp_path):
