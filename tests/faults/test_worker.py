@@ -154,9 +154,8 @@ def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_under_load_ends_in_time_with_every_event_published(
     exec_cli, valkey_server, short_clip, number
 ):

@@ -9,7 +9,7 @@ import pytest
 
 import worker
 from ssd_core import Detector
-from tests.conftest import WALKWAY
+from tests.conftest import WALKWAY, wait_until
 from worker.errors import SourceError, UsageError
 from worker.pipeline.batching import LosslessBatcher
 from worker.sources.recording import upright_images
@@ -56,15 +56,13 @@ def test_frames_of_a_camera_come_until_the_loop_ends(short_clip, rtsp_server):
 
 
 def test_a_reader_does_not_outlive_the_loop(short_clip):
-    script = (
-        "import threading, worker\n"
-        f"next(worker.watch({str(short_clip)!r}))\n"
-        "print([t.name for t in threading.enumerate() if t.name.startswith('source-')])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=90
-    )
-    assert (result.stdout.strip(), result.returncode) == ("[]", 0), result.stderr
+    def readers():
+        return [t for t in threading.enumerate() if t.name == "source-outlived"]
+
+    for _frame, _detections in worker.watch(f"outlived={short_clip}"):
+        assert readers()
+        break
+    wait_until(lambda: not readers(), what="its thread to end")
 
 
 @pytest.mark.parametrize("times", [1, 2])

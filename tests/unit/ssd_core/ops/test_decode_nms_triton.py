@@ -152,6 +152,7 @@ def test_boxes_and_scores_that_tie_come_in_the_order_of_the_reference(
         assert_like_reference(case, least=0, boxes_atol=0)
 
 
+@pytest.mark.long
 @FEW
 @given(
     seed=SEEDS,

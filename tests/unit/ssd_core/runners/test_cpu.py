@@ -206,7 +206,6 @@ image = np.zeros((300, 300, 3), np.uint8)
         pytest.param(
             "detector.submit([image] * 4)",
             id="a batch that nobody waits for",
-            marks=pytest.mark.long,
         ),
         pytest.param(
             "detector.detect([image])\n"
@@ -214,6 +213,7 @@ image = np.zeros((300, 300, 3), np.uint8)
             "assert len(detector.detect([image])) == 1\n"
             "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)",
             id="a child forked after a batch",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_video_pictures_are_found_in_like_their_network_input(plane_runner, expe
     assert_found(plane_runner.submit(images)(), expect(images))
 
 
-@pytest.mark.parametrize("kind", [padded, interleaved, in_tensors])
+@pytest.mark.parametrize("kind", mostly_long(padded, interleaved, in_tensors))
 def test_planes_may_be_views_or_tensors(plane_runner, expect, kind):
     images = [kind(1), yuv(2), kind(3)]
     assert_found(plane_runner.submit(images)(), expect(images))
@@ -202,6 +202,7 @@ def test_images_are_not_overdrawn_by_the_video_pictures_of_an_earlier_batch(plan
         assert_found(plane_runner.submit(images)(), expect(images))
 
 
+@pytest.mark.long
 def test_planes_grow_with_the_pictures_and_serve_smaller_ones_again(plane_runner, expect):
     small, large = [yuv(1, 6, 4), yuv(2, 6, 4)], [yuv(3, 40, 30), yuv(4, 23, 51)]
     for images in (small, large, small, [*small, large[0]], small[:1]):
@@ -218,7 +219,10 @@ def test_planes_of_waiting_batches_are_not_written_over(plane_runner, expect):
 # Several batches
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize(
+    "order",
+    [pytest.param(o, marks=[pytest.mark.long] * (o[0] == 0)) for o in permutations(range(3))],
+)
 def test_batches_in_flight_may_be_waited_for_in_any_order(plane_runner, expect, order):
     batches = [pictures(2), [yuv(3)], pictures(4, 40)]
     waits = [plane_runner.submit(images) for images in batches]

@@ -55,6 +55,7 @@ def test_a_detector_faults_hardly_any_page_in_again_once_freed_memory_is_kept():
     assert int(faults_an_image) < 500
 
 
+@pytest.mark.long
 def test_a_detector_alone_leaves_the_processs_malloc_as_it_is():
     assert int(run(COUNT, "leave")[1]) > 1000  # fp32 activations above glibc's limit are mapped
 

@@ -65,6 +65,7 @@ def test_pictures_and_images_become_the_input_and_none_stays_as_it_is(spec):
     assert (converted(Upload(DEVICE), images, spec, fill=7.0)[[1, 5]] == 7).all()
 
 
+@pytest.mark.long
 def test_a_room_is_used_again_by_smaller_and_larger_batches_of_any_kind(spec):
     upload = Upload(DEVICE)
     for images in (
