@@ -18,8 +18,8 @@ demo: install
 	@echo "Read them from Redis:    $(BIN)/ssd-worker subscribe --replay --from start --count 2"
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
 
-# Five at a time also on two cores: most tests wait for servers and processes.
-PYTEST = -m pytest --numprocesses 5 --dist worksteal
+# Four at a time also on two cores: most tests wait for servers and processes.
+PYTEST = -m pytest --numprocesses 4 --dist worksteal
 test: $(VENV)/.installed-dev
 	$(BIN)/python $(PYTEST)
 

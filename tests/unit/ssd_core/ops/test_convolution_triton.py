@@ -277,6 +277,7 @@ split_heads(activations(16, 384, 38, 38), torch.empty(380), 364,
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.long
 @with_each_triton
 def test_kernels_compiled_for_gpus_keep_their_sums_in_registers(tmp_path, triton):
     usage = compiled(LAUNCHES, tmp_path, triton)

@@ -11,7 +11,6 @@ from torchvision.ops import box_convert
 
 from ssd_core import MODELS
 from ssd_core.ops import DecodeSettings, decode_nms, decode_nms_reference
-from tests.params import mostly_long
 from tests.unit.ssd_core.head_outputs import (
     ACTIVATIONS,
     FLOAT_TYPES,
@@ -259,7 +258,8 @@ def ssd300_case(head, score_threshold):
     return Case.of(*outputs, "softmax", score_threshold, *limits)
 
 
-@pytest.mark.parametrize("dtype", mostly_long(*FLOAT_TYPES))
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
 @pytest.mark.parametrize(("score_threshold", "least"), [(0.01, 400), (0.2, 3)])
 def test_what_ssd300_sees_is_like_the_reference(ssd300_head, score_threshold, least, dtype):
     case = ssd300_case(ssd300_head, score_threshold).to(dtype=dtype)

@@ -334,6 +334,7 @@ def test_as_little_as_can_be_is_like_the_reference(images, boxes, classes, max_d
     assert_like_reference(case, least=0)
 
 
+@pytest.mark.long
 def test_a_batch_larger_than_the_workspace_goes_in_rounds(monkeypatch):
     bbox_regression, default_boxes = boxes_on_a_grid(10, 7, 30)
     cls_logits = lone_logits(10, "softmax", 7, 30, 3)

@@ -129,7 +129,7 @@ def test_a_real_frame_is_what_the_cpu_path_makes_of_it(frame):
         ("nv12", True, "bt709"),
         ("nv12", False, "bt601"),
         ("yuv420p", True, "bt601"),
-        fast=2,
+        fast=1,
     ),
 )
 def test_every_format_range_and_matrix_is_what_the_cpu_path_makes_of_it(
