@@ -57,8 +57,7 @@ class FrameDetector:
 
     @score_threshold.setter
     def score_threshold(self, threshold: float) -> None:
-        if threshold != self._detector.score_threshold:
-            self._detector.score_threshold = threshold
+        self._detector.score_threshold = threshold
 
     @property
     def affecting(self) -> dict[str, str | float]:

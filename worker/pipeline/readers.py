@@ -122,8 +122,7 @@ class Readers:
         for camera_id, why in list(self._publisher.refused.items()):  # its thread adds to them
             if camera_id in self._readers:  # no event of it says so: nothing takes its events
                 self._put_aside(camera_id, "refused", why)
-        if not self._lossless:
-            self._replace_hung()
+        self._replace_hung()
         if self._set_aside and not self._readers:
             why = next(why for _, why in self._set_aside.values())
             raise SinkError(f"there is no camera left to watch: {why}")

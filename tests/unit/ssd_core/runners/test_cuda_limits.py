@@ -9,12 +9,9 @@ from tests.conftest import KERNEL_DEVICE
 from tests.unit.ssd_core.cuda_runners import (
     DEVICE,
     assert_found,
-    found_alone,
-    observant,
     pictures,
     rgb,
     runner_of,
-    small,
     warnings_of,
     yuv,
 )
@@ -22,30 +19,6 @@ from tests.unit.ssd_core.cuda_runners import (
 pytestmark = pytest.mark.kernels
 pytest.importorskip("triton")
 op = importlib.import_module("ssd_core.ops.yuv_to_input")
-
-
-@pytest.fixture
-def spec(tiny_spec):
-    return small(tiny_spec)
-
-
-@pytest.fixture
-def network(tiny_model):
-    return observant(tiny_model)
-
-
-@pytest.fixture
-def expect(network, spec):
-    """What the network finds in images, one by one and without a runner."""
-    known = {}
-
-    def expect(images):
-        for image in images:
-            if id(image) not in known:  # the image is kept, so that its id stays its own
-                known[id(image)] = image, found_alone(image, network, spec)
-        return [known[id(image)][1] for image in images]
-
-    return expect
 
 
 # Out of memory

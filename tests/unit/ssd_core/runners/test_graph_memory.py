@@ -10,10 +10,8 @@ from tests.unit.ssd_core.cuda_runners import (
     DEVICE,
     assert_found,
     found_alone,
-    observant,
     pictures,
     runner_of,
-    small,
     warnings_of,
 )
 
@@ -22,16 +20,6 @@ pytestmark = [pytest.mark.cuda, pytest.mark.kernels]
 ROOM = 4
 SCRATCH_BYTES = 64 << 20
 ROUNDS = 12
-
-
-@pytest.fixture
-def spec(tiny_spec):
-    return small(tiny_spec)
-
-
-@pytest.fixture
-def network(tiny_model):
-    return observant(tiny_model)
 
 
 def memory_is_gone():
