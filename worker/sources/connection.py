@@ -279,7 +279,7 @@ class Connection:
         if last is None or last.seconds is None or arrival.seconds is None:
             return False
         back = last.seconds - arrival.seconds
-        return back > JUMP_SECONDS / 2 or (back > 0 and last.timeline is not arrival.timeline)
+        return back > JUMP_SECONDS / 2 or (back > 0 and last.run != arrival.run)
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""
@@ -302,7 +302,7 @@ class Connection:
             camera_id=self._camera_id,
             epoch=self.epoch,
             frame_index=frame_index,
-            pts=arrival.packet.pts,
+            pts=arrival.pts,
             time_base=time_base_of(image),
             captured_at=captured_at,
             clock=clock,

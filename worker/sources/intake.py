@@ -43,6 +43,7 @@ class Intake:
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._ended = self._closed = self._caught_up = False
+        self._read_packets = 0
         self._read_since = 0.0
         self._thread = threading.Thread(target=self._read, name=name, daemon=True)
 
@@ -108,6 +109,8 @@ class Intake:
                 self._changed.wait(POLL_SECONDS)
             self._waiting.append((arrival, seconds))
             self._waiting_bytes += arrival.packet.size
-            self._caught_up |= seconds >= READ_WAITED_SECONDS
+            # Not the first one: the thread itself took its time to start.
+            self._caught_up |= seconds >= READ_WAITED_SECONDS and self._read_packets > 0
+            self._read_packets += 1
             self._changed.notify_all()
             return not self._is_over()
