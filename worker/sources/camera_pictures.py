@@ -144,7 +144,11 @@ class CameraPictures:
         self._reader = reader
         self._read_seconds = silence_seconds + READ_GRACE_SECONDS
         self._intake = Intake(
-            container.demux(), self._date, thread_name, is_stopped=lambda: reader.is_stopped
+            container.demux(),
+            self._date,
+            thread_name,
+            silence_seconds=silence_seconds,
+            is_stopped=lambda: reader.is_stopped,
         )
         self._opened_at = self._decoded_at = time.monotonic()
         self._in_time_once = False

@@ -32,9 +32,14 @@ class Intake:
         date: Callable[[Any, float], Arrival],
         name: str,
         *,
+        silence_seconds: float,
         is_stopped: Callable[[], bool],
     ) -> None:
-        """``date`` gives a packet its time; called in the thread that reads."""
+        """``date`` gives a packet its time; called in the thread that reads.
+
+        A read that takes ``silence_seconds`` is the last: the next one would wait as long again.
+        """
+        self._silence_seconds = silence_seconds
         self._is_stopped = is_stopped
         self._packets = packets
         self._date = date
@@ -93,7 +98,10 @@ class Intake:
             self._read_since = time.monotonic()
             for packet in self._packets:
                 now = time.monotonic()
-                if not self._put(self._date(packet, now), now - self._read_since):
+                seconds = now - self._read_since
+                if not self._put(self._date(packet, now), seconds):
+                    return
+                if seconds >= self._silence_seconds:
                     return
                 self._read_since = time.monotonic()
         except Exception as error:
