@@ -164,6 +164,25 @@ class Connection:
             )
             self.reason, self.detail = "internal_error", ""
 
+    def ended(
+        self,
+        state: Literal["down", "ended"],
+        reason: str,
+        detail: str = "",
+        epoch: int | None = None,
+    ) -> StreamDown:
+        """The end of its epoch, or of one that never was up."""
+        return StreamDown(
+            self._camera_id,
+            self.epoch or epoch,
+            state,
+            reason,
+            detail,
+            frames=self.frame_index,
+            skipped=self._sampler.take_skipped(),
+            dropped=self._take_dropped(),
+        )
+
     def _silent_seconds(self) -> float:
         reading = self._pictures.read_seconds if self._pictures is not None else 0.0
         return self._liveness.silent_seconds(reading)
@@ -242,10 +261,7 @@ class Connection:
             log.warning(
                 "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
             )
-            assert self.epoch is not None
-            yield StreamDown(
-                self._camera_id, self.epoch, "down", "timestamps", frames=self.frame_index
-            )
+            yield self.ended("down", "timestamps")
             self._last = None
             self._capture_clock = CaptureClock()
             yield self._up()
@@ -273,7 +289,8 @@ class Connection:
         if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
             return
         self._late_at = now
-        yield StreamLate(self._camera_id, self.epoch, lag_seconds, self._take_dropped())
+        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
     def _jumped_back(self, arrival: Arrival) -> bool:
         last = self._last

@@ -151,11 +151,4 @@ class LiveSource:
     def _down(self, connection: Connection, state: Literal["down", "ended"]) -> StreamDown:
         level = logging.INFO if state == "ended" else logging.WARNING
         log.log(level, "camera %s: %s (%s)", self.camera_id, state, connection.reason)
-        return StreamDown(
-            self.camera_id,
-            self.current_epoch(),
-            state,
-            connection.reason,
-            connection.detail,
-            frames=connection.frame_index,
-        )
+        return connection.ended(state, connection.reason, connection.detail, self.current_epoch())
