@@ -80,8 +80,10 @@ def describe_images(
     ]
     coefficients = [_coefficients(image.full_range, image.matrix) for image in images]
     return ImageTables(
-        torch.tensor(rows, dtype=torch.int64).reshape(-1, len(IMAGE_TABLE_COLUMNS)),
-        torch.tensor(coefficients, dtype=torch.float32).reshape(-1, COEFFICIENT_TABLE_COLUMNS),
+        torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, len(IMAGE_TABLE_COLUMNS)),
+        torch.tensor(coefficients, dtype=torch.float32, device="cpu").reshape(
+            -1, COEFFICIENT_TABLE_COLUMNS
+        ),
     )
 
 

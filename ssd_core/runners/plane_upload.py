@@ -38,7 +38,7 @@ class Upload:
         self._device = torch.empty(0, device=device).device
         self._stream = torch.cuda.Stream(device) if on_cuda else None
         self._uploaded = torch.cuda.Event() if on_cuda else None
-        self._staged = self._there = torch.empty(0, dtype=torch.uint8)
+        self._staged = self._there = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._yuv: Any = None
         self._rgb: Tensor | None = None
 
@@ -152,7 +152,7 @@ class Upload:
         if size_bytes <= len(self._staged):
             return
         pinned = self._stream is not None
-        staged = there = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=pinned)
+        staged = there = torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         if self._stream is not None:
             # In the stream that writes it: memory of another may have work pending on it still.
             with torch.cuda.stream(self._stream):
