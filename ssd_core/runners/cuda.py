@@ -181,7 +181,8 @@ class CudaRunner:
             made = preprocess(rgb, self._spec, self._device, self._dtype)
             slot.upload.start(ready)
             # The graph computes rows left over from a larger batch, too: they are not read.
-            slot.upload.convert_into(program.x[: len(images)], self._spec.mean, self._spec.std)
+            inputs, spec = program.x[: len(images)], self._spec
+            slot.upload.convert_into(inputs, spec.mean, spec.std, spec.antialias)
             if others:
                 self._place(made, others, program)
             return slot.take(program.run(), images, self._stream)

@@ -85,7 +85,11 @@ class Upload:
                 self._uploaded.record(self._stream)
 
     def convert_into(
-        self, x: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+        self,
+        x: Tensor,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        antialias: bool = True,
     ) -> None:
         """On the current stream: wait for the batch, and make it ``x``, (B, 3, S_h, S_w).
 
@@ -100,7 +104,7 @@ class Upload:
         from ssd_core.ops.yuv_to_input import yuv_to_input
 
         if self._yuv is not None:
-            yuv_to_input(self._yuv, x, mean, std)
+            yuv_to_input(self._yuv, x, mean, std, antialias)
         if self._rgb is not None:
             rgb_to_input(self._rgb, x, mean, std)
 

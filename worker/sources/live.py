@@ -61,6 +61,7 @@ class LiveSource:
         fps: float | None = None,
         loop: bool = False,
         as_planes: bool = False,
+        antialias: bool = True,
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_playlists: bool = False,
@@ -79,6 +80,7 @@ class LiveSource:
         self._url = url
         self._image_size = image_size
         self._as_planes = as_planes
+        self._antialias = antialias
         self._gpu = gpu
         self._limits = limits
         self._allow_playlists = allow_playlists
@@ -159,7 +161,9 @@ class _Connection:
     def __init__(self, source: LiveSource) -> None:
         self._source = source
         self._sampler = Sampler(fps=source._fps)
-        self._converter = make_converter(source._image_size, as_planes=source._as_planes)
+        self._converter = make_converter(
+            source._image_size, as_planes=source._as_planes, antialias=source._antialias
+        )
         self._capture_clock = CaptureClock()
         self._playlist = source._allow_playlists and not is_rtsp(source._url)
         self._silence_seconds = PLAYLIST_SILENCE_SECONDS if self._playlist else SILENCE_SECONDS

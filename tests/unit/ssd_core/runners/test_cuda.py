@@ -21,6 +21,7 @@ from tests.unit.ssd_core.cuda_runners import (
     THRESHOLD,
     assert_found,
     each,
+    found_alone,
     pictures,
     rgb,
     runner_of,
@@ -125,6 +126,14 @@ def test_cudnn_computes_the_network_by_the_same_algorithms_each_time(network, sp
 
     runner_of(spy, spec).submit(pictures(1))()
     assert set(seen) == {(True, True, False)}
+
+
+def test_planes_are_scaled_as_the_model_wants_them(network, spec):
+    filtered, plain = replace(spec, antialias=True), replace(spec, antialias=False)
+    expected = [found_alone(yuv(0), network, one) for one in (filtered, plain)]
+    assert not torch.equal(expected[0][1], expected[1][1])
+    for one, wanted in zip((filtered, plain), expected, strict=True):
+        assert_found(runner_of(network, one, for_planes=True).submit([yuv(0)])(), [wanted])
 
 
 def test_autocast_in_the_program_around_it_changes_no_number(network, spec, expect):
