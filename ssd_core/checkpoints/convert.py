@@ -30,7 +30,7 @@ def main() -> int:
         prog="python -m ssd_core.checkpoints.convert", description=__doc__
     )
     parser.add_argument("model", help="name of the model")
-    parser.add_argument("source", help=".tflite, .pth, .pt or .safetensors")
+    parser.add_argument("source", help=".tflite, .pth, .pt, .ckpt or .safetensors")
     parser.add_argument("target", help=".safetensors to write")
     parser.add_argument(
         "--labels", metavar="FILE", type=Path, help="text file with a label per line and class"

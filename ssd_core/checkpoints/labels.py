@@ -23,7 +23,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise CheckpointError(f"labels {path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"labels {path}: cannot be read ({error.strerror}): name a text file, one label per line"
+        ) from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -40,10 +40,10 @@ def load_model(
     """A model with its weights: the network, its spec, and the digest of the weights.
 
     ``model`` names the architecture; None: the one that the file names, else the default.
-    ``weights`` is a file (``.safetensors``, ``.pth``, ``.pt``, ``.tflite``), ``"coco"`` for the
-    weights torchvision publishes, or None for those in the package. ``labels`` name the classes of
-    the weights in their order, where the file does not or others are wanted; the background's may
-    be left out. The digest is ``sha256:`` and the file's SHA-256.
+    ``weights`` is a file (``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.tflite``), ``"coco"``
+    for the weights torchvision publishes, or None for those in the package. ``labels`` name the
+    classes of the weights in their order, where the file does not or others are wanted; the
+    background's may be left out. The digest is ``sha256:`` and the file's SHA-256.
 
     Raises UnknownModelError for the model; CheckpointError if there are no weights, they cannot be
     read, do not fit, or are for another model.
@@ -88,14 +88,14 @@ def read_checkpoint(path: Path, named: ModelSpec | None) -> tuple[StateDict, Mod
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
         spec = _spec_of(metadata, named, tensors, path)
-    elif path.suffix in (".pth", ".pt"):
+    elif path.suffix in (".pth", ".pt", ".ckpt"):
         tensors = read_state_dict(path)
     elif path.suffix == ".tflite":
         tensors = state_dict_from_tflite(path, spec)
     else:
         raise CheckpointError(
             f"weights {path}: cannot tell the format from the name: "
-            "expected .safetensors, .pth, .pt or .tflite"
+            "expected .safetensors, .pth, .pt, .ckpt or .tflite"
         )
     try:
         return renamed(in_fp32(tensors)), spec

@@ -49,7 +49,9 @@ def test_what_is_no_list_of_labels_is_refused_in_one_line(tmp_path, content, rea
 
 @pytest.mark.parametrize("name", ["absent.txt", ""])
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, name):
-    with pytest.raises(CheckpointError, match=r"labels .*: cannot be read \("):
+    with pytest.raises(
+        CheckpointError, match=r"labels .*: cannot be read \(.*\): name a text file"
+    ):
         read_labels(tmp_path / name)
 
 

@@ -70,7 +70,7 @@ def test_fp16_safetensors_become_fp32_weights(tiny_model, tiny_spec, tmp_path):
     assert_same_weights(loaded, expected)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])
 @pytest.mark.parametrize("key", [None, "model", "state_dict"])
 def test_a_saved_state_dict_loads_bare_or_wrapped(tiny_model, tiny_spec, tmp_path, key, suffix):
     weights = tiny_model.state_dict()
@@ -298,7 +298,7 @@ def test_a_directory_is_no_file(tiny_spec, tmp_path):
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tiny_spec, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"something")
-    assert refusal(tiny_spec, path).endswith("expected .safetensors, .pth, .pt or .tflite")
+    assert refusal(tiny_spec, path).endswith("expected .safetensors, .pth, .pt, .ckpt or .tflite")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(range(256)) * 4])
