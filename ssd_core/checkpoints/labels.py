@@ -24,7 +24,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise CheckpointError(
-            f"labels {path}: cannot be read ({error.strerror}): name a text file, one label per line"
+            f"labels {path}: cannot be read ({error.strerror}): "
+            "name a text file with one label per line"
         ) from error
     try:
         text = content.decode("utf-8-sig")

@@ -4,6 +4,7 @@ Corners are multiples of 1/16 and scores are sigmoid(0) = 1/2 wherever a compari
 equality, so that nothing depends on rounding.
 """
 
+import importlib
 import math
 
 import pytest
@@ -230,6 +231,86 @@ def test_boxes_without_area_do_not_suppress_one_another():
 def test_a_box_without_area_inside_another_stays():
     boxes = [[0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5]]
     assert len(found(boxes, [[1.0], [0.0]], iou_threshold=0.0)) == 2
+
+
+# Several images
+
+
+def decode_images(boxes_xyxy, logits, **options):
+    """decode_nms of several images of the same default boxes: `logits` is (B, A, C - 1)."""
+    default_boxes = xyxy_to_cxcywh(torch.tensor(boxes_xyxy, dtype=torch.float32))
+    logits = torch.tensor(logits, dtype=torch.float32)
+    cls_logits = torch.cat((torch.zeros(*logits.shape[:2], 1), logits), dim=2)
+    settings = DecodeSettings(
+        "sigmoid",
+        0.25,
+        options.pop("iou_threshold", 0.5),
+        options.pop("candidates_per_class", 100),
+        options.pop("max_detections", 8),
+    )
+    offsets = torch.zeros(*logits.shape[:2], 4)
+    result = decode_nms_reference(offsets, cls_logits, default_boxes, settings)
+    return [
+        list(zip(labels[:count].tolist(), boxes[:count].tolist(), strict=True))
+        for labels, boxes, count in zip(
+            result.labels, result.boxes, result.count.tolist(), strict=True
+        )
+    ]
+
+
+NOTHING = -9.0
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_every_class_of_every_image_has_its_own_best_candidates(images):
+    logits = [[[1.0, 2.0], [2.0, 1.0]]] * images
+    expected = [(1, RIGHT), (2, LEFT)]
+    assert decode_images([LEFT, RIGHT], logits, candidates_per_class=1) == [expected] * images
+
+
+def test_every_class_of_every_image_has_its_own_suppression():
+    # alike boxes: suppressed by one of their own class and image alone
+    logits = [[[2.0, NOTHING], [1.0, 1.0]], [[1.5, 0.5], [NOTHING, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]
+    expected = [[(1, LEFT), (2, LEFT)], [(1, LEFT), (2, LEFT)], [(1, LEFT), (2, LEFT)]]
+    assert decode_images([LEFT, LEFT], logits) == expected
+
+
+def test_images_without_detections_come_between_others():
+    logits = [[[NOTHING], [NOTHING]], [[1.0], [NOTHING]], [[NOTHING], [NOTHING]], [[0.0], [1.0]]]
+    logits.append(logits[0])
+    found_there = [[], [(1, LEFT)], [], [(1, RIGHT), (1, LEFT)], []]
+    assert decode_images([LEFT, RIGHT], logits) == found_there
+
+
+def test_each_image_keeps_its_own_best_detections():
+    logits = [[[1.0, 3.0], [2.0, NOTHING]], [[NOTHING, 1.0], [2.0, 0.5]]]
+    expected = [[(2, LEFT), (1, RIGHT)], [(1, RIGHT), (2, LEFT)]]
+    assert decode_images([LEFT, RIGHT], logits, max_detections=2) == expected
+
+
+def test_suppression_takes_groups_in_pieces_without_a_difference(monkeypatch):
+    """As memory demands it: a piece then holds one class of one image, or a few."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(40, 2, 2, generator=generator).sort(dim=1).values
+    boxes = corners.flatten(1).tolist()
+    logits = torch.randn(3, 40, 4, generator=generator).tolist()
+    whole = decode_images(boxes, logits, iou_threshold=0.3, max_detections=200)
+    assert sum(map(len, whole)) > 50
+    reference = importlib.import_module("ssd_core.ops.decode_nms_reference")
+    suppress, taken = reference._suppress, []
+
+    def spy(chunk, threshold):
+        taken.append(chunk.shape[:2])
+        return suppress(chunk, threshold)
+
+    monkeypatch.setattr(reference, "_suppress", spy)
+    for elements in (1, 40**2 * 2, 40**2 * 100):
+        monkeypatch.setattr(reference, "NMS_CHUNK_ELEMENTS", elements)
+        taken.clear()
+        assert decode_images(boxes, logits, iou_threshold=0.3, max_detections=200) == whole
+        assert sum(groups for groups, _ in taken) == 12
+        assert all(groups == 1 or groups * size**2 <= elements for groups, size in taken)
+    assert len(taken) == 1
 
 
 # 5. The best over all classes, and the padding
