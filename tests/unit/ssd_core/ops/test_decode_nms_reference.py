@@ -275,6 +275,11 @@ def test_every_class_of_every_image_has_its_own_suppression():
     assert decode_images([LEFT, LEFT], logits) == expected
 
 
+def test_the_last_class_of_an_image_suppresses_nothing_in_the_first_of_a_later_one():
+    logits = [[[NOTHING, 1.0]], [[NOTHING, NOTHING]], [[0.0, NOTHING]]]
+    assert decode_images([LEFT], logits) == [[(2, LEFT)], [], [(1, LEFT)]]
+
+
 def test_images_without_detections_come_between_others():
     logits = [[[NOTHING], [NOTHING]], [[1.0], [NOTHING]], [[NOTHING], [NOTHING]], [[0.0], [1.0]]]
     logits.append(logits[0])
