@@ -287,6 +287,16 @@ def test_images_without_detections_come_between_others():
     assert decode_images([LEFT, RIGHT], logits) == found_there
 
 
+@pytest.mark.parametrize("images", [1, 3])
+def test_many_equal_scores_go_by_class_then_by_default_box_index(images):
+    """Sorting that is not stable shows from 17 numbers on."""
+    boxes = [[x / 8, y / 8, (x + 1) / 8, (y + 1) / 8] for y in range(8) for x in range(8)]
+    logits = [[[0.0, 0.0]] * 64] * images
+    kept = decode_images(boxes, logits, candidates_per_class=40, max_detections=60)
+    expected = [(1, box) for box in boxes[:40]] + [(2, box) for box in boxes[:20]]
+    assert kept == [expected] * images
+
+
 def test_each_image_keeps_its_own_best_detections():
     logits = [[[1.0, 3.0], [2.0, NOTHING]], [[NOTHING, 1.0], [2.0, 0.5]]]
     expected = [[(2, LEFT), (1, RIGHT)], [(1, RIGHT), (2, LEFT)]]
