@@ -20,7 +20,12 @@ from ssd_core.checkpoints.metadata import WAY_OUT, check_format, from_metadata
 from ssd_core.checkpoints.safetensors_file import read_safetensors, save_checkpoint
 from ssd_core.checkpoints.state_dict import StateDict, in_fp32
 from ssd_core.checkpoints.tflite import state_dict_from_tflite
-from ssd_core.checkpoints.torchvision_file import download_coco, read_state_dict, renamed
+from ssd_core.checkpoints.torchvision_file import (
+    download_coco,
+    model_in,
+    read_state_dict,
+    renamed,
+)
 from ssd_core.errors import CheckpointError
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, build_model, get_spec
@@ -88,6 +93,8 @@ def read_checkpoint(path: Path, named: ModelSpec | None) -> tuple[StateDict, Mod
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
         spec = _spec_of(metadata, named, tensors, path)
+        if "format" not in metadata:
+            tensors = model_in(tensors, path)
     elif path.suffix in (".pth", ".pt", ".ckpt"):
         tensors = read_state_dict(path)
     elif path.suffix == ".tflite":

@@ -42,7 +42,11 @@ TORCHVISION_NAMES = (
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The model's tensors by its own names, however they are wrapped. Raises CheckpointError."""
-    content = _read_pickle(path)
+    return model_in(_read_pickle(path), path)
+
+
+def model_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The model's tensors in what a file holds, by its own names. Raises CheckpointError."""
     try:
         tensors, place, others = find_state_dict(content)
     except CheckpointError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -132,6 +133,14 @@ def test_wrapped_parts_of_a_model_load(tiny_model, tiny_spec, path):
     tiny_model.classification_heads = nn.DataParallel(tiny_model.classification_heads)
     assert "classification_heads.module.0.weight" in tiny_model.state_dict()
     assert_loads({"model": tiny_model.state_dict()}, expected, tiny_spec, path)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapped_model_loads_from_safetensors_too(tiny_model, tiny_spec, tmp_path, wrap):
+    path = tmp_path / "wrapped.safetensors"
+    save_file(wrap(tiny_model).state_dict(), path)
+    actual = load_model(tiny_spec, path)[0].state_dict()
+    assert all(torch.equal(actual[name], t) for name, t in tiny_model.state_dict().items())
 
 
 def test_weights_in_a_list_load(tiny_model, tiny_spec, path):

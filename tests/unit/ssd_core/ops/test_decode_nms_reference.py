@@ -69,6 +69,21 @@ def test_softmax_shares_one_among_the_classes_and_the_background():
     torch.testing.assert_close(scores[0, :2], torch.tensor([0.625, 0.25]))
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_scores_are_rounded_to_fp32_once(activation):
+    logits = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 3
+    expected = []
+    for row in logits.double().tolist():
+        shares = [math.exp(x) for x in row]
+        total = 1 + math.fsum(shares)  # 1 for the background's logit of 0
+        rule = {"softmax": lambda x, t=total: x / t, "sigmoid": lambda x: x / (1 + x)}[activation]
+        expected += map(rule, shares)
+    boxes = [[x / 8, y / 8, (x + 1) / 8, (y + 1) / 8] for y in range(8) for x in range(8)]
+    options = {"activation": activation, "score_threshold": 0, "max_detections": 192}
+    scores = decode(boxes, logits.tolist(), **options).scores[0]
+    assert torch.equal(scores, torch.tensor(sorted(expected, reverse=True)).float())
+
+
 def test_a_score_exactly_at_the_threshold_is_no_detection():
     assert found([LEFT], [[0.0]], score_threshold=0.5) == []
 
