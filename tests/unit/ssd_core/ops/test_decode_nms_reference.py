@@ -383,6 +383,18 @@ def test_outputs_have_their_types():
     assert result.labels.dtype == result.count.dtype == torch.int64
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_fp32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    offsets, logits = (torch.randn(2, 20, n, generator=generator).to(dtype) for n in (4, 3))
+    default_boxes = torch.rand(20, 4, generator=generator) + 0.1
+    settings = DecodeSettings("softmax", 0.1, 0.5, 20, 40)
+    found = decode_nms_reference(offsets, logits, default_boxes, settings)
+    expected = decode_nms_reference(offsets.float(), logits.float(), default_boxes, settings)
+    assert found.count.min() > 5
+    assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+
+
 def test_no_candidates_give_only_padding():
     result = decode([LEFT], [[-9.0]], max_detections=3)
     assert result.count.tolist() == [0]
