@@ -88,7 +88,12 @@ def watch(
     if recordings:
         return _frames_of_recordings(
             [
-                Camera(r.camera_id, partial(RecordingSource, r, image_size, fps=fps), None, wanted)
+                Camera(
+                    r.camera_id,
+                    partial(RecordingSource, r, image_size, fps=fps, antialias=detector.antialias),
+                    None,
+                    wanted,
+                )
                 for r in recordings
             ],
             detector,
@@ -97,7 +102,15 @@ def watch(
     cameras = [
         Camera(
             camera_id,
-            partial(LiveSource, camera_id, url, image_size, epochs.of(camera_id), fps=fps),
+            partial(
+                LiveSource,
+                camera_id,
+                url,
+                image_size,
+                epochs.of(camera_id),
+                fps=fps,
+                antialias=detector.antialias,
+            ),
             filter=wanted,
         )
         for camera_id, url in named.items()

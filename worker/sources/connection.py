@@ -60,6 +60,8 @@ class CameraSettings:
     fps: float | None = None
     as_planes: bool = False
     """Frames carry YuvImages in full size."""
+    antialias: bool = True
+    """Whether pictures are filtered when they are scaled down."""
     gpu: int | None = None
     """CUDA device that decodes."""
     limits: Limits = DEFAULT_LIMITS
@@ -90,7 +92,9 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
-        self._converter = make_converter(settings.image_size, as_planes=settings.as_planes)
+        self._converter = make_converter(
+            settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
+        )
         self._capture_clock = CaptureClock()
         playlist = settings.allow_playlists and not is_rtsp(settings.url)
         self._silence_seconds = PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS

@@ -43,6 +43,7 @@ class LiveSource:
         fps: float | None = None,
         loop: bool = False,
         as_planes: bool = False,
+        antialias: bool = True,
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_playlists: bool = False,
@@ -59,7 +60,15 @@ class LiveSource:
         """
         self.camera_id = camera_id
         self._settings = CameraSettings(
-            url, image_size, fps, as_planes, gpu, limits, allow_playlists, transport
+            url,
+            image_size,
+            fps,
+            as_planes,
+            antialias,
+            gpu,
+            limits,
+            allow_playlists,
+            transport,
         )
         self._next_epoch = next_epoch
         self._loop = loop
