@@ -78,8 +78,11 @@ LIVE_REPLY_TIMEOUT_SECONDS = 2.0
 """For live events, which the spool holds meanwhile: a hung server must not delay the shutdown."""
 
 
-def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
+def connect(url: str, reply_timeout: float | None = None, *, retries: int = 1) -> RedisClient:
     """A client for ``redis://``, ``rediss://``, ``unix://`` or ``redis+cluster://``, connected.
+
+    ``retries``: how often a cluster client sends a command again by itself, for commands whose
+    repetition does no harm.
 
     Raises UsageError for a URL that cannot work, SinkUnavailable if nothing answers there, and
     SinkError if the server refuses the client.
@@ -101,11 +104,11 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     try:
         client: RedisClient
         if scheme in CLUSTER_SCHEMES:
-            # One retry, once it has asked which node has the slot now; its default of 10 takes
+            # A retry comes once it has asked which node has the slot now; its default of 10 takes
             # too long.
             client = RedisCluster.from_url(
                 CLUSTER_SCHEMES[scheme] + url[len(scheme) :],
-                retry=Retry(NoBackoff(), 1),
+                retry=Retry(NoBackoff(), retries),
                 **options,
             )
         else:
@@ -131,6 +134,17 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
             "remove or correct it"
         ) from error
     return client
+
+
+def disconnect(client: RedisClient) -> None:
+    """Close a client's connections; the next command opens one again, to where its address leads.
+
+    Without this a client stays with a server that has become a replica.
+    """
+    if is_cluster(client):
+        client.disconnect_connection_pools()
+    else:
+        client.connection_pool.disconnect()
 
 
 def is_cluster(client: RedisClient) -> bool:
