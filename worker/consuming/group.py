@@ -56,8 +56,10 @@ class GroupReader(StreamReader):
         self._remove_idle_after_seconds = remove_idle_after_seconds
         script = (files("worker.consuming") / "remove_idle.lua").read_text(encoding="utf-8")
         self._remove_idle = client.register_script(script)
+        self._unacknowledged: set[Place] = set()
+        """Entries that the user has got."""
         self._with_user: set[Place] = set()
-        """Pending entries that the user has got since ``restart``."""
+        """Those of them that the user has got since ``restart``."""
         self._next_claim = self._next_removal = self._doubt_until = 0.0
 
     def read(self, block_seconds: float) -> list[Entry]:
@@ -82,6 +84,7 @@ class GroupReader(StreamReader):
         """Note what the user has got."""
         if to_user:
             self._with_user.add(entry.place)
+            self._unacknowledged.add(entry.place)
 
     def settle(self, skipped: Sequence[Entry]) -> None:
         """Acknowledge entries that the user does not get."""
@@ -101,7 +104,9 @@ class GroupReader(StreamReader):
                 self._deal_with(self.streams[stream], error)
             elif not is_of_one_stream(error):
                 raise
-        self._with_user -= {(stream, entry_id) for entry_id in entry_ids}
+        places = {(stream, entry_id) for entry_id in entry_ids}
+        self._with_user -= places
+        self._unacknowledged -= places
         return acknowledged
 
     def restart(self) -> None:
@@ -241,17 +246,19 @@ class GroupReader(StreamReader):
                 stream.name,
             )
             del self.streams[stream.name]
-            self._with_user = {place for place in self._with_user if place[0] != stream.name}
+            gone = {place for place in self._unacknowledged if place[0] == stream.name}
+            self._with_user -= gone
+            self._unacknowledged -= gone
             self.lacks_streams = True
             return
         if created:
             log.warning(
-                "camera %s: the group %s of %s was deleted: created it again from entry %s on: "
-                "what others had read may be repeated, or lost if it was not acknowledged",
+                "camera %s: the group %s of %s was deleted: created it again, to go on %s: what "
+                "others had read may be repeated, or lost if it was not acknowledged",
                 stream.camera_id,
                 self._group,
                 stream.name,
-                start,
+                "from the first entry" if start == "0" else f"after entry {start}",
             )
 
     def _where_to_resume(self, stream: Stream) -> str:
@@ -263,6 +270,6 @@ class GroupReader(StreamReader):
         position = stream.position
         if not self._client.xrevrange(stream.name, position, position, count=1):
             return "0"
-        with_user = [entry_id for name, entry_id in self._with_user if name == stream.name]
-        oldest = min(with_user, key=parse_id, default=None)
+        held = [entry_id for name, entry_id in self._unacknowledged if name == stream.name]
+        oldest = min(held, key=parse_id, default=None)
         return position if oldest is None else min(id_before(oldest), position, key=parse_id)
