@@ -27,6 +27,10 @@ class Consuming:
         self.consumer.close()
         assert self.error is None, repr(self.error)
 
+    @property
+    def is_alive(self):
+        return self._thread.is_alive()
+
     def seqs(self, camera_id="gate"):
         return [e.data.seq for e in list(self.events) if e.data.camera_id == camera_id]
 
