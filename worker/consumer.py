@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from redis.exceptions import ResponseError
 
+from worker.consuming.discovery import announced_cameras
 from worker.consuming.entries import Entry, EventReader
 from worker.consuming.filtering import EventFilter
 from worker.consuming.group import GroupReader
@@ -232,7 +233,7 @@ class EventConsumer:
         """The ids of all cameras."""
         key = self._keys.cameras
         try:
-            members = self._client.smembers(key)
+            cameras, others = announced_cameras(self._client, key)
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
@@ -241,16 +242,12 @@ class EventConsumer:
                 raise SinkError(f"{problem}: delete or rename it") from error
             self._warn_once(f"{problem}, so that new cameras are not found: delete or rename it")
             return []
-        cameras = []
-        for member in members:
-            try:
-                cameras.append(member.decode())
-            except UnicodeDecodeError:
-                self._warn_once(
-                    f"the camera id {member!r} in {key} of Redis at {self._server} is not UTF-8, "
-                    "so that it is not read: remove it with SREM"
-                )
-        return sorted(cameras)
+        for member in others:
+            self._warn_once(
+                f"the camera id {member!r} in {key} of Redis at {self._server} is not UTF-8, so "
+                "that it is not read: remove it with SREM"
+            )
+        return cameras
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warnings:

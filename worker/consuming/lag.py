@@ -5,14 +5,18 @@ issue 13957; Redis 7.0 stays wrong until the group has read everything). So it i
 nothing was ever removed from the stream; else entries are counted, up to a limit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from worker.consuming.discovery import announced_cameras
 from worker.consuming.entries import parse_id
 from worker.consuming.reading import is_of_one_stream, says_missing
-from worker.servers.address import RedisClient
+from worker.errors import UsageError
+from worker.keys import Keys
+from worker.servers.address import REDIS_ERRORS, RedisClient, connect, explain, server_of_url
 
 COUNT_LIMIT = 1000
 """Entries are transferred to be counted: about 1.3 MB for so many."""
@@ -26,6 +30,34 @@ class Backlog:
     """Entries that it has not read."""
     pending: int | None
     """Entries that its consumers have read and not acknowledged."""
+
+
+def backlogs(
+    url: str, cameras: Sequence[str] | None, group: str, *, replay: bool, prefix: str
+) -> dict[str, Backlog]:
+    """The backlog of a group by camera: of those given, or all, whose streams have the group.
+
+    Changes nothing in Redis. Raises UsageError if no stream has the group, SinkUnavailable or
+    SinkError.
+    """
+    keys = Keys(prefix)
+    found = {}
+    client = connect(url)
+    try:
+        if cameras is None:
+            cameras, _ = announced_cameras(client, keys.cameras)
+        for camera_id in cameras:
+            stream = keys.camera(camera_id, replay=replay).stream
+            backlog = backlog_of_group(client, stream, group)
+            if backlog is not None:
+                found[camera_id] = backlog
+    except REDIS_ERRORS as error:
+        raise explain(error, server_of_url(url)) from error
+    finally:
+        client.close()
+    if not found:
+        raise UsageError(f"no stream has the group {group!r}: check its name, and --replay")
+    return found
 
 
 def backlog_of_group(client: RedisClient, stream: str, group: str) -> Backlog | None:
