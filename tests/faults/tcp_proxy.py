@@ -17,6 +17,8 @@ class TcpProxy:
         self.abandon_request = None
         """Bytes in a request after which the client's connection is lost, once, while the server
         keeps its own and goes on with the request, as when a firewall forgets a connection."""
+        self.when_abandoned = lambda: None
+        """Called after such a loss."""
         self.cuts = 0
         self.target_port = target_port
         """Where connections lead from now on."""
@@ -62,6 +64,7 @@ class TcpProxy:
                     sink.sendall(data)
                     self.cuts += 1
                     source.shutdown(socket.SHUT_RDWR)
+                    self.when_abandoned()
                     return
                 elif not is_request and cut.is_set():
                     self.cuts += 1  # the server has executed it, and the client gets no reply
