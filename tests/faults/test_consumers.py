@@ -6,7 +6,7 @@ import logging
 import pytest
 import redis
 
-from tests.conftest import REDIS_BINARIES, RedisServer, wait_until
+from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.consuming import Consuming, wait_for_blocked
 from tests.events import detections_event
 from tests.faults.tcp_proxy import TcpProxy
@@ -366,6 +366,54 @@ def test_an_entry_given_to_a_read_of_a_broken_connection_comes_soon_on_a_quiet_c
         wait_for_blocked(redis_server.client, 2)
         publish("gate", 1, 1)
         one.wait_for(0, 1)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two nodes, of which the one that has the camera's stream is behind a proxy."""
+    with TcpProxy(0) as proxy:
+        nodes = []
+        for name, announced in (("one", (str(proxy.port),)), ("two", ())):
+            (tmp_path / name).mkdir()
+            options = ["--cluster-announce-port", *announced] if announced else []
+            bus = free_port()
+            nodes.append((bus, RedisServer(
+                REDIS_BINARIES["valkey"], tmp_path / name, "--cluster-enabled", "yes",
+                "--cluster-port", str(bus), *options,
+            )))  # fmt: skip
+        (_, one), (bus, two) = nodes
+        proxy.target_port = one.port
+        slot = one.client.execute_command("CLUSTER", "KEYSLOT", STREAM)
+        first, last = ((0, 8191), (8192, 16383)) if slot < 8192 else ((8192, 16383), (0, 8191))
+        one.client.execute_command("CLUSTER", "ADDSLOTSRANGE", *first)
+        two.client.execute_command("CLUSTER", "ADDSLOTSRANGE", *last)
+        one.client.execute_command("CLUSTER", "MEET", "127.0.0.1", two.port, bus)
+        for node in (one, two):
+            wait_until(
+                lambda node=node: (
+                    b"cluster_state:ok" in node.client.execute_command("CLUSTER", "INFO")
+                )
+            )
+        yield f"redis+cluster://127.0.0.1:{two.port}", proxy
+        for _, server in nodes:
+            server.stop()
+
+
+def test_a_lost_reply_of_a_cluster_is_noticed(cluster):
+    url, proxy = cluster
+    sink = RedisStreamSink(url)
+    sink.publish([detections_event(seq=0)])
+    with EventConsumer(url, group="alerts", timeout_seconds=10) as consumer:
+        events = iter(consumer)
+        assert next(events).data.seq == 0
+        sink.publish([detections_event(seq=seq) for seq in range(1, 4)])
+        proxy.cut_replies_to = b"$1\r\n>\r\n"  # of a read of new entries
+        found = [next(events).data.seq]
+        sink.publish([detections_event(seq=4)])
+        found += [next(events).data.seq for _ in range(3)]
+        assert found == [1, 2, 3, 4]
+        assert proxy.cuts == 1
+    sink.close()
 
 
 # A master that becomes a replica
