@@ -119,6 +119,21 @@ def test_a_reader_without_a_group_notices_that_ids_begin_again(redis_server, pub
         one.wait_for(0, 1, 2)
 
 
+def test_a_reader_looks_at_once_whether_a_restarted_server_has_other_ids(
+    redis_server, publish, monkeypatch
+):
+    monkeypatch.setattr("worker.consuming.plain.CHECK_SECONDS", 3600)
+    publish("gate", 0, 0)
+    with Consuming(redis_server.url) as one:
+        one.wait_for(0)
+        redis_server.client.flushall()
+        redis_server.client.xadd(STREAM, {"event": detections_event(seq=1).to_json()}, id="1-1")
+        redis_server.process.terminate()
+        redis_server.process.wait()
+        redis_server.start()
+        one.wait_for(0, 1)
+
+
 def test_a_reader_that_starts_beyond_the_end_waits_there(redis_server, publish, monkeypatch):
     monkeypatch.setattr("worker.consuming.plain.CHECK_SECONDS", 0.0)
     publish("gate", 0, 3)
@@ -192,6 +207,36 @@ def test_unacknowledged_events_are_pending_again_in_a_group_that_was_created_aga
         # Events 2 and 3 were acknowledged, but after 1, which was not.
         assert [event.data.seq for event in consumer] == [1, 2, 3, 4]
         assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 4
+
+
+def test_events_that_are_pending_again_though_they_were_acknowledged_are_delivered_again(
+    redis_server, publish
+):
+    publish("gate", 0, 3)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=10) as consumer:
+        events = iter(consumer)
+        got = [next(events) for _ in range(4)]
+        consumer.ack_many([got[0], got[2], got[3]])
+        redis_server.client.xgroup_destroy(STREAM, "alerts")
+        publish("gate", 4, 4)
+        again = [next(events) for _ in range(3)]
+        assert [event.data.seq for event in again] == [2, 3, 4]
+        consumer.ack_many([got[1], *again])
+        assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 0
+
+
+def test_unacknowledged_events_of_a_deleted_stream_do_not_repeat_those_of_the_next(
+    redis_server, publish
+):
+    publish("gate", 0, 2)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
+        assert len(list(consumer)) == 3
+        redis_server.client.delete(STREAM)
+        publish("gate", 3, 4)
+        consumer.ack_many(list(consumer))
+        redis_server.client.xgroup_destroy(STREAM, "alerts")
+        publish("gate", 5, 5)
+        assert [event.data.seq for event in consumer] == [5]
 
 
 def test_events_that_the_user_has_are_not_repeated_when_the_group_is_created_again(
@@ -414,6 +459,34 @@ def test_a_lost_reply_of_a_cluster_is_noticed(cluster):
         assert found == [1, 2, 3, 4]
         assert proxy.cuts == 1
     sink.close()
+
+
+def test_no_camera_of_a_cluster_waits_for_another_to_fall_silent(cluster):
+    url, _ = cluster
+    cameras = ["door", "gate", "hall", "yard"]
+    sink = RedisStreamSink(url)
+    sink.publish([detections_event(camera, seq=seq) for camera in cameras for seq in range(100)])
+    for group in (None, "alerts"):
+        with EventConsumer(url, cameras, group=group, timeout_seconds=1) as consumer:
+            first = [event.data.camera_id for event, _ in zip(consumer, range(40), strict=False)]
+        assert {camera: first.count(camera) for camera in cameras} == dict.fromkeys(cameras, 10)
+    sink.close()
+
+
+def test_retries_become_rarer_up_to_a_limit(redis_server, publish, monkeypatch):
+    publish("gate", 0, 0)
+    with EventConsumer(redis_server.url, timeout_seconds=1) as consumer:
+        redis_server.stop()
+        pauses = []
+
+        def pause(seconds):
+            pauses.append(seconds)
+            if len(pauses) == 8:
+                consumer.stop()
+
+        monkeypatch.setattr(consumer, "_sleep", pause)
+        assert list(consumer) == []
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
 
 
 # A master that becomes a replica

@@ -150,6 +150,18 @@ def test_a_consumer_that_is_removed_while_it_waits_reads_on(redis_server, publis
     assert pending(redis_server) == 0
 
 
+def test_looking_after_the_group_costs_little(redis_server, publish):
+    publish("gate", 0, 299)
+    with member(redis_server, timeout_seconds=0.1) as consumer:
+        assert len(list(consumer)) == 300
+    with EventConsumer(redis_server.url, timeout_seconds=0.1) as reader:
+        assert len(list(reader)) == 300
+    for command in ("xinfo|stream", "xinfo|consumers"):
+        assert calls_of(redis_server, command) <= 2, command
+    assert calls_of(redis_server, "xautoclaim") <= 2
+    assert calls_of(redis_server, "smembers") < 20
+
+
 # Acknowledgements
 
 

@@ -116,13 +116,11 @@ class GroupReader(StreamReader):
             stream.history = "0"
 
     def lost_reply(self) -> None:
-        """Read own pending entries again: a reply that was lost may have had some.
+        """Read own pending entries again from now on: a reply that was lost may have had some.
 
         Without this they would be redelivered after ``claim_after_seconds`` only.
         """
         self._doubt_until = float("inf")
-        for stream in self.streams.values():
-            stream.history = "0"
 
     def recovered(self) -> None:
         """Go on looking for entries that are given to reads of the broken connection."""
@@ -246,9 +244,7 @@ class GroupReader(StreamReader):
                 stream.name,
             )
             del self.streams[stream.name]
-            gone = {place for place in self._unacknowledged if place[0] == stream.name}
-            self._with_user -= gone
-            self._unacknowledged -= gone
+            self._forget_entries(stream)
             self.lacks_streams = True
             return
         if created:
@@ -264,12 +260,19 @@ class GroupReader(StreamReader):
     def _where_to_resume(self, stream: Stream) -> str:
         """The position of a group created again: before all that may not have been handled.
 
-        If the last entry that was read is in the stream, it is the same stream, else another one or
-        trimmed, and everything in it is new.
+        If the last entry that was read is in the stream, it is the same stream; else it is another
+        one, or all that was read has been trimmed, and everything in it is new.
         """
         position = stream.position
         if not self._client.xrevrange(stream.name, position, position, count=1):
+            self._forget_entries(stream)
             return "0"
         held = [entry_id for name, entry_id in self._unacknowledged if name == stream.name]
         oldest = min(held, key=parse_id, default=None)
         return position if oldest is None else min(id_before(oldest), position, key=parse_id)
+
+    def _forget_entries(self, stream: Stream) -> None:
+        """Forget entries that are no longer in a stream."""
+        gone = {place for place in self._unacknowledged if place[0] == stream.name}
+        self._with_user -= gone
+        self._unacknowledged -= gone
