@@ -1,5 +1,6 @@
 """A consumer in a thread of its own, for tests that do things to Redis meanwhile."""
 
+import logging
 import threading
 
 from tests.conftest import wait_until
@@ -58,3 +59,7 @@ def wait_for_blocked(client, count=1):
         lambda: sum("b" in each["flags"] for each in client.client_list()) >= count,
         what=f"{count} blocked clients",
     )
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
