@@ -63,3 +63,8 @@ def wait_for_blocked(client, count=1):
 
 def warnings(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def calls_of(server, command):
+    """How often a server has executed a command."""
+    return server.client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]

@@ -9,6 +9,7 @@ outages of Redis are waited out.
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
 CLAIM_AFTER_SECONDS = 60.0
 REMOVE_IDLE_AFTER_SECONDS = 3600.0
+START = re.compile(r"start|new|[0-9]+(-[0-9]+)?")
 UNKNOWN = Backlog(lag=None, pending=None)
 
 T = TypeVar("T")
@@ -86,6 +88,8 @@ class EventConsumer:
         Raises UsageError, SinkUnavailable or SinkError.
         """
         self._cameras = _checked(cameras, prefix, group, consumer)
+        if not START.fullmatch(start):
+            raise UsageError(f"start: {start!r}: expected start, new or an entry id")
         self._filter = EventFilter.of(labels, score_threshold, states)
         self._client = connect(url, retries=0)  # a lost reply must be seen here
         self._server = server_of_client(self._client)

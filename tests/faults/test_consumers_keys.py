@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import wait_until
-from tests.consuming import Consuming, wait_for_blocked, warnings
+from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, UsageError
@@ -54,6 +54,25 @@ def test_a_stream_that_is_replaced_by_something_else_sets_its_camera_aside(
         one.wait_for(0, 1, camera_id="yard")
         wait_until(lambda: warnings(caplog), what="the log line")
     assert [line for line in warnings(caplog) if STREAM in line and "set aside" in line]
+
+
+@pytest.mark.parametrize("group", [None, "alerts"])
+def test_a_camera_that_is_set_aside_costs_the_others_little(redis_server, publish, group):
+    redis_server.client.set(STREAM, "somebody else's")
+    publish("yard", 0, 299)
+    options = {"group": group, "timeout_seconds": 0.1}
+    with EventConsumer(redis_server.url, ["gate", "yard"], **options) as consumer:
+        assert len(list(consumer)) == 300
+    assert calls_of(redis_server, "xgroup|create" if group else "xrevrange") <= 3
+
+
+def test_a_consumer_whose_cameras_are_all_set_aside_pauses(redis_server, monkeypatch):
+    redis_server.client.set(STREAM, "somebody else's")
+    with EventConsumer(redis_server.url, ["gate"], timeout_seconds=0.3) as consumer:
+        pauses, sleep = [], consumer._sleep
+        monkeypatch.setattr(consumer, "_sleep", lambda s: (pauses.append(s), sleep(s)))
+        assert list(consumer) == []
+    assert 1 <= len(pauses) <= 7
 
 
 def test_pending_entries_of_other_cameras_are_claimed_beside_a_key_of_a_wrong_type(
@@ -126,3 +145,9 @@ def test_names_that_are_not_text_are_refused(names):
 def test_a_single_name_is_not_taken_for_a_list_of_cameras():
     with pytest.raises(UsageError, match="expected a list of camera ids"):
         EventConsumer("redis://127.0.0.1:1", "gate")
+
+
+@pytest.mark.parametrize("start", ["yesterday", "$", "-", "1-2-3", "1-", "", "٣-0"])
+def test_a_start_that_is_no_entry_id_is_refused(start):
+    with pytest.raises(UsageError, match="expected start, new or an entry id"):
+        EventConsumer("redis://127.0.0.1:1", start=start)

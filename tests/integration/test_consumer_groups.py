@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.consuming import Consuming, wait_for_blocked
+from tests.consuming import Consuming, calls_of, wait_for_blocked
 from tests.events import PERSON, camera_event, detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkUnavailable, UsageError
@@ -44,10 +44,6 @@ def seqs(events):
 
 def pending(server, stream=STREAM):
     return server.client.xpending(stream, "alerts")["pending"]
-
-
-def calls_of(server, command):
-    return server.client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
 
 
 def leave_pending(server, consumer, count, idle_ms=3_600_000):
