@@ -97,6 +97,21 @@ def test_a_reader_without_a_group_notices_that_ids_begin_again(redis_server, pub
         one.wait_for(0, 1, 2)
 
 
+def test_a_reader_without_a_group_notices_that_its_stream_is_gone(
+    redis_server, publish, monkeypatch, caplog
+):
+    monkeypatch.setattr("worker.consuming.plain.CHECK_SECONDS", 0.1)
+    publish("gate", 0, 0)
+    with Consuming(redis_server.url) as one:
+        one.wait_for(0)
+        redis_server.client.delete(STREAM)
+        wait_until(lambda: warnings(caplog), what="the log line")
+        redis_server.client.xadd(STREAM, {"event": detections_event(seq=1).to_json()}, id="1-1")
+        one.wait_for(0, 1)
+    said = f"camera gate: {STREAM} was deleted or replaced: reading it from its start"
+    assert warnings(caplog) == [said]
+
+
 def test_a_reader_looks_at_once_whether_a_restarted_server_has_other_ids(
     redis_server, publish, monkeypatch
 ):
@@ -201,6 +216,18 @@ def test_events_that_are_pending_again_though_they_were_acknowledged_are_deliver
         assert [event.data.seq for event in again] == [2, 3, 4]
         consumer.ack_many([got[1], *again])
         assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 0
+
+
+def test_reading_own_pending_events_again_does_not_move_a_group_back(redis_server, publish):
+    publish("gate", 0, 3)
+    with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
+        events = list(consumer)
+        consumer.ack_many([events[0], *events[2:]])
+        (again,) = list(consumer)
+        consumer.ack(again)
+        redis_server.client.xgroup_destroy(STREAM, "alerts")
+        publish("gate", 4, 4)
+        assert [event.data.seq for event in consumer] == [4]
 
 
 def test_what_others_had_read_is_repeated_when_the_group_is_created_again(redis_server, publish):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
-from tests.consuming import Consuming, wait_for_blocked, warnings
+from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from tests.faults.tcp_proxy import TcpProxy
 from worker.consumer import EventConsumer
@@ -43,6 +43,23 @@ def test_an_entry_given_to_a_read_of_a_broken_connection_comes_soon_on_a_quiet_c
         wait_for_blocked(redis_server.client, 2)
         publish("gate", 1, 1)
         one.wait_for(0, 1)
+
+
+def test_after_an_outage_reading_soon_costs_what_it_did_before(redis_server, publish, monkeypatch):
+    monkeypatch.setattr("worker.consuming.group.DOUBT_SECONDS", 0.0)
+    publish("gate", 0, 0)
+    with TcpProxy(redis_server.port) as proxy, EventConsumer(
+        f"redis://127.0.0.1:{proxy.port}", group="alerts", timeout_seconds=1
+    ) as consumer:  # fmt: skip
+        events = iter(consumer)
+        consumer.ack(next(events))
+        publish("gate", 1, 1)
+        proxy.cut_replies_to = b"XREADGROUP"
+        assert next(events).data.seq == 1
+        publish("gate", 2, 301)
+        before = calls_of(redis_server, "xreadgroup")
+        assert len([next(events) for _ in range(300)]) == 300
+        assert calls_of(redis_server, "xreadgroup") - before < 40  # 30, and twice that in doubt
 
 
 @pytest.fixture
@@ -159,6 +176,25 @@ def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(
         )
         publish("gate", 3, 4, second_server)
         one.wait_for(0, 1, 2, 3, 4)
+
+
+def test_a_consumer_does_not_stay_with_a_replica_because_its_connection_lives(
+    redis_server, second_server, publish
+):
+    publish("gate", 0, 0)
+    replicate(second_server, redis_server)
+    with TcpProxy(redis_server.port) as address, EventConsumer(
+        f"redis://127.0.0.1:{address.port}", group="alerts", timeout_seconds=20
+    ) as consumer:  # fmt: skip
+        events = iter(consumer)
+        consumer.ack(next(events))
+        address.target_port = second_server.port  # while nothing waits in the old master
+        redis_server.client.execute_command("FAILOVER")
+        wait_until(
+            lambda: second_server.client.info("replication")["role"] == "master", what="failover"
+        )
+        publish("gate", 1, 1, second_server)
+        assert next(events).data.seq == 1
 
 
 def test_a_consumer_waits_out_a_master_that_is_a_replica_for_a_while(

@@ -190,6 +190,13 @@ def test_an_event_that_comes_back_as_json_is_acknowledged(redis_server, publish)
         consumer.ack(detections_event("never seen"))  # nothing to acknowledge
 
 
+def test_what_was_acknowledged_is_not_remembered(redis_server, publish):
+    publish("gate", 0, 9)
+    with member(redis_server) as consumer:
+        consumer.ack_many(list(consumer))
+        assert not consumer._places  # it would grow for ever
+
+
 def test_of_two_entries_with_one_event_only_the_one_that_was_acknowledged_is_done(
     redis_server, publish
 ):
@@ -298,6 +305,14 @@ def test_a_group_knows_what_it_has_not_read_and_not_acknowledged(redis_server, p
         consumer.ack_many(list(consumer))
         assert consumer.lag() == {"gate": 0, "yard": 0}
         assert consumer.pending() == {"gate": 12, "yard": 0}
+
+
+def test_lag_counts_from_the_entry_after_the_last_one_that_was_read(redis_server, publish):
+    publish("gate", 0, 9)
+    with member(redis_server) as consumer:
+        for left in (9, 8):
+            leave_pending(redis_server, "another", 1)
+            assert consumer.lag() == {"gate": left}
 
 
 def test_a_reader_knows_what_it_has_not_read(redis_server, publish):

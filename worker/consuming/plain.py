@@ -82,4 +82,4 @@ class PlainReader(StreamReader):
                 stream.camera_id,
                 stream.name,
             )
-            stream.position, stream.was_read = "0", False
+            stream.position = "0"
