@@ -11,6 +11,7 @@ from platformdirs import user_state_path
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
+from worker.events import CameraState
 from worker.sources.limits import Limits
 
 ENV_PREFIX = "SSD_WORKER_"
@@ -280,11 +281,45 @@ class SubscribeSettings(RedisSettings):
     group: str | None = Field(None, description="consumer group to read and acknowledge in")
     consumer: str | None = Field(None, description="name in the group; default: host and process")
     replay: bool = Field(False, description="read the events of replays instead of live cameras")
+    filter_labels: Annotated[list[str] | None, NoDecode] = Field(
+        None,
+        description="print only detections events with one of these labels, separated by commas",
+    )
+    filter_score: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="print only detections events with a detection scoring above this, of one of "
+        "the --filter-labels if given",
+    )
+    filter_states: Annotated[list[CameraState] | None, NoDecode] = Field(
+        None,
+        description="print only camera events with one of these states, separated by commas: up, "
+        "down, degraded, ended",
+    )
+    lag: bool = Field(
+        False,
+        description="print per camera how many entries the --group has not read (lag) and not "
+        "acknowledged (pending), then exit; null: unknown",
+    )
+
+    @field_validator("filter_labels", "filter_states", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        values = [value] if isinstance(value, str) else value
+        names = [part.strip() for item in values for part in str(item).split(",")]
+        if not names or not all(names):
+            raise ValueError("expected names separated by commas")
+        return names
 
     @model_validator(mode="after")
     def _group_and_server_fit(self) -> "SubscribeSettings":
         if self.consumer is not None and self.group is None:
             raise ValueError("--consumer names a member of a group: give --group too")
+        if self.lag and self.group is None:
+            raise ValueError("--lag is that of a group: give --group too")
         if self.redis_url == "none":
             raise ValueError("--redis-url none has no events to read")
         return self
