@@ -94,8 +94,17 @@ class ImageStream:
     @property
     def streams(self) -> Any:
         """Those of the first image's container."""
+        return self._container.streams
+
+    @property
+    def format(self) -> Any:
+        """That of the first image's container."""
+        return self._container.format
+
+    @property
+    def _container(self) -> Any:
         assert self._first is not None
-        return self._stream_of(self._first).container.streams
+        return self._stream_of(self._first).container
 
     def close(self) -> None:
         """Disconnect."""

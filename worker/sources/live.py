@@ -21,13 +21,16 @@ from av.error import FFmpegError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
+from worker.sources.http_camera import HttpCamera, Opening, is_http
+from worker.sources.image_stream import ImageStream
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, WORK_SECONDS, Liveness
-from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
+from worker.sources.opening import PLAYLISTS, FormatRefused, open_camera, open_recording, video_of
+from worker.sources.pacing import Pace
 from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
 from worker.sources.reconnecting import CONNECTS, Backoff
-from worker.sources.sampling import Sampler
+from worker.sources.sampling import MediaTime, Sampler
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,6 @@ PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
 SHORTEST_LOOP_SECONDS = 0.5
 """Between the rounds of a looped file, which may be one picture."""
-LONGEST_PACE_SECONDS = 10.0
-"""A longer gap between the pictures of a file is a jump of its clock, not a pause."""
 DEFAULT_RATE = 25
 Transport = Literal["auto", "tcp", "udp"]
 RTSP_TRANSPORTS: dict[Transport, dict[str, str]] = {
@@ -86,6 +87,7 @@ class LiveSource:
         self._fps = fps
         self._loop = loop
         self._is_file = "://" not in url
+        self._http = HttpCamera(url, limits, fps) if is_http(url) else None
         self._transport = transport
         self._epoch: int | None = None
         self._stop = threading.Event()
@@ -196,10 +198,15 @@ class _Connection:
                 stream.thread_type = "SLICE"
                 stream.thread_count = 1
                 rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-                pace = _Pace(source.wait, 1 / float(rate)) if source._is_file else None
+                self._media_time = MediaTime(1 / float(rate))
+                pace = None
+                if self._keeps_time(container):
+                    playlist = not source._is_file
+                    pace = Pace(source.wait, 1 / float(rate), playlist=playlist)
                 for picture in self._decodable(container, stream):
+                    seconds = self._media_time.of(seconds_of(picture))
                     if pace is not None:
-                        pace.wait_for(picture)
+                        pace.wait_for(seconds)
                     if source._stop.is_set():
                         return
                     if not self.was_up:
@@ -207,7 +214,8 @@ class _Connection:
                         source._epoch = self.epoch = source._next_epoch()
                         log.info("camera %s: up", source.camera_id)
                         yield StreamUp(source.camera_id, self.epoch)
-                    frame = self._frame(container, picture)
+                    sampled_at = self._sampled_at(container, seconds)
+                    frame = self._frame(container, picture, sampled_at)
                     self.frame_index += 1
                     if frame is not None:
                         yield frame
@@ -246,13 +254,18 @@ class _Connection:
             options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
             options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
+        timeout_seconds = OPEN_SECONDS, self._silence_seconds
+        if source._http is not None:
+            return source._http.open(
+                Opening(options, timeout_seconds, self._pause, source._allow_playlists, source._gpu)
+            )
         # FFmpeg's own timeouts are per read of the socket. A camera that sends reports and no
         # pictures, or its answer byte by byte, is only caught by PyAV's, which cover the whole.
         return open_camera(
             source._url,
             options,
             source._limits,
-            timeout_seconds=(OPEN_SECONDS, self._silence_seconds),
+            timeout_seconds=timeout_seconds,
             allow_playlists=source._allow_playlists,
             gpu=source._gpu,
         )
@@ -291,13 +304,33 @@ class _Connection:
             yield packet
             self._source.expect_sign_within(read_seconds)
 
-    def _frame(self, container: Any, picture: av.VideoFrame) -> Frame | None:
+    def _keeps_time(self, container: Any) -> bool:
+        """Whether pictures are due at the times that they state: of files and playlists."""
+        return self._source._is_file or container.format.name in PLAYLISTS
+
+    def _sampled_at(self, container: Any, seconds: float) -> float | None:
+        """The time that decides whether a picture is analysed; None: it is, in any case."""
+        if self._keeps_time(container):
+            return seconds
+        if isinstance(container, ImageStream) and container.is_snapshot:  # fetched at this rate
+            return None
+        # By our clock: the timestamps of HTTP cameras (MJPEG) are FFmpeg's guess of 25 a second.
+        return time.monotonic()
+
+    def _pause(self, seconds: float, next_sign_seconds: float) -> bool:
+        """Wait, which is no silence of the camera; whether to go on."""
+        self._source.wait(seconds)
+        self._liveness.handed_on(seconds)
+        self._source.expect_sign_within(next_sign_seconds)
+        return not self._source._stop.is_set()
+
+    def _frame(
+        self, container: Any, picture: av.VideoFrame, sampled_at: float | None
+    ) -> Frame | None:
         """The frame to yield, or None if it is skipped by choice."""
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
         seconds = seconds_of(picture)
-        # By our clock: the timestamps of HTTP cameras (MJPEG) are FFmpeg's guess of 25 a second.
-        sampled_at = seconds if self._source._is_file else time.monotonic()
         if not self._sampler.accepts(self.frame_index, sampled_at):
             return None
         captured_at, clock = self._capture_clock.time_of(
@@ -317,28 +350,6 @@ class _Connection:
             image=self._converter.convert(picture),
             skipped=self._sampler.take_skipped(),
         )
-
-
-class _Pace:
-    """Delays the pictures of a file until they are due."""
-
-    def __init__(self, wait: Callable[[float], object], interval_seconds: float) -> None:
-        """``interval_seconds``: between pictures that have no pts (raw H.264)."""
-        self._wait = wait
-        self._interval_seconds = interval_seconds
-        self._zero: float | None = None
-        self._due = 0.0
-
-    def wait_for(self, picture: av.VideoFrame) -> None:
-        now = time.monotonic()
-        seconds = seconds_of(picture)
-        if seconds is None:
-            self._due = max(self._due + self._interval_seconds, now)
-        else:
-            if self._zero is None or abs(self._zero + seconds - now) > LONGEST_PACE_SECONDS:
-                self._zero = now - seconds
-            self._due = self._zero + seconds
-        self._wait(max(self._due - now, 0))
 
 
 def microseconds(seconds: float) -> str:

@@ -32,7 +32,8 @@ RAW_FORMAT = "data"
 """FFmpeg's demuxer that returns bytes as they arrive."""
 IMAGE_FORMATS = {"jpeg": "jpeg_pipe", "png": "png_pipe"}
 CAMERA_FORMATS = f"{RECORDING_FORMATS},rtsp,rtp,live_flv"
-PLAYLIST_FORMATS = f"{CAMERA_FORMATS},hls,dash,aac,ac3,mp3,webvtt"
+PLAYLISTS = ("hls", "dash")
+PLAYLIST_FORMATS = f"{CAMERA_FORMATS},{','.join(PLAYLISTS)},aac,ac3,mp3,webvtt"
 
 HTTP = "http,https,httpproxy,tcp,tls"
 PROTOCOLS = {
