@@ -7,18 +7,18 @@ read as images, too. FFmpeg comes first, so that a camera that it reads needs on
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from av.error import ExitError, FFmpegError, InvalidDataError
 
-from worker.sources.image_stream import ImageStream, NoImagesError, Pause
+from worker.sources.camera_pictures import ReaderThread
+from worker.sources.image_stream import ImageStream, NoImagesError
 from worker.sources.limits import Limits
-from worker.sources.liveness import OPEN_SECONDS
+from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS
 from worker.sources.opening import FormatRefused, open_bytes, open_camera, scheme_of
 from worker.sources.reasons import SILENCE_SECONDS
 
@@ -34,19 +34,6 @@ def is_http(url: str) -> bool:
     return scheme_of(url) in ("http", "https")
 
 
-@dataclass(frozen=True)
-class Opening:
-    """How to open a connection."""
-
-    options: dict[str, str]
-    """FFmpeg's."""
-    timeout_seconds: tuple[float, float]
-    """For each of the two steps of opening, and for each packet."""
-    pause: Pause
-    allow_playlists: bool = False
-    gpu: int | None = None
-
-
 class HttpCamera:
     """One camera, over all of its connections."""
 
@@ -60,22 +47,53 @@ class HttpCamera:
         self._frozen: bytes | None = None
 
     @contextmanager
-    def open(self, how: Opening) -> Iterator[Any]:
-        """A container. Raises FFmpegError, OverLimit, FormatRefused, ConnectionLost."""
-        with ExitStack() as stack:
-            yield self._open(how, stack)
+    def open(
+        self,
+        options: dict[str, str],
+        reader: ReaderThread,
+        *,
+        timeout_seconds: tuple[float, float],
+        allow_playlists: bool = False,
+        gpu: int | None = None,
+    ) -> Iterator[Any]:
+        """A container, as from ``open_camera``. ``reader``: the thread that calls.
 
-    def _open(self, how: Opening, stack: ExitStack) -> Any:
+        Raises FFmpegError, OverLimit, FormatRefused, ConnectionLost.
+        """
+        with_ffmpeg = partial(
+            open_camera, self._url, options, self._limits, timeout_seconds=timeout_seconds,
+            allow_playlists=allow_playlists, gpu=gpu,
+        )  # fmt: skip
+        images = partial(
+            ImageStream,
+            partial(self._connect, options),
+            self._limits,
+            interval_seconds=self._interval_seconds,
+            timeout_seconds=timeout_seconds,
+            is_stopped=lambda: reader.is_stopped,
+        )
+        with ExitStack() as stack:
+            yield self._open(with_ffmpeg, images, reader, stack)
+
+    def _open(
+        self,
+        with_ffmpeg: Callable[[], AbstractContextManager[Any]],
+        images: Callable[[], ImageStream],
+        reader: ReaderThread,
+        stack: ExitStack,
+    ) -> Any:
         if self._images_first:
             try:
-                return self._open_images(how, stack)
+                return self._begin(images(), stack)
             except NoImagesError:
                 self._images_first = False
         started = time.monotonic()
         refused: FFmpegError | FormatRefused = FormatRefused("no whole picture arrived")
         with ExitStack() as attempt:
             try:
-                container = self._open_with_ffmpeg(how, attempt)
+                container = attempt.enter_context(with_ffmpeg())
+                if container.format.name == MULTIPART:
+                    container = _Multipart(container, self)
             except (FFmpegError, FormatRefused) as error:
                 if not _may_be_images(error, time.monotonic() - started):
                     raise
@@ -85,42 +103,21 @@ class HttpCamera:
                     stack.push(attempt.pop_all())
                     return container
         self._images_first = True
+        reader.expect_sign_within(2 * OPEN_SECONDS + READ_GRACE_SECONDS)
         try:
-            return self._open_images(how, stack)
+            return self._begin(images(), stack)
         except NoImagesError:
             self._images_first = False
             raise refused from None
 
-    def _open_with_ffmpeg(self, how: Opening, stack: ExitStack) -> Any:
-        container = stack.enter_context(
-            open_camera(
-                self._url,
-                how.options,
-                self._limits,
-                timeout_seconds=how.timeout_seconds,
-                allow_playlists=how.allow_playlists,
-                gpu=how.gpu,
-            )
-        )
-        return _Multipart(container, self) if container.format.name == MULTIPART else container
-
-    def _open_images(self, how: Opening, stack: ExitStack) -> ImageStream:
-        open_seconds, silence_seconds = how.timeout_seconds
-        connect = partial(self._connect, how)
-        images = ImageStream(
-            connect,
-            self._limits,
-            interval_seconds=self._interval_seconds,
-            silence_seconds=silence_seconds,
-            pause=how.pause,
-        )
+    def _begin(self, images: ImageStream, stack: ExitStack) -> ImageStream:
         stack.callback(self._remember, images)
         stack.callback(images.close)
-        images.begin(open_seconds, self._frozen)
+        images.begin(self._frozen)
         return images
 
-    def _connect(self, how: Opening, timeout_seconds: tuple[float, float]) -> Any:
-        return open_bytes(self._url, how.options, self._limits, timeout_seconds=timeout_seconds)
+    def _connect(self, options: dict[str, str], timeout_seconds: tuple[float, float]) -> Any:
+        return open_bytes(self._url, options, self._limits, timeout_seconds=timeout_seconds)
 
     def _remember(self, images: ImageStream) -> None:
         self._frozen = images.frozen

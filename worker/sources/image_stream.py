@@ -8,7 +8,7 @@ of URLs and decodes nothing.
 import errno
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +17,6 @@ from av.error import FFmpegError
 
 from worker.sources.images import Image, ImageSplitter
 from worker.sources.limits import Limits
-from worker.sources.liveness import READ_GRACE_SECONDS
 from worker.sources.opening import open_image
 from worker.sources.reasons import ConnectionLost
 
@@ -26,6 +25,8 @@ LONGEST_PREAMBLE_BYTES = 1 << 18
 """An answer without an image in its beginning is none of images."""
 LONGEST_BLANK_BYTES = 4
 """Before a snapshot, from careless scripts. A part of a multipart stream has more before it."""
+POLL_SECONDS = 0.2
+"""How often a wait looks whether the camera was stopped."""
 FROZEN_SECONDS = 30.0
 """After so long with the same snapshot, byte for byte, a camera counts as frozen: a sensor's noise
 alone makes two pictures differ."""
@@ -34,11 +35,6 @@ FROZEN_POLLS = 3
 
 Connect = Callable[[tuple[float, float]], AbstractContextManager[Any]]
 """Opens the answer of a camera as bytes, given its timeouts."""
-
-
-Pause = Callable[[float, float], bool]
-"""Waits for the first number of seconds, which are no silence of the camera, and returns whether to
-go on. A sign of life of the reading thread: the next one comes within the second number."""
 
 
 class NoImagesError(Exception):
@@ -57,15 +53,20 @@ class ImageStream:
         limits: Limits,
         *,
         interval_seconds: float,
-        silence_seconds: float,
-        pause: Pause,
+        timeout_seconds: tuple[float, float],
+        is_stopped: Callable[[], bool],
     ) -> None:
-        """``interval_seconds``: between snapshots. ``silence_seconds``: maximum for one image."""
+        """``interval_seconds``: between snapshots.
+
+        ``timeout_seconds``: for each step of opening the first connection, and for each image.
+        """
         self._connect = connect
         self._limits = limits
         self._interval_seconds = interval_seconds
-        self._silence_seconds = silence_seconds
-        self._pause = pause
+        self._open_seconds, self._silence_seconds = timeout_seconds
+        self._is_stopped = is_stopped
+        self._interrupted = False
+        self._heard_at = time.monotonic()
         self._containers = ExitStack()
         self._streams: dict[str, Any] = {}
         self._answer: Generator[Image, None, None] | None = None
@@ -76,13 +77,13 @@ class ImageStream:
         self.frozen: bytes | None = None
         """The snapshot that has not changed for too long."""
 
-    def begin(self, open_seconds: float, frozen: bytes | None = None) -> None:
+    def begin(self, frozen: bytes | None = None) -> None:
         """Connect, and read the first image.
 
         ``frozen``: the image that the camera was lost with. Raises NoImagesError, FFmpegError,
         OverLimit, and ConnectionLost if it is still the same.
         """
-        self._answer = self._images((open_seconds, self._silence_seconds))
+        self._answer = self._images((self._open_seconds, self._silence_seconds))
         self._first = next(self._answer, None)
         if self._first is None:
             raise NoImagesError
@@ -90,6 +91,16 @@ class ImageStream:
             self.frozen = frozen
             raise ConnectionLost("stall", "its picture is still the same, byte for byte")
         self._stream_of(self._first)
+
+    @property
+    def longest_read_seconds(self) -> float:
+        """How long the next packet may take: it enforces the limit for an image itself."""
+        return self._interval_seconds + 3 * self._silence_seconds
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since something arrived, or since it connected; to wait for a turn is no silence."""
+        return time.monotonic() - self._heard_at
 
     @property
     def streams(self) -> Any:
@@ -106,8 +117,12 @@ class ImageStream:
         assert self._first is not None
         return self._stream_of(self._first).container
 
+    def interrupt(self) -> None:
+        """End ``demux`` soon; from any thread."""
+        self._interrupted = True
+
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect. Not while another thread is in ``demux``."""
         if self._answer is not None:
             self._answer.close()
         self._containers.close()
@@ -138,7 +153,7 @@ class ImageStream:
         due = changed_at = self._started
         while True:
             due = max(due + self._interval_seconds, time.monotonic())
-            if not self._pause(due - time.monotonic(), READ_GRACE_SECONDS):
+            if not self._wait_until(due):
                 return
             with closing(self._images((self._silence_seconds, self._silence_seconds))) as answer:
                 image = next(answer, None)
@@ -158,31 +173,39 @@ class ImageStream:
         """The images of one answer, each as soon as it is whole."""
         splitter = ImageSplitter(self._limits)
         found = False
-        self._pause(0.0, 2 * timeout_seconds[0] + READ_GRACE_SECONDS)
+        self._heard_at = time.monotonic()
         with self._connect(timeout_seconds) as container:
-            heard_at = image_at = time.monotonic()
+            self._heard_at = image_at = time.monotonic()
             packets = container.demux()
-            while self._pause(0.0, self._silence_seconds + READ_GRACE_SECONDS):
+            while not self._is_over():
                 try:
                     packet = next(packets, None)
                 except FFmpegError as error:
                     # EIO is the end of an answer whose length is wrong or not stated; or a timeout.
-                    silent = time.monotonic() - heard_at >= self._silence_seconds
-                    if error.errno != errno.EIO or silent:
+                    if error.errno != errno.EIO or self.silent_seconds >= self._silence_seconds:
                         raise
                     return
                 if packet is None or packet.size == 0:
                     return
-                heard_at = time.monotonic()
+                self._heard_at = time.monotonic()
                 for image in splitter.feed(bytes(packet)):
                     found = True
                     yield image
-                    heard_at = image_at = time.monotonic()
+                    self._heard_at = image_at = time.monotonic()
                 if not found and splitter.bytes_before > LONGEST_PREAMBLE_BYTES:
                     return
                 if time.monotonic() - image_at >= self._silence_seconds:
                     detail = f"no whole picture arrived for {self._silence_seconds:.0f} s"
                     raise ConnectionLost("stall", detail)
+
+    def _wait_until(self, due: float) -> bool:
+        """Whether to go on."""
+        while (seconds := due - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(seconds, POLL_SECONDS))
+        return not self._is_over()
+
+    def _is_over(self) -> bool:
+        return self._interrupted or self._is_stopped()
 
     def _stream_of(self, image: Image) -> Any:
         """A stream with a decoder for such images."""
@@ -191,3 +214,13 @@ class ImageStream:
             container = self._containers.enter_context(opened)
             self._streams[image.kind] = container.streams.video[0]
         return self._streams[image.kind]
+
+
+@contextmanager
+def interrupting(container: Any) -> Iterator[None]:
+    """Interrupts images that another thread reads when the block is left."""
+    try:
+        yield
+    finally:
+        if isinstance(container, ImageStream):
+            container.interrupt()
