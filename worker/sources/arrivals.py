@@ -28,7 +28,7 @@ PRFT = struct.Struct("qi")
 
 
 class Timeline:
-    """One run of timestamps without a jump."""
+    """How long packets take, by the timestamps of one clock."""
 
     def __init__(self, delay_seconds: float) -> None:
         self.least_delay_seconds = delay_seconds
@@ -47,13 +47,17 @@ class Arrival:
     packet: Any
     at: float
     """By the monotonic clock."""
+    pts: int | None = None
+    """In ticks of the stream; None if it has none."""
     seconds: float | None = None
-    """Its pts; None if the stream has none."""
+    """``pts`` in seconds."""
     sender_seconds: float | None = None
     """Unix time of its capture by the newest RTCP report; None before the first."""
     clock_was_set: bool = False
     """Whether the sender's clock was set in this connection: ``sender_seconds`` then continues by
     the clock before that."""
+    run: int = 0
+    """Of timestamps without a jump, from 0."""
     timeline: Timeline | None = None
     """None if nothing is known about how long it took."""
     delay_seconds: float = 0.0
@@ -78,19 +82,24 @@ class ArrivalClock:
         """``timed``: timestamps are the camera's own, not FFmpeg's guess."""
         self._timed = timed
         self._sender = SenderClock()
+        self._run = 0
         self._timeline: Timeline | None = None
         self._by_sender = False
         self._last_at = self._last_seconds = self._last_lag = 0.0
 
     def date(self, packet: Any, at: float) -> Arrival:
         """The packet with what its timestamps say; ``at``: when it arrived, by monotonic clock."""
-        if packet.pts is None or packet.time_base is None:
+        pts, time_base = packet.pts, packet.time_base
+        if pts is None and self._timed and self._timeline is None:
+            pts = 0  # FFmpeg states none for the first packet of a camera, from which it counts
+        if pts is None or time_base is None:
             return Arrival(packet, at)
-        seconds = float(packet.pts * packet.time_base)
+        seconds = float(pts * time_base)
         if not self._timed:
-            return Arrival(packet, at, seconds)
+            return Arrival(packet, at, pts, seconds)
         if self._timeline is not None and self._has_jumped(seconds, at):
             self._timeline = None
+            self._run += 1
             self._sender = SenderClock(stale_offset=self._sender.offset)
         sender_seconds = self._sender.seconds_of(seconds, _wall_clock_of(packet))
         by_sender = sender_seconds is not None
@@ -104,8 +113,17 @@ class ArrivalClock:
         self._by_sender = by_sender
         self._last_at, self._last_seconds = at, seconds
         self._last_lag = delay - self._timeline.least_delay_seconds
-        clock_was_set = self._sender.was_set
-        return Arrival(packet, at, seconds, sender_seconds, clock_was_set, self._timeline, delay)
+        return Arrival(
+            packet,
+            at,
+            pts,
+            seconds,
+            sender_seconds,
+            self._sender.was_set,
+            self._run,
+            self._timeline,
+            delay,
+        )
 
     def _has_jumped(self, seconds: float, at: float) -> bool:
         ahead = (seconds - self._last_seconds) - (at - self._last_at)
@@ -123,6 +141,8 @@ class SenderClock:
         self.was_set = False
         """Whether the clock has jumped from one report to the next."""
         self._known = False
+        self._candidate: float | None = None
+        """What may be the offset by a newer report."""
         self._reported_at = 0.0
         """The pts at the newest report."""
         self._drift = 0.0
@@ -135,12 +155,15 @@ class SenderClock:
         if wall_clock is None:
             return None
         offset = wall_clock - pts_seconds
-        if self.offset is None or abs(offset - self.offset) > SAME_REPORT_SECONDS:
-            self._report(pts_seconds, offset)
-        if not self._known:
+        if not _same(offset, self.offset):
+            # FFmpeg's parser gives the first packet after the first report the time of the next.
+            if _same(offset, self._candidate):
+                self._report(pts_seconds, offset)
+            self._candidate = offset
+        if not self._known or self.offset is None:
             return None
         drifted = self._drift * (pts_seconds - self._reported_at)
-        return wall_clock + drifted + self._correction
+        return pts_seconds + self.offset + drifted + self._correction
 
     def _report(self, pts_seconds: float, offset: float) -> None:
         elapsed = pts_seconds - self._reported_at
@@ -154,6 +177,10 @@ class SenderClock:
                 self._drift = min(max(change / elapsed, -FASTEST_DRIFT), FASTEST_DRIFT)
         self._known = True
         self.offset, self._reported_at = offset, pts_seconds
+
+
+def _same(offset: float, other: float | None) -> bool:
+    return other is not None and abs(offset - other) <= SAME_REPORT_SECONDS
 
 
 def _wall_clock_of(packet: Any) -> float | None:

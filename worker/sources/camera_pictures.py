@@ -153,7 +153,11 @@ class CameraPictures:
             self._pace = PlaylistPace(stream, is_stopped=lambda: reader.is_stopped)
             packets = self._pace.of(packets)
         self._intake = Intake(
-            packets, self._date, thread_name, is_stopped=lambda: reader.is_stopped
+            packets,
+            self._date,
+            thread_name,
+            silence_seconds=silence_seconds,
+            is_stopped=lambda: reader.is_stopped,
         )
         self._opened_at = self._decoded_at = time.monotonic()
         self._in_time_once = False

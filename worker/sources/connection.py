@@ -270,7 +270,9 @@ class Connection:
             self._dropped += 1
             return
         self._last = arrival
-        if not self._sampler.accepts(frame_index, seconds, key_frame=bool(image.key_frame)):
+        # A file is sampled as in a replay.
+        key_frame = bool(image.key_frame) and not self._settings.is_file
+        if not self._sampler.accepts(frame_index, seconds, key_frame=key_frame):
             return
         if lag > STALE_SECONDS:
             self._dropped += 1
@@ -295,7 +297,7 @@ class Connection:
         if last is None or last.seconds is None or arrival.seconds is None:
             return False
         back = last.seconds - arrival.seconds
-        return back > JUMP_SECONDS / 2 or (back > 0 and last.timeline is not arrival.timeline)
+        return back > JUMP_SECONDS / 2 or (back > 0 and last.run != arrival.run)
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""
@@ -318,7 +320,7 @@ class Connection:
             camera_id=self._camera_id,
             epoch=self.epoch,
             frame_index=frame_index,
-            pts=arrival.packet.pts,
+            pts=arrival.pts,
             time_base=time_base_of(image),
             captured_at=captured_at,
             clock=clock,

@@ -32,9 +32,14 @@ class Intake:
         date: Callable[[Any, float], Arrival],
         name: str,
         *,
+        silence_seconds: float,
         is_stopped: Callable[[], bool],
     ) -> None:
-        """``date`` gives a packet its time; called in the thread that reads."""
+        """``date`` gives a packet its time; called in the thread that reads.
+
+        A read that takes ``silence_seconds`` is the last: the next one would wait as long again.
+        """
+        self._silence_seconds = silence_seconds
         self._is_stopped = is_stopped
         self._packets = packets
         self._date = date
@@ -43,6 +48,7 @@ class Intake:
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._ended = self._closed = self._caught_up = False
+        self._read_packets = 0
         self._read_since = 0.0
         self._thread = threading.Thread(target=self._read, name=name, daemon=True)
 
@@ -92,7 +98,10 @@ class Intake:
             self._read_since = time.monotonic()
             for packet in self._packets:
                 now = time.monotonic()
-                if not self._put(self._date(packet, now), now - self._read_since):
+                seconds = now - self._read_since
+                if not self._put(self._date(packet, now), seconds):
+                    return
+                if seconds >= self._silence_seconds:
                     return
                 self._read_since = time.monotonic()
         except Exception as error:
@@ -108,6 +117,8 @@ class Intake:
                 self._changed.wait(POLL_SECONDS)
             self._waiting.append((arrival, seconds))
             self._waiting_bytes += arrival.packet.size
-            self._caught_up |= seconds >= READ_WAITED_SECONDS
+            # Not the first one: the thread itself took its time to start.
+            self._caught_up |= seconds >= READ_WAITED_SECONDS and self._read_packets > 0
+            self._read_packets += 1
             self._changed.notify_all()
             return not self._is_over()

@@ -23,7 +23,7 @@ class PresentationOrder:
     def sent(self, arrival: Arrival) -> None:
         """A packet goes to the decoder."""
         last, self._last = self._last, arrival
-        if last is not None and last.timeline is not arrival.timeline:
+        if last is not None and last.run != arrival.run:
             self._sent.clear()
             self._rising = True
         elif last is not None and _pts(arrival) < _pts(last):
@@ -35,14 +35,18 @@ class PresentationOrder:
 
         ``reorder_depth``: pictures that the decoder holds back to put them in order.
         """
-        if pts is None or not self._sent:
-            missing, self._sent = len(self._sent[:-1]), []
-            return self._last, missing
-        if self._rising:
+        if not self._sent:
+            return self._last, 0
+        if pts is None:
+            without = (i for i, arrival in enumerate(self._sent) if arrival.packet.pts is None)
+            missing = next(without, 0)
+        elif self._rising:
             missing = max(len(self._sent) - reorder_depth - 1, 0)
         else:
             earlier = [index for index, arrival in enumerate(self._sent) if _pts(arrival) <= pts]
-            missing = earlier[-1] if earlier else 0
+            if not earlier:
+                return self._last, 0
+            missing = earlier[-1]
         arrival = self._sent[missing]
         del self._sent[: missing + 1]
         return arrival, missing
@@ -55,4 +59,4 @@ class PresentationOrder:
 
 
 def _pts(arrival: Arrival) -> int:
-    return arrival.packet.pts or 0
+    return arrival.pts or 0

@@ -12,9 +12,7 @@ MONOTONIC = 5000.0
 
 def arrival(ago, *, delayed=0.0, **fields):
     """A packet that arrived some seconds ago, delayed so much more than others."""
-    return Arrival(
-        None, MONOTONIC - ago, 1.0, timeline=Timeline(0.0), delay_seconds=delayed, **fields
-    )
+    return Arrival(None, MONOTONIC - ago, timeline=Timeline(0.0), delay_seconds=delayed, **fields)
 
 
 def time_of(clock, arrived):
