@@ -39,7 +39,9 @@ def write_annotated(
     """
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
-        with complete_or_absent(target) as path, av.open(str(path), "w") as container:
+        # The whole path: FFmpeg takes a relative name with a colon for a URL.
+        whole = target.absolute()
+        with complete_or_absent(whole) as path, av.open(str(path), "w") as container:
             stream: Any = None
             annotate: Any = None
             next_pts = _RisingPts(rate)

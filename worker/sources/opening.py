@@ -85,6 +85,12 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
+def _as_ffmpeg_reads(url: str) -> str:
+    """The URL with its scheme in lower case: FFmpeg knows no other, RFC 3986 treats them alike."""
+    _, separator, rest = url.partition("://")
+    return scheme_of(url) + separator + rest
+
+
 @contextmanager
 def open_camera(
     url: str,
@@ -101,6 +107,7 @@ def open_camera(
     FFmpegError, OverLimit, FormatRefused.
     """
     safe = camera_options(url, limits, allow_playlists=allow_playlists)
+    url = _as_ffmpeg_reads(url)
     with _opened(url, options | safe, limits, gpu, timeout_seconds) as container:
         yield container
 
@@ -115,6 +122,7 @@ def open_bytes(
     """
     raw = {"format_whitelist": RAW_FORMAT, "raw_packet_size": str(BUFFER_BYTES)}
     safe = camera_options(url, limits) | raw
+    url = _as_ffmpeg_reads(url)
     with _opened(url, options | safe, limits, None, timeout_seconds, RAW_FORMAT) as container:
         yield container
 
