@@ -20,6 +20,8 @@ it is published within 2 s of its capture."""
 IN_TIME_SECONDS = 0.5
 """Lag at which a key frame is early enough to resume from, and all pictures are decoded again."""
 MAX_HELD_BYTES = 16 << 20
+KEY_FRAME_DELAY_SHARE = 0.1
+"""Of the time between key frames: later than that, the next one is not waited for."""
 MOST_B_FRAMES = 16
 """In a row, as x264 has it: one picture in 17 at least is a reference."""
 
@@ -116,7 +118,9 @@ class Thinner:
             return False
         latest = due + self._sampler.interval_seconds / 2
         key_expected = self._key_seconds + self._key_interval_seconds
-        return seconds < latest and key_expected <= latest and self._held_bytes < MAX_HELD_BYTES
+        overdue = key_expected + self._key_interval_seconds * KEY_FRAME_DELAY_SHARE
+        will_come = key_expected <= latest and seconds <= min(latest, overdue)
+        return will_come and self._held_bytes < MAX_HELD_BYTES
 
     def _wants_few(self) -> bool:
         """Whether at least one picture that others depend on lies between any two wanted ones."""
