@@ -8,7 +8,12 @@ import pytest
 from tests.clips import cut
 from tests.conftest import WALKWAY
 
-NAMES = ["a:b", "http:x", "{NAME}, [1]", "null", " leading 'quoted'"]
+NAMES = [
+    ("a:b", ".jsonl"),
+    ("http:x", ".parquet"),
+    ("{NAME}, [1]", ".json"),
+    (" null 'quoted'", ".jsonl"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +21,7 @@ def clip(tmp_path_factory):
     return cut(WALKWAY, tmp_path_factory.mktemp("names") / "clip.mp4", frames=3)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".json"])
+@pytest.mark.parametrize(("name", "suffix"), NAMES)
 def test_a_replay_reads_and_writes_files_of_any_name(cli, clip, name, suffix):
     shutil.copy(clip, cli.cwd / f"{name}.mp4")
     ended = cli(

@@ -25,6 +25,8 @@ from worker.sources.reasons import SILENCE_SECONDS
 SNAPSHOTS_A_SECOND = 1.0
 """Of a camera without ``fps``. Each one is a connection, and in some cameras an encoder's start."""
 PARTS_AHEAD = 2
+LONGEST_AHEAD_SECONDS = 1.0
+"""A picture that waited for the next one for longer is left out: it would be stale."""
 READ_AS_IMAGES = ("jpeg_pipe", "mjpeg")
 MULTIPART = "mpjpeg"
 
@@ -137,8 +139,11 @@ class _Multipart:
         self._packets = container.demux()
         self._ahead: list[Any] = []
         self._error: FFmpegError | None = None
+        began = time.monotonic()
         try:
             self._ahead += islice(self._packets, PARTS_AHEAD)
+            if time.monotonic() - began > LONGEST_AHEAD_SECONDS:
+                del self._ahead[:-1]
         except FFmpegError as error:
             if isinstance(error, InvalidDataError) or not self._ahead:
                 raise

@@ -72,8 +72,6 @@ class ImageStream:
         self._answer: Generator[Image, None, None] | None = None
         self._first: Image | None = None
         self._started = time.monotonic()
-        self.is_snapshot = False
-        """Whether each image is fetched when it is due; known after the first one."""
         self.frozen: bytes | None = None
         """The snapshot that has not changed for too long."""
 
@@ -145,7 +143,6 @@ class ImageStream:
             yield second
             yield from self._answer
         elif self._first.bytes_before <= LONGEST_BLANK_BYTES:
-            self.is_snapshot = True
             yield from self._snapshots(self._first)
 
     def _snapshots(self, last: Image) -> Iterator[Image]:

@@ -141,6 +141,18 @@ def test_a_length_that_turns_wrong_costs_one_reconnect(images):
         assert len(camera.requests) == 2
 
 
+def test_a_slow_stream_shows_no_picture_that_waited_for_the_next_one(images):
+    def slowly(image):
+        time.sleep(1.3)
+        return part(JPEG)(image)
+
+    with Camera(stream(images, slowly)) as camera, Watch(camera.url) as watch:
+        first = watch.wait_for_frames(1)[0]
+        assert watch.downs() == []
+    differences = [np.abs(first.image.astype(int) - decoded(image)).mean() for image in images[:3]]
+    assert np.argmin(differences) == 1
+
+
 def test_a_stream_of_images_that_ends_is_closed(images):
     write = part(b"Content-Type: image/jpg")
     with Camera(stream(images, write, count=5)) as camera, Watch(camera.url) as watch:
