@@ -34,15 +34,6 @@ def test_a_replay_reads_and_writes_files_of_any_name(cli, clip, name, suffix):
     assert all(path.stat().st_size for path in cli.cwd.iterdir())
 
 
-def test_a_replay_works_in_a_directory_whose_name_is_not_utf_8(cli, clip):
-    cli.cwd = cli.cwd / "caf\udce9"
-    cli.cwd.mkdir()
-    shutil.copy(clip, cli.cwd / "clip.mp4")
-    ended = cli("replay", "clip.mp4", "--annotate", "drawn.mp4")
-    assert ended.returncode == 0, ended.stderr
-    assert (cli.cwd / "drawn.mp4").stat().st_size
-
-
 def test_a_file_named_by_a_variable_is_replayed(cli, clip):
     shutil.copy(clip, cli.cwd / "a, b.mp4")
     cli.env |= {"SSD_WORKER_PATHS": "a, b.mp4", "SSD_WORKER_OUTPUT": "x.jsonl"}
