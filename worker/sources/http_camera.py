@@ -6,6 +6,7 @@ hold each picture back until the next one begins, and probe for seconds, so what
 read as images, too. FFmpeg comes first, so that a camera that it reads needs one connection only.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -104,13 +105,16 @@ class HttpCamera:
                 if container.format.name not in READ_AS_IMAGES:
                     stack.push(attempt.pop_all())
                     return container
-        self._images_first = True
+        # Also if the camera refuses a second connection right after the first.
+        self._images_first = not isinstance(refused, OSError)
         reader.expect_sign_within(2 * OPEN_SECONDS + READ_GRACE_SECONDS)
         try:
-            return self._begin(images(), stack)
+            begun = self._begin(images(), stack)
         except NoImagesError:
             self._images_first = False
             raise refused from None
+        self._images_first = True
+        return begun
 
     def _begin(self, images: ImageStream, stack: ExitStack) -> ImageStream:
         stack.callback(self._remember, images)
@@ -133,21 +137,23 @@ class _Multipart:
     """A container of FFmpeg's ``mpjpeg``, once it has read the header of a second part."""
 
     def __init__(self, container: Any, camera: HttpCamera) -> None:
-        """Raises FFmpegError if it reads none, or for headers or a length that FFmpeg refuses."""
+        """Raises FormatRefused for what FFmpeg cannot read, or a single picture; FFmpegError."""
         self._container = container
         self._camera = camera
         self._packets = container.demux()
         self._ahead: list[Any] = []
-        self._error: FFmpegError | None = None
         began = time.monotonic()
         try:
             self._ahead += islice(self._packets, PARTS_AHEAD)
-            if time.monotonic() - began > LONGEST_AHEAD_SECONDS:
-                del self._ahead[:-1]
+        except InvalidDataError as error:
+            raise FormatRefused("its multipart headers cannot be read") from error
         except FFmpegError as error:
-            if isinstance(error, InvalidDataError) or not self._ahead:
+            if not self._ahead or not _is_end(error):
                 raise
-            self._error = error  # what was read before it comes first
+        if not all(packet.size for packet in self._ahead) or len(self._ahead) < PARTS_AHEAD:
+            raise FormatRefused("its only picture cannot be read")
+        if time.monotonic() - began > LONGEST_AHEAD_SECONDS:
+            del self._ahead[:-1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._container, name)
@@ -155,8 +161,6 @@ class _Multipart:
     def demux(self) -> Iterator[Any]:
         """The packets."""
         yield from self._ahead
-        if self._error is not None:
-            raise self._error
         try:
             yield from self._packets
         except InvalidDataError:
@@ -166,6 +170,13 @@ class _Multipart:
 
 def _may_be_images(error: FFmpegError | FormatRefused, seconds: float) -> bool:
     """Whether bytes arrived that FFmpeg could make nothing of."""
-    if isinstance(error, FormatRefused | InvalidDataError):
-        return seconds < SILENCE_SECONDS  # FFmpeg's error for silence, too
+    if isinstance(error, FormatRefused):
+        return True
+    if isinstance(error, InvalidDataError) or _is_end(error):
+        return seconds < SILENCE_SECONDS  # FFmpeg's errors for silence, too
     return isinstance(error, ExitError) and seconds >= OPEN_SECONDS
+
+
+def _is_end(error: FFmpegError) -> bool:
+    """Whether an answer has ended that did not state its length, or a wrong one."""
+    return error.errno == errno.EIO

@@ -23,8 +23,6 @@ from worker.sources.reasons import ConnectionLost
 TIME_BASE = Fraction(1, 90_000)
 LONGEST_PREAMBLE_BYTES = 1 << 18
 """An answer without an image in its beginning is none of images."""
-LONGEST_BLANK_BYTES = 4
-"""Before a snapshot, from careless scripts. A part of a multipart stream has more before it."""
 POLL_SECONDS = 0.2
 """How often a wait looks whether the camera was stopped."""
 FROZEN_SECONDS = 30.0
@@ -142,7 +140,7 @@ class ImageStream:
         if (second := next(self._answer, None)) is not None:
             yield second
             yield from self._answer
-        elif self._first.bytes_before <= LONGEST_BLANK_BYTES:
+        else:  # an answer of one image is a snapshot, whatever surrounds it
             yield from self._snapshots(self._first)
 
     def _snapshots(self, last: Image) -> Iterator[Image]:

@@ -27,8 +27,6 @@ class Image:
 
     kind: Literal["jpeg", "png"]
     content: bytes
-    bytes_before: int = 0
-    """Between it and the image before, or the start of the stream."""
 
 
 class ImageSplitter:
@@ -56,7 +54,7 @@ class ImageSplitter:
                 break
             if end > 0:
                 kind: Literal["jpeg", "png"] = "png" if self._is_png else "jpeg"
-                images.append(Image(kind, bytes(self._buffer[:end]), self.bytes_before))
+                images.append(Image(kind, bytes(self._buffer[:end])))
                 self.bytes_before = 0
             else:
                 self.bytes_before -= end

@@ -210,6 +210,38 @@ def test_a_snapshot_is_polled_within_one_connection_of_the_camera(images, with_l
     assert {frame.clock for frame in found} == {"arrival"}
 
 
+AROUND_SNAPSHOTS = {
+    "line breaks before it": (head("image/jpeg"), lambda image: b"\r\n" + image),
+    "zeros after it": (head("image/jpeg"), lambda image: image + bytes(100)),
+    "another type": (head("application/octet-stream"), lambda image: image),
+    "no type": (head(None), lambda image: image),
+    "a length too long": (head("image/jpeg", "Content-Length: 999999"), lambda image: image),
+    "chunks": (
+        head("image/jpeg", "Transfer-Encoding: chunked"),
+        lambda image: b"%x\r\n%s\r\n0\r\n\r\n" % (len(image), image),
+    ),
+    "one part": (multipart("frame"), part(JPEG)),
+    "one part of another type": (multipart("frame"), part(b"Content-Type: image/jpg")),
+    "one part and the last boundary": (
+        multipart("frame"),
+        lambda image: part(JPEG)(image) + b"--frame--\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AROUND_SNAPSHOTS)
+def test_an_answer_with_one_picture_is_a_snapshot_whatever_surrounds_it(images, name):
+    header, write = AROUND_SNAPSHOTS[name]
+    numbers = iter(range(1 << 30))
+
+    def answer(connection, _request):
+        connection.sendall(header + write(images[next(numbers) % len(images)]))
+
+    with Camera(answer) as camera, Watch(camera.url, fps=10) as watch:
+        watch.wait_for_frames(6)
+        assert watch.downs() == []
+
+
 def test_a_png_snapshot_is_polled(png_images):
     with Camera(snapshots(png_images, "image/png")) as camera, Watch(camera.url, fps=10) as watch:
         found = watch.wait_for_frames(6)
