@@ -17,7 +17,7 @@ from typing import Any, Literal
 from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamLate, StreamUp
-from worker.sources.arrivals import JUMP_SECONDS, Arrival
+from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
 from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
@@ -28,8 +28,9 @@ from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
 from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
-from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
+from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import MediaTime, Sampler
+from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class Connection:
             self._meter,
             self._reader,
             silence_seconds=self._silence_seconds,
-            trust_timestamps=self._trust_timestamps,
+            trust_timestamps=self._trust_timestamps and not is_http(self._settings.url),
             thread_name=f"camera {self._camera_id}",
         )
         for item in pictures:
@@ -248,7 +249,7 @@ class Connection:
         now = time.monotonic()
         lag = arrival.lag_seconds(now)
         if not self.was_up:
-            if lag > STALE_SECONDS:
+            if lag > IN_TIME_SECONDS:  # of what the server kept from before
                 return
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
@@ -297,7 +298,7 @@ class Connection:
         if last is None or last.seconds is None or arrival.seconds is None:
             return False
         back = last.seconds - arrival.seconds
-        return back > JUMP_SECONDS / 2 or (back > 0 and last.run != arrival.run)
+        return back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""

@@ -20,7 +20,7 @@ from worker.sources.camera_pictures import ReaderThread
 from worker.sources.image_stream import ImageStream, NoImagesError
 from worker.sources.limits import Limits
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS
-from worker.sources.opening import FormatRefused, open_bytes, open_camera, scheme_of
+from worker.sources.opening import FormatRefused, open_bytes, open_camera
 from worker.sources.reasons import SILENCE_SECONDS
 
 SNAPSHOTS_A_SECOND = 1.0
@@ -30,11 +30,6 @@ LONGEST_AHEAD_SECONDS = 1.0
 """A picture that waited for the next one for longer is left out: it would be stale."""
 READ_AS_IMAGES = ("jpeg_pipe", "mjpeg")
 MULTIPART = "mpjpeg"
-
-
-def is_http(url: str) -> bool:
-    """Whether a URL is read with HTTP."""
-    return scheme_of(url) in ("http", "https")
 
 
 class HttpCamera:

@@ -15,9 +15,10 @@ from typing import Literal
 
 from worker.frames import SourceItem, StreamDown, StreamUp
 from worker.sources.connection import CameraSettings, Connection, Transport
-from worker.sources.http_camera import HttpCamera, is_http
+from worker.sources.http_camera import HttpCamera
 from worker.sources.limits import DEFAULT_LIMITS, Limits
 from worker.sources.liveness import WORK_SECONDS
+from worker.sources.reasons import is_http
 from worker.sources.reconnecting import CONNECTS, Backoff
 
 log = logging.getLogger(__name__)

@@ -259,6 +259,12 @@ def test_snapshots_are_fetched_at_fps_or_once_a_second(images, fps, interval_sec
         assert frame.captured_monotonic - began >= number * interval_seconds
 
 
+def test_waiting_for_the_next_snapshot_is_no_silence(images):
+    with Camera(snapshots(images)) as camera, Watch(camera.url, fps=0.27) as watch:
+        watch.wait_for_frames(2)
+        assert watch.downs() == []
+
+
 def test_a_snapshot_that_fails_brings_the_camera_down_with_the_reason(images):
     with Camera(snapshots(images)) as camera, Watch(camera.url, fps=10) as watch:
         watch.wait_for_frames(3)
