@@ -62,6 +62,8 @@ class CameraSettings:
     fps: float | None = None
     as_planes: bool = False
     """Frames carry YuvImages in full size."""
+    antialias: bool = True
+    """Whether pictures are filtered when they are scaled down."""
     gpu: int | None = None
     """CUDA device that decodes."""
     limits: Limits = DEFAULT_LIMITS
@@ -97,7 +99,9 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
-        self._converter = make_converter(settings.image_size, as_planes=settings.as_planes)
+        self._converter = make_converter(
+            settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
+        )
         self._capture_clock = CaptureClock()
         playlist = settings.allow_playlists and not is_rtsp(settings.url)
         self._silence_seconds = PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS
@@ -170,6 +174,25 @@ class Connection:
                 self._camera_id,
             )
             self.reason, self.detail = "internal_error", ""
+
+    def ended(
+        self,
+        state: Literal["down", "ended"],
+        reason: str,
+        detail: str = "",
+        epoch: int | None = None,
+    ) -> StreamDown:
+        """The end of its epoch, or of one that never was up."""
+        return StreamDown(
+            self._camera_id,
+            self.epoch or epoch,
+            state,
+            reason,
+            detail,
+            frames=self.frame_index,
+            skipped=self._sampler.take_skipped(),
+            dropped=self._take_dropped(),
+        )
 
     def _silent_seconds(self) -> float:
         if self._images is not None:
@@ -258,10 +281,7 @@ class Connection:
             log.warning(
                 "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
             )
-            assert self.epoch is not None
-            yield StreamDown(
-                self._camera_id, self.epoch, "down", "timestamps", frames=self.frame_index
-            )
+            yield self.ended("down", "timestamps")
             self._last = None
             self._capture_clock = CaptureClock()
             yield self._up()
@@ -291,7 +311,8 @@ class Connection:
         if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
             return
         self._late_at = now
-        yield StreamLate(self._camera_id, self.epoch, lag_seconds, self._take_dropped())
+        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
     def _jumped_back(self, arrival: Arrival) -> bool:
         last = self._last
