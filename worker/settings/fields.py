@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_state_path
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
 from worker.events import CameraState
@@ -24,6 +24,13 @@ SPOOL_MAX_BYTES = 1 << 30
 Transport = Literal["auto", "tcp", "udp"]
 
 
+Sources = Annotated[
+    CliPositionalArg[list[str]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+"""Text is one source as it is."""
+
+
 class Settings(BaseSettings):
     """What every command takes."""
 
@@ -33,6 +40,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="\0",  # nobody can type it: any word may be the name of a file
         cli_exit_on_error=False,
         extra="forbid",
     )
@@ -170,7 +178,7 @@ class CameraDefaults(DetectionSettings, SecretsSettings):
 class RunSettings(DetectorSettings, CameraDefaults):
     """Watch cameras until stopped."""
 
-    sources: CliPositionalArg[list[str]] = Field(
+    sources: Sources = Field(
         default=[], description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
     )
     cameras: Path | None = Field(
@@ -225,9 +233,7 @@ class RunSettings(DetectorSettings, CameraDefaults):
 class ReplaySettings(DetectorSettings):
     """Analyse every frame of recordings."""
 
-    paths: CliPositionalArg[list[str]] = Field(
-        min_length=1, description="video file, or CAMERA_ID=PATH"
-    )
+    paths: Sources = Field(default=[], description="video file, or CAMERA_ID=PATH")
     output: Path | None = Field(
         None, description="file for the events: .jsonl, .parquet, or .json for COCO"
     )
@@ -241,6 +247,8 @@ class ReplaySettings(DetectorSettings):
 
     @model_validator(mode="after")
     def _outputs_fit(self) -> "ReplaySettings":
+        if not self.paths:
+            raise ValueError("no recording to replay: give PATH, such as clip.mp4")
         if self.output is not None and self.output.suffix not in (".jsonl", ".parquet", ".json"):
             raise ValueError(f"--output {self.output}: expected .jsonl, .parquet or .json (COCO)")
         if self.annotate is not None and self.annotate.suffix != ".mp4":
