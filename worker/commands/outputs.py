@@ -82,4 +82,11 @@ def _annotate(
             advance(written)
 
         images = upright_images(recording.path, settings.limits)
-        write_annotated(images, journal.read(), target, recording.rate, on_frame)
+        write_annotated(
+            images,
+            journal.read(),
+            target,
+            recording.rate,
+            on_frame,
+            pixel_aspect=recording.pixel_aspect,
+        )

@@ -48,7 +48,7 @@ def _images(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
     for image_id, data in _frames(events):
         yield {
             "id": image_id,
-            "file_name": f"{data.camera_id}-{data.frame_index:06d}.jpg",
+            "file_name": data.file_name or f"{data.camera_id}-{data.frame_index:06d}.jpg",
             "width": data.width,
             "height": data.height,
             "frame_index": data.frame_index,

@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("id", pa.string()),
         ("camera_id", pa.string()),
         ("frame_index", pa.int64()),
+        ("file_name", pa.string()),
         ("pts", pa.int64()),
         ("time_base", pa.string()),
         ("pts_seconds", pa.float64()),

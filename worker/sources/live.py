@@ -23,11 +23,13 @@ from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, WORK_SECONDS, Liveness
-from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
+from worker.sources.opening import FormatRefused, open_camera, open_recording
+from worker.sources.orientation import Orientations
 from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
 from worker.sources.reconnecting import CONNECTS, Backoff
 from worker.sources.sampling import Sampler
+from worker.sources.streams import passed_over, video_of
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +162,7 @@ class _Connection:
         self._source = source
         self._sampler = Sampler(fps=source._fps)
         self._converter = make_converter(source._image_size, as_planes=source._as_planes)
+        self._orientations = Orientations()
         self._capture_clock = CaptureClock()
         self._playlist = source._allow_playlists and not is_rtsp(source._url)
         self._silence_seconds = PLAYLIST_SILENCE_SECONDS if self._playlist else SILENCE_SECONDS
@@ -203,6 +206,8 @@ class _Connection:
                     if source._stop.is_set():
                         return
                     if not self.was_up:
+                        if line := passed_over(container, stream):
+                            log.info("camera %s: %s", source.camera_id, line)
                         self.up_at = time.monotonic()
                         source._epoch = self.epoch = source._next_epoch()
                         log.info("camera %s: up", source.camera_id)
@@ -295,6 +300,7 @@ class _Connection:
         """The frame to yield, or None if it is skipped by choice."""
         assert self.epoch is not None
         arrived_at = datetime.now(UTC)
+        orientation = self._orientations.of(picture)
         seconds = seconds_of(picture)
         # By our clock: the timestamps of HTTP cameras (MJPEG) are FFmpeg's guess of 25 a second.
         sampled_at = seconds if self._source._is_file else time.monotonic()
@@ -303,7 +309,7 @@ class _Connection:
         captured_at, clock = self._capture_clock.time_of(
             container.start_time_realtime, seconds, arrived_at
         )
-        height, width = upright_size(picture)
+        height, width = upright_size(picture, orientation)
         return Frame(
             camera_id=self._source.camera_id,
             epoch=self.epoch,
@@ -314,7 +320,7 @@ class _Connection:
             clock=clock,
             width=width,
             height=height,
-            image=self._converter.convert(picture),
+            image=self._converter.convert(picture, orientation),
             skipped=self._sampler.take_skipped(),
         )
 

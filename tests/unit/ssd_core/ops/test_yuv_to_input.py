@@ -76,9 +76,10 @@ def empty_input(batch, size, dtype=torch.float32):
 
 def reference(image, size):
     """(3, H, W) RGB in 0..255, in plain PyTorch."""
-    if image.quarter_turns:
+    if image.quarter_turns or image.mirrored:
         sideways = size[::-1] if image.quarter_turns % 2 else size
-        upright = reference(replace(image, quarter_turns=0), sideways)
+        upright = reference(replace(image, quarter_turns=0, mirrored=False), sideways)
+        upright = upright.flip(2) if image.mirrored else upright
         return torch.rot90(upright, image.quarter_turns, (1, 2))
     y = F.interpolate(image.y[None, None].float(), size, mode="bilinear", antialias=True)[0]
     rows = triangle_weights(image.u.shape[0], size[0], 0)
@@ -164,8 +165,10 @@ def test_any_size_is_like_the_reference(height, width):
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(16, 16), (30, 14)])
-def test_any_turn_is_like_the_reference(quarter_turns, size):
-    assert_like_reference([random_image(41, 64, quarter_turns=quarter_turns)], size)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_any_orientation_is_like_the_reference(quarter_turns, size, mirrored):
+    image = random_image(41, 64, quarter_turns=quarter_turns, mirrored=mirrored)
+    assert_like_reference([image], size)
 
 
 @pytest.mark.parametrize(("pixels", "taps"), mostly_long((64, 4), (32, 1), (16, 16)))
@@ -180,7 +183,7 @@ def test_images_of_all_kinds_share_a_batch():
     images = [
         random_image(48, 64, seed=1),
         random_image(33, 27, seed=2, nv12=True, full_range=False, matrix="bt709"),
-        random_image(27, 50, seed=3, padding=5, quarter_turns=3, matrix="bt709"),
+        random_image(27, 50, seed=3, padding=5, quarter_turns=3, mirrored=True, matrix="bt709"),
         random_image(2, 2, seed=4, nv12=True, padding=1, quarter_turns=2, full_range=False),
     ]
     assert_like_reference(images, (18, 11))

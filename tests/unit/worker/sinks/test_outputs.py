@@ -8,6 +8,7 @@ import pytest
 from tests.clips import pictures
 from tests.events import PERSON, camera_event, detections_event
 from worker.errors import SinkError
+from worker.frames import ShownPicture
 from worker.sinks.annotated_video import Annotator, write_annotated
 from worker.sinks.coco import write_coco
 from worker.sinks.files import complete_or_absent
@@ -29,7 +30,7 @@ def replay(pts=(0, 1, 2)):
 
 
 def images(count, height=90, width=120):
-    return ((i, np.full((height, width, 3), 40 * i, np.uint8)) for i in range(count))
+    return (ShownPicture(i, np.full((height, width, 3), 40 * i, np.uint8)) for i in range(count))
 
 
 def test_coco_has_every_frame_and_detection(tmp_path):

@@ -34,11 +34,11 @@ class FailsAfter:
     def __init__(self, converter, pictures):
         self._converter, self._left = converter, pictures
 
-    def convert(self, picture):
+    def convert(self, picture, orientation):
         self._left -= 1
         if self._left < 0:
             raise av.error.ArgumentError(22, "Invalid argument")
-        return self._converter.convert(picture)
+        return self._converter.convert(picture, orientation)
 
 
 def test_a_picture_that_cannot_be_converted_ends_a_recording_as_truncated(recording):

@@ -1,0 +1,94 @@
+"""Whether a recording is whole: what its container states against what was read.
+
+Where nothing is stated, nothing is missing. Takes an open container, the packets and pictures of it
+as they come; gives whether the end is missing. Sound that goes on after the pictures, and a last
+picture that stays for long, are no sign of it.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from worker.sources.picture import time_base_of
+from worker.sources.ts_parts import packet_size
+
+CUT_SECONDS, CUT_SHARE = 0.5, 0.02
+"""What ends this much before its stated end is cut off: muxers round."""
+STATE_EACH_STREAM = {"mov", "avi"}
+"""Demuxers, by the first of their names, whose files state the length of each stream."""
+STATE_ONE_LENGTH = {"matroska", "flv", "asf", "mxf", "gxf", "wtv", "rm"}
+"""Those whose files state a length for all streams together. For any other, FFmpeg's duration is
+what it found at the end of the file, or a guess from the bit rate."""
+GIF_TRAILER = b"\x3b"
+GIF_TAIL_BYTES = 16
+"""Some writers pad the end."""
+
+
+class Completeness:
+    """Of one container that is read from its start to its end."""
+
+    def __init__(self, container: Any, stream: Any, interval_seconds: float) -> None:
+        """``interval_seconds``: how long a picture stays that does not say so itself."""
+        self._interval_seconds = interval_seconds
+        self._kind = container.format.name.partition(",")[0]
+        self.stated_seconds = self._stated_end(container, stream)
+        """When the stream, or the last of all streams, should end; 0 if nothing states it."""
+        self._picture_end = self._packet_end = 0.0
+        self._nothing_read = True
+
+    def packet(self, packet: Any) -> None:
+        """Take note of a packet of any stream."""
+        if packet.pts is not None and packet.time_base:
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            self._packet_end = max(self._packet_end, end)
+
+    def picture(self, picture: av.VideoFrame) -> None:
+        """Take note of a decoded picture."""
+        if picture.pts is None:
+            return
+        time_base = time_base_of(picture)
+        stays = float((picture.duration or 0) * time_base) or self._interval_seconds
+        self._picture_end = max(self._picture_end, float(picture.pts * time_base) + stays)
+        self._nothing_read = False
+
+    @property
+    def end_is_missing(self) -> bool:
+        """Whether the container states more than was read; ask when it has ended."""
+        if not self.stated_seconds or self._nothing_read:
+            return False
+        reached = self._picture_end
+        if self._kind in STATE_ONE_LENGTH:
+            reached = max(reached, self._packet_end)
+        missing = self.stated_seconds - reached
+        return missing > max(CUT_SECONDS, self.stated_seconds * CUT_SHARE)
+
+    def _stated_end(self, container: Any, stream: Any) -> float:
+        if not container.duration:
+            return 0.0
+        of_file = Fraction(container.duration, av.time_base)
+        if self._kind in STATE_ONE_LENGTH:
+            # Some writers count from zero, some from the first picture: believe the less.
+            return float(of_file)
+        if self._kind not in STATE_EACH_STREAM or not stream.duration:
+            return 0.0
+        of_stream = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        # Edit lists shorten only the file's length.
+        return float(min(of_stream, Fraction(container.start_time or 0, av.time_base) + of_file))
+
+
+def is_cut(path: Path, kind: str) -> bool:
+    """Whether the bytes of a file end where such a file cannot end. Raises OSError.
+
+    ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets, a GIF ends
+    with a trailer; neither states its length.
+    """
+    if kind == "mpegts":
+        packets = packet_size(path)
+        return packets is not None and path.stat().st_size % packets[0] != 0
+    if kind == "gif":
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - GIF_TAIL_BYTES, 0))
+            return GIF_TRAILER not in file.read()
+    return False
