@@ -5,6 +5,7 @@ as they come; gives whether the end is missing. Sound that goes on after the pic
 picture that stays for long, are no sign of it.
 """
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ STATE_EACH_STREAM = {"mov", "avi"}
 STATE_ONE_LENGTH = {"matroska", "flv", "asf", "mxf", "gxf", "wtv", "rm"}
 """Those whose files state a length for all streams together. For any other, FFmpeg's duration is
 what it found at the end of the file, or a guess from the bit rate."""
+RIFF = struct.Struct("<4sI")
+"""The header of a chunk: its name, and its length without the header."""
 GIF_TRAILER = b"\x3b"
 GIF_TAIL_BYTES = 16
 """Some writers pad the end."""
@@ -78,11 +81,19 @@ class Completeness:
         return float(min(of_stream, Fraction(container.start_time or 0, av.time_base) + of_file))
 
 
+def stated_length(container: Any) -> float:
+    """Seconds that the container says it lasts, or that FFmpeg guesses; 0 if unknown."""
+    length = (container.duration or 0) / av.time_base
+    start = (container.start_time or 0) / av.time_base
+    counts_from_zero = container.format.name.partition(",")[0] in STATE_ONE_LENGTH
+    return float(length - start if counts_from_zero and 0 < start < length else length)
+
+
 def is_cut(path: Path, kind: str) -> bool:
     """Whether the bytes of a file end where such a file cannot end. Raises OSError.
 
     ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets, a GIF ends
-    with a trailer; neither states its length.
+    with a trailer, an AVI states its size in bytes (FFmpeg shortens its length to what is there).
     """
     if kind == "mpegts":
         packets = packet_size(path)
@@ -91,4 +102,18 @@ def is_cut(path: Path, kind: str) -> bool:
         with path.open("rb") as file:
             file.seek(max(path.stat().st_size - GIF_TAIL_BYTES, 0))
             return GIF_TRAILER not in file.read()
-    return False
+    return kind == "avi" and _is_shorter_than_its_chunks(path)
+
+
+def _is_shorter_than_its_chunks(path: Path) -> bool:
+    """Whether one of the RIFF chunks of a file goes on after its end (OpenDML has several)."""
+    size, offset = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while offset < size:
+            file.seek(offset)
+            header = file.read(RIFF.size)
+            if len(header) < RIFF.size or not header.startswith(b"RIFF"):
+                return False  # whatever follows the video
+            _, length = RIFF.unpack(header)
+            offset += RIFF.size + length + length % 2
+    return offset > size + 1  # the last one may lack its padding

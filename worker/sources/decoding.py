@@ -146,7 +146,7 @@ class DecodedPictures:
         try:
             for packet in container.demux():  # of every stream: only the last says where it ends
                 completeness.packet(packet)
-                if packet.stream_index != stream.index:
+                if packet.stream is not stream:
                     continue
                 for picture in self._decoded(packet):
                     self._meter.frame(picture.width, picture.height)
@@ -162,6 +162,7 @@ class DecodedPictures:
         self.cut_off |= (
             bool(self._meter.read_error)
             or completeness.end_is_missing
+            or (self._is_multipart and not self._last_is_whole)
             or is_cut(self._path, container.format.name)
         )
         # FFmpeg resets a size that it refuses, and reports no more about it.

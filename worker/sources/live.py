@@ -266,7 +266,7 @@ class _Connection:
         """The pictures that can be decoded. Raises ConnectionLost if a camera sends none."""
         live = not self._source._is_file
         for packet in self._packets(container):  # of every stream: sound alone is no frame either
-            of_video = packet.stream_index == stream.index
+            of_video = packet.stream is stream  # the index of the last, empty one is always 0
             if live:  # bytes of a file are counted as they are read
                 self._meter.count(packet.size)
                 self._meter.check()

@@ -21,6 +21,7 @@ from av.error import FFmpegError
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, ShownPicture, SourceItem, StreamDown, StreamUp
 from worker.sources.animated_webp import AnimatedWebp, is_animated_webp
+from worker.sources.completeness import stated_length
 from worker.sources.conversion import PictureConverter, make_converter
 from worker.sources.decoding import DecodedPictures, rate_of
 from worker.sources.folder import (
@@ -97,8 +98,7 @@ def _probe_video(path: Path, camera_id: str, digest: str, limits: Limits) -> Rec
     for number, part in enumerate(pictures.parts()):
         with pictures.opened(part) as (container, stream):
             rate_of_part = rate_of(stream)
-            if stream.frames or container.duration:
-                frames += stream.frames or round(container.duration / av.time_base * rate_of_part)
+            frames += stream.frames or round(stated_length(container) * rate_of_part)
             if number == 0:
                 rate = rate_of_part
                 start = _stated_start(container.metadata)

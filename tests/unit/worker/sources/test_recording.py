@@ -47,3 +47,23 @@ def test_a_picture_that_cannot_be_converted_ends_a_recording_as_truncated(record
     *items, down = source
     assert len([item for item in items if isinstance(item, Frame)]) == down.frames == 5
     assert (down.state, down.reason) == ("ended", "truncated")
+
+
+@pytest.mark.parametrize("start_seconds", [0, 3600])
+def test_a_recording_that_starts_late_is_dated_from_its_start(tmp_path, start_seconds):
+    plain = cut(WALKWAY, tmp_path / "plain.mkv", frames=12, size=(48, 64))
+    late = tmp_path / "late.mkv"
+    with av.open(str(plain)) as source, av.open(str(late), "w") as target:
+        target.metadata["creation_time"] = "2024-05-01T10:00:00.000000Z"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                shift = round(start_seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = stream
+                target.mux(packet)
+    frames = [f for f in RecordingSource(probe_recording(late, "x"), SIZE) if isinstance(f, Frame)]
+    assert float(frames[0].pts * frames[0].time_base) == start_seconds
+    first = datetime(2024, 5, 1, 10, tzinfo=UTC)
+    seconds = [(frame.captured_at - first).total_seconds() for frame in frames]
+    assert seconds == pytest.approx([i / 10 for i in range(12)], abs=1e-3)
