@@ -2,6 +2,7 @@ import json
 import signal
 import time
 
+import av
 import pyarrow.parquet as pq
 import pytest
 
@@ -240,3 +241,57 @@ def test_a_creation_time_in_the_file_becomes_the_time_of_the_events(cli, tmp_pat
     assert frames[0]["time"] == "2026-03-01T10:00:00Z"
     assert frames[11]["time"].startswith("2026-03-01T10:00:01.1")
     assert {e["data"]["clock"] for e in frames} == {"file"}
+
+
+@pytest.mark.parametrize("name", ["tags.parquet", "tags.json"])
+def test_a_replay_that_ended_after_its_annotated_video_goes_on_with_the_same_command(
+    cli, short_clip, tmp_path, name
+):
+    video, output = tmp_path / "drawn.mp4", tmp_path / name
+    replay = ("replay", short_clip, "--output", output, "--annotate", video, "--stride", 10)
+    in_the_way = tmp_path / f".tags.unfinished{output.suffix}"
+    in_the_way.mkdir()
+    assert cli(*replay).returncode == 1
+    drawn = video.stat()
+    in_the_way.rmdir()
+    result = cli(*replay)
+    assert result.returncode == 0, result.stderr
+    assert output.exists()
+    assert (video.stat().st_ino, video.stat().st_mtime_ns) == (drawn.st_ino, drawn.st_mtime_ns)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn.mp4", name]
+    again = cli(*replay)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_a_video_that_the_unfinished_replay_did_not_make_is_kept(cli, short_clip, tmp_path):
+    video, output = tmp_path / "drawn.mp4", tmp_path / "tags.parquet"
+    replay = ("replay", short_clip, "--output", output, "--annotate", video, "--stride", 10)
+    (tmp_path / ".tags.unfinished.parquet").mkdir()
+    assert cli(*replay).returncode == 1
+    video.write_bytes(b"another one, put there meanwhile")
+    result = cli(*replay)
+    assert result.returncode == 2
+    assert "exists already" in result.stderr
+    assert video.read_bytes() == b"another one, put there meanwhile"
+
+
+def test_restart_draws_again_what_the_unfinished_replay_made(cli, short_clip, tmp_path):
+    video, output = tmp_path / "drawn.mp4", tmp_path / "tags.parquet"
+    replay = ("replay", short_clip, "--output", output, "--annotate", video)
+    (tmp_path / ".tags.unfinished.parquet").mkdir()
+    assert cli(*replay, "--stride", 10).returncode == 1
+    (tmp_path / ".tags.unfinished.parquet").rmdir()
+    result = cli(*replay, "--stride", 20, "--restart")
+    assert result.returncode == 0, result.stderr
+    assert len(list(pictures(video, 100))) == 2
+
+
+def test_a_recording_too_narrow_for_a_video_is_refused_before_it_is_analysed(cli, tmp_path):
+    path = tmp_path / "narrow.png"
+    av.VideoFrame(1, 40, "rgb24").save(path)
+    result = cli("replay", path, "--annotate", tmp_path / "drawn.mp4")
+    assert result.returncode == 2
+    assert "are 1x40, and a video needs 2 pixels each way: leave out --annotate" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+    assert cli("replay", path, "--output", tmp_path / "tags.jsonl").returncode == 0

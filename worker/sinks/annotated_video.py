@@ -19,15 +19,13 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from worker.errors import SinkError
 from worker.events import Detection, DetectionsEvent, Event
 from worker.frames import ShownPicture
-from worker.sinks.files import complete_or_absent
+from worker.sinks.files import complete_or_absent, nothing
 
 # Visually lossless enough for looking at boxes, and about ten times faster than x264's default.
 # Without B-frames, so that MP4, which stores the distances of frames in decoding order, has theirs.
 X264_OPTIONS = {"preset": "veryfast", "crf": "23", "bf": "0"}
 UNSTATED, BT709 = 2, 1
 """Codes of ITU-T H.273 for primaries, transfer and matrix alike."""
-SMALLEST_PX = 2
-"""Width and height: chroma has half of each."""
 
 RGBImage = Any
 """(H, W, 3) uint8 array."""
@@ -41,16 +39,18 @@ def write_annotated(
     on_frame: Callable[[], None] = lambda: None,
     *,
     pixel_aspect: Fraction = Fraction(1),
+    on_complete: Callable[[Path], None] = nothing,
 ) -> None:
     """Draw each event on its frame and write ``target``, which appears when complete.
 
     ``frames`` yields every frame of the recording, in order. ``rate`` is the recording's average
     frame rate, used for events without pts. ``pixel_aspect`` is the width of its pixels by their
-    height. Raises SinkError if the file cannot be written.
+    height. ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be
+    written.
     """
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
-        with complete_or_absent(target) as path, av.open(str(path), "w") as container:
+        with complete_or_absent(target, on_complete) as path, av.open(str(path), "w") as container:
             video: _Video | None = None
             for event, shown in _paired(frames, analysed):
                 if video is None:
