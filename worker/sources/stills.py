@@ -46,7 +46,10 @@ def taken_at(picture: av.VideoFrame) -> datetime | None:
 
     CIPA DC-008 (Exif 2.31), tags DateTimeOriginal and OffsetTimeOriginal.
     """
-    time, offset = (picture.metadata.get(f"{key}Original") for key in ("DateTime", "OffsetTime"))
+    # FFmpeg puts the directory before a tag's name, and knows one of these only by its number.
+    stated = {key.rpartition("/")[2]: value for key, value in picture.metadata.items()}
+    time = stated.get("DateTimeOriginal")
+    offset = stated.get("OffsetTimeOriginal") or stated.get("0x9011")
     if not time or not offset:
         return None
     try:
