@@ -7,6 +7,7 @@ picture that stays for long, are no sign of it.
 
 import struct
 from fractions import Fraction
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ STATE_ONE_LENGTH = {"matroska", "flv", "asf", "mxf", "gxf", "wtv", "rm"}
 what it found at the end of the file, or a guess from the bit rate."""
 RIFF = struct.Struct("<4sI")
 """The header of a chunk: its name, and its length without the header."""
+START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
 GIF_TRAILER = b"\x3b"
 GIF_TAIL_BYTES = 16
 """Some writers pad the end."""
@@ -93,7 +95,8 @@ def is_cut(path: Path, kind: str) -> bool:
     """Whether the bytes of a file end where such a file cannot end. Raises OSError.
 
     ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets, a GIF ends
-    with a trailer, an AVI states its size in bytes (FFmpeg shortens its length to what is there).
+    with a trailer, an AVI states its size in bytes (FFmpeg shortens its length to what is there),
+    and a JPEG's picture ends with a marker (FFmpeg fills what is missing with grey).
     """
     if kind == "mpegts":
         packets = packet_size(path)
@@ -102,6 +105,8 @@ def is_cut(path: Path, kind: str) -> bool:
         with path.open("rb") as file:
             file.seek(max(path.stat().st_size - GIF_TAIL_BYTES, 0))
             return GIF_TRAILER not in file.read()
+    if kind == "jpeg_pipe":
+        return _jpeg_lacks_its_end(path)
     return kind == "avi" and _is_shorter_than_its_chunks(path)
 
 
@@ -117,3 +122,17 @@ def _is_shorter_than_its_chunks(path: Path) -> bool:
             _, length = RIFF.unpack(header)
             offset += RIFF.size + length + length % 2
     return offset > size + 1  # the last one may lack its padding
+
+
+def _jpeg_lacks_its_end(path: Path) -> bool:
+    """Whether no end of image follows the first scan (ITU-T T.81, B.1.1: FF is escaped in scans).
+
+    The picture's own end: a thumbnail in the segments before has one, too.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        at = 2  # after the start of image
+        while at + 4 <= len(content) and content[at] == 0xFF:
+            if content[at + 1] == START_OF_SCAN:
+                return content.find(END_OF_IMAGE, at) < 0
+            at += 2 + (content[at + 2] << 8 | content[at + 3])
+        return at >= len(content)  # else not laid out as expected: the decoder's word counts

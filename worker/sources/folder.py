@@ -15,8 +15,9 @@ from worker.errors import SourceError, UsageError
 from worker.sources.animated_webp import AnimatedWebp, is_animated_webp
 from worker.sources.decoding import DecodedPictures
 from worker.sources.limits import DEFAULT_LIMITS, Limits
+from worker.sources.picture_files import is_picture
 from worker.sources.pictures import DecodedPicture, PictureReader
-from worker.sources.stills import is_picture, shown_name
+from worker.sources.stills import shown_name
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from av.error import ArgumentError, MemoryError as NoMemoryError
 
 from worker.errors import SourceError
 from worker.sources.limits import Limits, Meter
+from worker.sources.picture_files import kind_of_picture
 from worker.sources.ts_parts import WHOLE, Part
 
 BUFFER_BYTES = 1 << 16
@@ -119,7 +120,9 @@ def open_recording(
     with path.open("rb", buffering=0) as file, ExitStack() as stack:
         source = _MeteredFile(path, file if part == WHOLE else _PartOfFile(file, part), meter)
         try:
-            container = stack.enter_context(_opened(source, options, limits, gpu))
+            container = stack.enter_context(
+                _opened(source, options, limits, gpu, kind=kind_of_picture(path))
+            )
         finally:
             meter.check()  # the meter ended the file early: report that, not FFmpeg's error
         yield container
@@ -132,12 +135,14 @@ def _opened(
     limits: Limits,
     gpu: int | None,
     timeout_seconds: tuple[float, float] | None = None,
+    kind: str | None = None,
 ) -> Iterator[Any]:
     limits.limit_blocks()
     try:
         container = av.open(
             source,
             "r",
+            format=kind,
             options=options,
             buffer_size=BUFFER_BYTES,
             metadata_errors="ignore",

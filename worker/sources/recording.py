@@ -90,6 +90,18 @@ def probe_recording(path: Path, camera_id: str, limits: Limits = DEFAULT_LIMITS)
     return _probe_video(path, camera_id, digest, limits)
 
 
+def check_playable(path: Path) -> None:
+    """Raise UsageError for a recording that cannot be played like a camera. Raises SourceError."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: analyse it with `ssd-worker replay {path}`")
+    try:
+        is_animation = path.is_file() and is_animated_webp(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot read it: {error.strerror}") from error
+    if is_animation:
+        raise UsageError(f"{path}: is a moving WebP: analyse it with `ssd-worker replay {path}`")
+
+
 def _probe_video(path: Path, camera_id: str, digest: str, limits: Limits) -> Recording:
     pictures = DecodedPictures(path, limits=limits)
     first = _first_of(pictures)

@@ -9,17 +9,11 @@ from pathlib import Path
 import av
 
 from worker.sources.orientation import Orientation
+from worker.sources.picture_files import is_picture
 from worker.sources.pictures import DecodedPicture
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif"}
-"""In lower case: what is taken from a folder."""
 STILL_FORMATS = {"jpeg_pipe", "png_pipe", "webp_pipe"}
 EXIF_TIME = "%Y:%m:%d %H:%M:%S%z"
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file's name says that it is a picture."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 def is_still_picture(path: Path, kind: str) -> bool:

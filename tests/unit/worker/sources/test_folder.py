@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 from datetime import UTC, datetime
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_a_resumed_folder_yields_the_same_frames(folder):
     ],
 )  # fmt: skip
 def test_the_order_of_names_is_the_one_a_person_expects(names):
-    assert sorted(names[::-1], key=natural_order) == names
+    assert sorted(random.Random(0).sample(names, len(names)), key=natural_order) == names
 
 
 @pytest.mark.parametrize(
