@@ -225,7 +225,7 @@ class ReplaySettings(DetectorSettings):
     """Analyse every frame of recordings."""
 
     paths: CliPositionalArg[list[str]] = Field(
-        min_length=1, description="video file, or CAMERA_ID=PATH"
+        min_length=1, description="video, picture or folder of pictures, or CAMERA_ID=PATH"
     )
     output: Path | None = Field(
         None, description="file for the events: .jsonl, .parquet, or .json for COCO"
