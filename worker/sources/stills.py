@@ -41,7 +41,10 @@ def taken_at(picture: av.VideoFrame) -> datetime | None:
     CIPA DC-008 (Exif 2.31), tags DateTimeOriginal and OffsetTimeOriginal.
     """
     # FFmpeg puts the directory before a tag's name, and knows one of these only by its number.
-    stated = {key.rpartition("/")[2]: value for key, value in picture.metadata.items()}
+    try:
+        stated = {key.rpartition("/")[2]: value for key, value in picture.metadata.items()}
+    except UnicodeDecodeError:  # any tag that is not UTF-8: PyAV gives all or none
+        return None
     time = stated.get("DateTimeOriginal")
     offset = stated.get("OffsetTimeOriginal") or stated.get("0x9011")
     if not time or not offset:

@@ -18,6 +18,7 @@ from worker.sources.limits import Limits
 from worker.sources.recording import RecordingSource, probe_recording, upright_images
 
 EXIF_ORIENTATION, EXIF_TAGS, TAKEN, TAKEN_OFFSET = 0x0112, 0x8769, 0x9003, 0x9011
+DESCRIPTION = 0x010E
 FORMATS = ["jpg", "jpeg", "png", "webp", "JPG"]
 
 
@@ -97,6 +98,15 @@ def test_a_picture_is_dated_only_if_its_time_zone_is_stated(tmp_path, offset, ta
         tags[TAKEN_OFFSET] = offset
     (frame,), _ = read(save(tmp_path / "photo.jpg", exif=exif))
     assert frame.captured_at == taken
+
+
+def test_a_picture_with_a_tag_that_is_not_utf8_is_read_without_its_time(tmp_path):
+    exif = Image.Exif()
+    exif[DESCRIPTION] = "??"
+    path = save(tmp_path / "photo.jpg", exif=exif)
+    path.write_bytes(path.read_bytes().replace(b"??", b"\xa2\xe4", 1))
+    (frame,), down = read(path)
+    assert (frame.captured_at, down.reason) == (None, "end_of_file")
 
 
 @pytest.fixture
