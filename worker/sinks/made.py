@@ -64,7 +64,7 @@ class Made:
         found = json.loads(self._path.read_text())
         if not isinstance(found, dict):
             raise ValueError("not a record")
-        return found
+        return {key: entry for key, entry in found.items() if isinstance(entry, list) and entry}
 
     def _write(self, made: dict[str, list[object]]) -> None:
         with complete_or_absent(self._path) as path:

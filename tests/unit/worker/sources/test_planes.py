@@ -16,7 +16,7 @@ from worker.sources.capabilities import claim_gpu
 from worker.sources.conversion import PictureConverter
 from worker.sources.decoding import DecodedPictures
 from worker.sources.live import LiveSource
-from worker.sources.orientation import UPRIGHT
+from worker.sources.orientation import UPRIGHT, Orientation
 from worker.sources.planes import PlaneReader
 from worker.sources.recording import RecordingSource, probe_recording
 
@@ -267,6 +267,16 @@ def test_planes_decoded_on_a_gpu_are_not_copied():
     assert image.matrix == "bt709"
     y, chroma = (plane.buffer_ptr for plane in picture.planes)
     assert [plane.data_ptr() for plane in (image.y, image.u, image.v)] == [y, chroma, chroma + 1]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_planes_decoded_on_a_gpu_say_how_they_lie(turns, mirrored):
+    lies = Orientation(turns, mirrored)
+    image = PlaneReader().convert(OnGpu(picture_of("nv12", Colorspace.ITU709)), lies)
+    expected = lies.upright(colour_patches()).astype(float)
+    assert image.shape == expected.shape
+    assert np.abs(to_rgb(image) - expected).mean() < 8
 
 
 def test_planes_decoded_on_a_gpu_keep_their_picture_alive():

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 
-from tests.clips import cut
+from tests.clips import cut, set_rotation
 from tests.conftest import WALKWAY
 from worker.frames import Frame
 from worker.sources.recording import RecordingSource, probe_recording
@@ -67,3 +69,20 @@ def test_a_recording_that_starts_late_is_dated_from_its_start(tmp_path, start_se
     first = datetime(2024, 5, 1, 10, tzinfo=UTC)
     seconds = [(frame.captured_at - first).total_seconds() for frame in frames]
     assert seconds == pytest.approx([i / 10 for i in range(12)], abs=1e-3)
+
+
+@pytest.mark.parametrize(("degrees", "aspect"), [(0, 2), (90, Fraction(1, 2)), (180, 2)])
+def test_the_shape_of_pixels_turns_with_the_picture(tmp_path, degrees, aspect):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    if degrees:
+        set_rotation(path, degrees)
+    recording = probe_recording(path, "clip")
+    assert recording.pixel_aspect == aspect
+    assert (recording.height, recording.width) == ((64, 48) if degrees == 90 else (48, 64))
