@@ -20,11 +20,16 @@ CUT_SECONDS, CUT_SHARE = 0.5, 0.02
 """What ends this much before its stated end is cut off: muxers round."""
 STATE_EACH_STREAM = {"mov", "avi"}
 """Demuxers, by the first of their names, whose files state the length of each stream."""
-STATE_ONE_LENGTH = {"matroska", "flv", "asf", "mxf", "gxf", "wtv", "rm"}
-"""Those whose files state a length for all streams together. For any other, FFmpeg's duration is
-what it found at the end of the file, or a guess from the bit rate."""
+STATE_ONE_LENGTH = {"matroska", "flv"}
+"""Those whose files state a length for all streams together, if any. For other files FFmpeg's
+duration is what it found at their end, or a guess from the bit rate."""
+BOXES = set(b"ftyp styp moov moof mdat mfra free skip wide sidx ssix emsg prft uuid meta".split())
+"""At the top level of MP4 and MOV."""
+BOX_HEADER_BYTES, LONG_BOX = 8, struct.Struct(">I4sQ")
 RIFF = struct.Struct("<4sI")
 """The header of a chunk: its name, and its length without the header."""
+UNKNOWN_LENGTHS = {0, 0x7FFFFFFF, 0xFFFFFFFF}
+"""What is there until, or unless, the writer comes back to the header."""
 START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
 GIF_TRAILER = b"\x3b"
 GIF_TAIL_BYTES = 16
@@ -74,6 +79,8 @@ class Completeness:
             return 0.0
         of_file = Fraction(container.duration, av.time_base)
         if self._kind in STATE_ONE_LENGTH:
+            if all(one.duration for one in container.streams):
+                return 0.0  # a guess, which FFmpeg then gives to every stream
             # Some writers count from zero, some from the first picture: believe the less.
             return float(of_file)
         if self._kind not in STATE_EACH_STREAM or not stream.duration:
@@ -94,9 +101,9 @@ def stated_length(container: Any) -> float:
 def is_cut(path: Path, kind: str) -> bool:
     """Whether the bytes of a file end where such a file cannot end. Raises OSError.
 
-    ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets, a GIF ends
-    with a trailer, an AVI states its size in bytes (FFmpeg shortens its length to what is there),
-    and a JPEG's picture ends with a marker (FFmpeg fills what is missing with grey).
+    ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets. A GIF ends
+    with a trailer, and a JPEG's picture with a marker (FFmpeg fills what is missing with grey). The
+    boxes of MP4 and the chunks of AVI state their sizes (FFmpeg shortens lengths to what is there).
     """
     if kind == "mpegts":
         packets = packet_size(path)
@@ -107,6 +114,8 @@ def is_cut(path: Path, kind: str) -> bool:
             return GIF_TRAILER not in file.read()
     if kind == "jpeg_pipe":
         return _jpeg_lacks_its_end(path)
+    if kind.startswith("mov,"):
+        return _is_shorter_than_its_boxes(path)
     return kind == "avi" and _is_shorter_than_its_chunks(path)
 
 
@@ -120,8 +129,28 @@ def _is_shorter_than_its_chunks(path: Path) -> bool:
             if len(header) < RIFF.size or not header.startswith(b"RIFF"):
                 return False  # whatever follows the video
             _, length = RIFF.unpack(header)
+            if length in UNKNOWN_LENGTHS:
+                return False
             offset += RIFF.size + length + length % 2
     return offset > size + 1  # the last one may lack its padding
+
+
+def _is_shorter_than_its_boxes(path: Path) -> bool:
+    """Whether the last box of a file goes on after its end (ISO/IEC 14496-12, 4.2)."""
+    size, offset = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while offset < size:
+            file.seek(offset)
+            header = file.read(LONG_BOX.size)
+            if header[4:8] not in BOXES:
+                return False  # whatever follows the video
+            length = int.from_bytes(header[:4], "big")
+            if length == 1 and len(header) == LONG_BOX.size:
+                *_, length = LONG_BOX.unpack(header)
+            if length < BOX_HEADER_BYTES:
+                return False  # 0: to the end of the file
+            offset += length
+    return offset > size
 
 
 def _jpeg_lacks_its_end(path: Path) -> bool:

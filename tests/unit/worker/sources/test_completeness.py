@@ -74,11 +74,12 @@ def test_a_saved_multipart_stream_that_ends_in_a_picture_is_cut_off(tmp_path):
     assert reason in ("truncated", "damaged")
 
 
-def with_sound(path, frames, seconds):
+def with_sound(path, frames, seconds, codec="libx264", sound_codec="aac", **container_options):
     """Pictures for ``frames`` tenths of a second, and sound for ``seconds``, interleaved."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=10, options={"g": "5", "bf": "0"})
-        sound = container.add_stream("aac", rate=8000)
+    with av.open(str(path), "w", container_options=container_options) as container:
+        video = container.add_stream(codec, rate=10, options={"g": "5", "bf": "0"})
+        sound = container.add_stream(sound_codec, rate=8000)
+        sound.layout = "mono"
         video.width, video.height, video.pix_fmt = 384, 288, "yuv420p"
         packets = []
         for index, picture in enumerate(pictures(WALKWAY, frames)):
@@ -87,7 +88,8 @@ def with_sound(path, frames, seconds):
             packets += video.encode(image)
         packets += video.encode(None)
         for index in range(seconds * 8000 // 1024):
-            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            kind, planes = (np.float32, "fltp") if sound_codec == "aac" else (np.int16, "s16")
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), kind), planes, "mono")
             samples.sample_rate, samples.pts = 8000, index * 1024
             packets += sound.encode(samples)
         packets += sound.encode(None)
@@ -99,6 +101,48 @@ def with_sound(path, frames, seconds):
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts", "asf"])
 def test_sound_that_goes_on_after_the_pictures_is_no_missing_end(tmp_path, ending):
     assert ended(with_sound(tmp_path / f"x.{ending}", 20, 10)) == (20, "end_of_file")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("x.mkv", "mpeg4", {"live": "1"}),  # FFmpeg guesses 12 s from the bit rate of the sound
+        ("x.mkv", "libx264", {"live": "1"}),
+        ("x.flv", "flv1", {"flvflags": "no_duration_filesize"}),
+        ("x.mov", "mpeg4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("x.ts", "mpeg2video", {}),
+    ],
+)
+def test_a_recording_that_states_no_length_lacks_nothing(tmp_path, name, codec, options):
+    path = tmp_path / name
+    if codec == "mpeg2video":
+        cut(WALKWAY, path, frames=40, codec=codec, options={}, rate=25)
+    else:
+        with_sound(path, 40, 4, codec, "pcm_s16le", **options)
+    assert ended(path) == (40, "end_of_file")
+
+
+def test_a_fragmented_file_that_is_cut_off_within_a_fragment_is_truncated(tmp_path):
+    path = tmp_path / "x.mov"
+    with_sound(path, 40, 4, "mpeg4", "pcm_s16le", movflags="frag_keyframe+empty_moov")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert ended(path)[1] == "truncated"
+
+
+@pytest.mark.parametrize("ending", ["mp4", "avi", "gif", "mkv"])
+@pytest.mark.parametrize("extra", [b"\0" * 100, b"junk" * 50])
+def test_bytes_after_the_end_are_no_missing_end(tmp_path, ending, extra):
+    path = tmp_path / f"x.{ending}"
+    if ending == "gif":
+        timed(path, "gif", "rgb8", [0, 10, 20], 10)
+    else:
+        cut(WALKWAY, path, frames=3, codec="mpeg4", options={}, size=(48, 64))
+    path.write_bytes(
+        path.read_bytes() + extra[:12] if ending == "gif" else path.read_bytes() + extra
+    )
+    frames, reason = ended(path)
+    assert (frames, reason != "truncated") == (3, True)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.5, 0.8])
