@@ -9,7 +9,7 @@ from worker.errors import SinkError
 
 
 def nothing(complete: Path) -> None:
-    """Nobody waits for the file."""
+    """The default: nothing to do."""
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Which outputs an unfinished replay has made already, so that the same command can go on.
 
-A replay that was ended after its annotated video and before its Parquet file finds the video there
-when it is run again. A record beside the output names the files that this replay made, by what
-identifies them: whatever else is there is the user's, and is kept. The record counts only as long
-as the journal is there, and goes with it.
+A replay that ends after its annotated video and before its Parquet file finds the video when it is
+run again. A record next to the output identifies the files that this replay made; any other file
+belongs to the user and is kept. The record counts only as long as the journal exists.
 """
 
 import json
@@ -36,16 +35,16 @@ class Made:
     def make(
         self, target: Path, claim: str, write: Callable[[Callable[[Path], None]], None]
     ) -> None:
-        """Have ``target`` made, unless it is there.
+        """Make ``target``, unless this replay has made it already.
 
-        ``write`` makes it, and calls what it is given with the complete file before that gets its
-        name. Raises SinkError.
+        ``write`` makes it, and passes the complete file to its argument before renaming it. Raises
+        SinkError.
         """
         if not self.has(target, claim):
             write(lambda complete: self._note(target, complete, claim))
 
     def outdate(self) -> None:
-        """What was made is to be made again."""
+        """Mark what was made as to be made again."""
         with suppress(OSError, ValueError):
             self._write({key: ["", *rest] for key, (_, *rest) in self._read().items()})
 
@@ -72,6 +71,6 @@ class Made:
 
 
 def _identity(path: Path) -> list[object]:
-    """What stays the same when a file is renamed, and not when another takes its place."""
+    """Survives renaming the file, but not replacing or changing it."""
     found = path.stat()
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]

@@ -1,8 +1,8 @@
 """Whether a recording is whole: what its container states against what was read.
 
-Where nothing is stated, nothing is missing. Takes an open container, the packets and pictures of it
-as they come; gives whether the end is missing. Sound that goes on after the pictures, and a last
-picture that stays for long, are no sign of it.
+Where nothing is stated, nothing is missing. Takes an open container, then its packets and pictures
+as they come; gives whether the end is missing. Sound that outlasts the pictures and a last picture
+that is shown for a long time do not count.
 """
 
 import struct
@@ -17,7 +17,7 @@ from worker.sources.picture import time_base_of
 from worker.sources.ts_parts import packet_size
 
 CUT_SECONDS, CUT_SHARE = 0.5, 0.02
-"""What ends this much before its stated end is cut off: muxers round."""
+"""A file that ends this much before its stated end counts as cut off: muxers round."""
 STATE_EACH_STREAM = {"mov", "avi"}
 """Demuxers, by the first of their names, whose files state the length of each stream."""
 STATE_ONE_LENGTH = {"matroska", "flv"}
@@ -40,7 +40,7 @@ class Completeness:
     """Of one container that is read from its start to its end."""
 
     def __init__(self, container: Any, stream: Any, interval_seconds: float) -> None:
-        """``interval_seconds``: how long a picture stays that does not say so itself."""
+        """``interval_seconds``: how long a picture is shown that does not state it."""
         self._interval_seconds = interval_seconds
         self._kind = container.format.name.partition(",")[0]
         self.stated_seconds = self._stated_end(container, stream)
@@ -65,7 +65,7 @@ class Completeness:
 
     @property
     def end_is_missing(self) -> bool:
-        """Whether the container states more than was read; ask when it has ended."""
+        """Whether the container states more than was read, once all of it was read."""
         if not self.stated_seconds or self._nothing_read:
             return False
         reached = self._picture_end
@@ -99,7 +99,7 @@ def stated_length(container: Any) -> float:
 
 
 def is_cut(path: Path, kind: str) -> bool:
-    """Whether the bytes of a file end where such a file cannot end. Raises OSError.
+    """Whether a file ends where a file of its format cannot end. Raises OSError.
 
     ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets. A GIF ends
     with a trailer, and a JPEG's picture with a marker (FFmpeg fills what is missing with grey). The

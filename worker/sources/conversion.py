@@ -22,7 +22,7 @@ class Converter(Protocol):
     def convert(self, picture: av.VideoFrame, orientation: Orientation | None = None) -> Picture:
         """The image of a frame.
 
-        ``orientation``: how the picture lies; None: as it states itself.
+        ``orientation``: how to turn it upright; None: as the picture itself states.
         """
         ...
 

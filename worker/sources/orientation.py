@@ -22,7 +22,7 @@ MATRIX = struct.Struct("=9i")
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """Mirrored first, then turned: one of the eight ways to lay a picture down."""
+    """How to bring a picture upright: mirror it first, then turn it. One of eight."""
 
     quarter_turns: int = 0
     """Counter-clockwise, 0 to 3."""
@@ -46,7 +46,7 @@ UPRIGHT = Orientation()
 
 
 class Orientations:
-    """The orientation of every picture of one stream, which must be shown all of them in order.
+    """The orientations of one stream's pictures; it must be given all of them, in order.
 
     An encoder may state it at key frames only. It then holds until the next key frame (ITU-T H.264
     D.2.27: until a new coded video sequence, which begins with a key frame, or another message).

@@ -33,19 +33,19 @@ class PlaneReader:
         FFmpeg then reuses their memory.
         """
         orientation = orientation or orientation_of(picture)
-        lies = (orientation.quarter_turns, orientation.mirrored)
+        upright = (orientation.quarter_turns, orientation.mirrored)
         full_range, matrix = _colours(picture)
         if picture.format.name == "cuda":
             planes = _planes_on_gpu(picture)
             if planes is not None:
-                return YuvImage(*planes, full_range, matrix, *lies)
+                return YuvImage(*planes, full_range, matrix, *upright)
         elif picture.format.name in PLANAR_FORMATS and picture.planes[0].line_size > 0:
             y, u, v = (_rows(plane) for plane in picture.planes)
-            return YuvImage(y, u, v, full_range, matrix, *lies)
+            return YuvImage(y, u, v, full_range, matrix, *upright)
         # From any other format swscale makes limited range BT.601 by default.
         picture = self._reformatter.reformat(picture, format="yuv420p")
         y, u, v = (_rows(plane) for plane in picture.planes)
-        return YuvImage(y, u, v, _colours(picture)[0], _colours(picture)[1], *lies)
+        return YuvImage(y, u, v, _colours(picture)[0], _colours(picture)[1], *upright)
 
 
 def _rows(plane: Any) -> npt.NDArray[np.uint8]:

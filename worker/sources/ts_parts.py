@@ -2,8 +2,8 @@
 
 Takes a file; gives the byte offsets at which its program map tables change, and which video streams
 they name from there on. FFmpeg decides on streams and codecs once, from what it has looked into: a
-codec that changes under one PID breaks its decoder, and a new PID is never read. A part with its
-own container is read as a file of its own. Reads headers only, and knows nothing of decoding.
+codec that changes under one PID breaks its decoder, and a new PID is never read. Each part is
+therefore read as a file of its own. Knows nothing of decoding.
 
 Tables: ISO/IEC 13818-1, 2.4.4. A table is looked for in the packet in which it begins.
 """
@@ -38,14 +38,14 @@ PAT_PID = 0
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From ``offset`` on, other video streams are there."""
+    """A place from which on the tables name other video streams."""
 
     offset: int
     """In bytes, of the packet that says so."""
     videos: Mapping[int, int]
     """Stream types by PID."""
     header: bytes = b""
-    """The packet with the table that names the programmes, which FFmpeg needs first."""
+    """The packet with the program association table, which FFmpeg needs first."""
 
 
 @dataclass(frozen=True, slots=True)
