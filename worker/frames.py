@@ -62,6 +62,8 @@ class Frame:
     """Upright: RGB already scaled to the network's input, or planes for a detector that scales."""
     file_name: str | None = None
     """The picture's own name, in a folder of pictures."""
+    captured_monotonic: float | None = None
+    """When it was captured, by the monotonic clock, as far as that is known; None in a replay."""
     skipped: int = 0
     """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0
@@ -94,7 +96,18 @@ class StreamDown:
     """Frames decoded in the epoch or recording."""
 
 
-SourceItem: TypeAlias = Frame | StreamUp | StreamDown
+@dataclass(frozen=True, slots=True)
+class StreamLate:
+    """A camera's pictures are late; repeated while they are, and while frames may come through."""
+
+    camera_id: str
+    epoch: int
+    lag_seconds: float
+    dropped: int = 0
+    """Frames dropped since the last item that counted them."""
+
+
+SourceItem: TypeAlias = Frame | StreamUp | StreamDown | StreamLate
 
 
 class Source(Protocol):

@@ -23,6 +23,10 @@ STATE_EACH_STREAM = {"mov", "avi"}
 STATE_ONE_LENGTH = {"matroska", "flv"}
 """Those whose files state a length for all streams together, if any. For other files FFmpeg's
 duration is what it found at their end, or a guess from the bit rate."""
+SEGMENT_INFORMATION, CLUSTER = b"\x15\x49\xa9\x66", b"\x1f\x43\xb6\x75"
+DURATIONS = (b"\x44\x89\x84", b"\x44\x89\x88")
+"""The element's id, with the length of its number: 4 or 8 bytes."""
+SEGMENT_START_BYTES = 1 << 20
 BOXES = set(b"ftyp styp moov moof mdat mfra free skip wide sidx ssix emsg prft uuid meta".split())
 """At the top level of MP4 and MOV."""
 BOX_HEADER_BYTES, LONG_BOX = 8, struct.Struct(">I4sQ")
@@ -39,11 +43,11 @@ GIF_TAIL_BYTES = 16
 class Completeness:
     """Of one container that is read from its start to its end."""
 
-    def __init__(self, container: Any, stream: Any, interval_seconds: float) -> None:
+    def __init__(self, path: Path, container: Any, stream: Any, interval_seconds: float) -> None:
         """``interval_seconds``: how long a picture is shown that does not state it."""
         self._interval_seconds = interval_seconds
         self._kind = container.format.name.partition(",")[0]
-        self.stated_seconds = self._stated_end(container, stream)
+        self.stated_seconds = self._stated_end(path, container, stream)
         """When the stream, or the last of all streams, should end; 0 if nothing states it."""
         self._picture_end = self._packet_end = 0.0
         self._nothing_read = True
@@ -74,13 +78,13 @@ class Completeness:
         missing = self.stated_seconds - reached
         return missing > max(CUT_SECONDS, self.stated_seconds * CUT_SHARE)
 
-    def _stated_end(self, container: Any, stream: Any) -> float:
+    def _stated_end(self, path: Path, container: Any, stream: Any) -> float:
         if not container.duration:
             return 0.0
         of_file = Fraction(container.duration, av.time_base)
         if self._kind in STATE_ONE_LENGTH:
-            if all(one.duration for one in container.streams):
-                return 0.0  # a guess, which FFmpeg then gives to every stream
+            if self._kind == "matroska" and not _matroska_states_its_length(path):
+                return 0.0
             # Some writers count from zero, some from the first picture: believe the less.
             return float(of_file)
         if self._kind not in STATE_EACH_STREAM or not stream.duration:
@@ -117,6 +121,14 @@ def is_cut(path: Path, kind: str) -> bool:
     if kind.startswith("mov,"):
         return _is_shorter_than_its_boxes(path)
     return kind == "avi" and _is_shorter_than_its_chunks(path)
+
+
+def _matroska_states_its_length(path: Path) -> bool:
+    """Whether the segment's information has a duration (RFC 9559, 5.1.2). Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(SEGMENT_START_BYTES)
+    information = start.partition(SEGMENT_INFORMATION)[2].partition(CLUSTER)[0]
+    return any(duration in information for duration in DURATIONS)
 
 
 def _is_shorter_than_its_chunks(path: Path) -> bool:

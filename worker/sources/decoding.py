@@ -63,6 +63,8 @@ class DecodedPictures:
                     yield from self._of(container, stream)
             except SourceError as error:
                 failures.append(error)
+            except OSError as error:
+                failures.append(self._cannot_read(error))
             if self.over_limit:
                 return
         if failures and not any_opened:
@@ -140,7 +142,7 @@ class DecodedPictures:
         # Not frame threads: with those, damaged pictures differ from run to run.
         stream.thread_type = "SLICE"
         self._is_multipart = container.format.name == MULTIPART
-        completeness = Completeness(container, stream, float(1 / rate_of(stream)))
+        completeness = Completeness(self._path, container, stream, float(1 / rate_of(stream)))
         orientations = Orientations()
         is_still = is_still_picture(self._path, container.format.name)
         try:
