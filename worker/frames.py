@@ -94,6 +94,10 @@ class StreamDown:
     """For people; never contains a URL."""
     frames: int = 0
     """Frames decoded in the epoch or recording."""
+    skipped: int = 0
+    """Frames not analysed by choice since the last item that counted them."""
+    dropped: int = 0
+    """Frames dropped since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,10 @@ class StreamLate:
     camera_id: str
     epoch: int
     lag_seconds: float
+    skipped: int = 0
+    """Frames not analysed by choice since the last item that counted them."""
     dropped: int = 0
-    """Frames dropped since the last item that counted them."""
+    """Frames dropped since then."""
 
 
 SourceItem: TypeAlias = Frame | StreamUp | StreamDown | StreamLate

@@ -96,13 +96,18 @@ class NumberedCamera(Camera):
         clock_speed=1.0,
         stamps="presentation",
         report_seconds=1.0,
+        cached=0,
+        delay=lambda seconds: 0.0,
         **options,
     ):
         """``first_timestamp``: None is random. ``clock_speed``: of the RTP clock, 1.0 is right.
 
         ``stamps``: ``presentation`` or ``decoding`` order. ``report_seconds``: between sender
-        reports; None: none.
+        reports; None: none. ``cached``: pictures of before the connection that are sent at once.
+        ``delay``: of a picture on its way, in seconds, by its time in the session.
         """
+        self._cached = cached
+        self._delay = delay
         self.numbered = numbered
         self.rate = rate
         self.report_seconds = report_seconds
@@ -133,8 +138,8 @@ class NumberedCamera(Camera):
     def _play(self, session):
         numbers, units = self.numbered.numbers, self.numbered.clip.units
         self.sent = 0
-        self.began_at = time.time()
-        began = time.monotonic()
+        self.began_at = time.time() - self._cached / self.rate
+        began = time.monotonic() - self._cached / self.rate
         reported = 0.0
         while not session.gone.is_set():
             round_, index = divmod(self.sent, len(units))
@@ -151,7 +156,8 @@ class NumberedCamera(Camera):
             session.send_unit(units[index])
             self.sent += 1
             # A picture is sent when those that are decoded before it have been captured.
-            due = began + (self.sent + self.numbered.reordered) / self.rate
+            captured = (self.sent + self.numbered.reordered) / self.rate
+            due = began + captured + self._delay(captured)
             session.gone.wait(max(due - time.monotonic(), 0))
 
     def _report(self, session, stamped):

@@ -1,13 +1,14 @@
 """When pictures were captured, and which are published: compared with what the camera sent."""
 
 import itertools
+import re
 import time
 
 import pytest
 
 from tests.conftest import wait_until
 from tests.faults.numbered_camera import NumberedCamera, number_in, numbered_clip
-from tests.faults.watching import SIZE, Watch
+from tests.faults.watching import BUSY_SECONDS, SIZE, Watch
 from worker.frames import Frame, StreamLate
 from worker.sources.connection import STALE_SECONDS
 from worker.sources.live import LiveSource
@@ -124,6 +125,60 @@ def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clip
     assert {frame.clock for frame in frames[-20:]} == {"rtcp" if reports else "arrival"}
     assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
     assert_in_order(camera, frames)
+
+
+@pytest.mark.parametrize("reports", [1.0, None])
+def test_of_a_server_that_sends_what_it_kept_only_what_is_of_now_is_handed_on(clips, reports):
+    began = time.monotonic()
+    with NumberedCamera(clips[0], cached=8 * RATE, report_seconds=reports) as camera:
+        with Watch(camera.url) as watch:
+            watch.wait_for_frames(2 * RATE)
+        ages = [at - began for at, item in watch.items if isinstance(item, Frame)]
+        frames = watch.frames()
+    assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+    # 8 s of video came at once; the next key frame would not have been waited for.
+    assert ages[0] < 3 + BUSY_SECONDS
+    assert frames[0].captured_at.timestamp() > camera.began_at + 8 - STALE_SECONDS
+    assert frames[0].dropped == 0
+    assert watch.downs() == []
+
+
+def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
+    # Half a second of delay more each second: a network that carries two thirds.
+    with (
+        NumberedCamera(clips[0], delay=lambda seconds: seconds / 2) as camera,
+        Watch(camera.url) as watch,
+    ):
+        down = watch.wait_for_down(timeout=40)
+        assert down.reason == "late"
+        assert re.fullmatch("its pictures arrive [23] s late", down.detail)
+        frames = watch.frames()
+        late = [item for _, item in watch.items if isinstance(item, StreamLate)]
+        assert late
+        lost = sum(item.dropped for item in [*late, *frames])
+        assert down.frames >= len(frames)
+        assert camera.sent - RATE <= len(frames) + lost + 25 * 3
+        for at, item in watch.items:
+            if isinstance(item, Frame):
+                assert at - item.captured_monotonic < STALE_SECONDS
+        wait_until(lambda: len(watch.ups()) == 2, 20, "the next connection")
+
+
+@pytest.mark.long
+def test_slow_timestamps_without_reports_are_found_out_and_then_ignored(clips, caplog):
+    with (
+        NumberedCamera(clips[0], clock_speed=0.5, report_seconds=None) as camera,
+        Watch(camera.url) as watch,
+    ):
+        wait_until(lambda: len(watch.ups()) == 3, 60, "the third connection")
+        third = watch.ups()[-1].epoch
+        wait_until(
+            lambda: len([f for f in watch.frames() if f.epoch == third]) > 20 * RATE, 40, "frames"
+        )
+        assert [down.reason for down in watch.downs()] == ["late", "late"]
+        frames = [frame for frame in watch.frames() if frame.epoch == third]
+        assert not any(frame.dropped for frame in frames)
+    assert "its timestamps are too slow, twice in a row" in caplog.text
 
 
 def test_a_camera_whose_timestamps_restart_begins_a_new_epoch(clips):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 from worker.events import CameraState
-from worker.frames import Source, StreamDown
+from worker.frames import Frame, Source, StreamDown, StreamLate
 from worker.pipeline.filtering import EVERYTHING, DetectionFilter
 
 
@@ -57,6 +57,12 @@ class CameraRecord:
         """Count from 0 in a new epoch; what is unreported stays."""
         self.epoch, self.next_seq = epoch, 0
         self.frames = self.dropped = 0
+
+    def count(self, item: Frame | StreamLate | StreamDown) -> None:
+        """Frames that were not analysed before this item."""
+        self.dropped += item.dropped
+        self.unreported_dropped += item.dropped
+        self.unreported_skipped += item.skipped
 
 
 class CameraRecords:

@@ -107,9 +107,7 @@ class EventMaker:
         camera.frames = frame.frame_index + 1
         camera.last_frame_at = time.monotonic()
         events = self._age_events(camera, frame)
-        camera.dropped += frame.dropped
-        camera.unreported_dropped += frame.dropped
-        camera.unreported_skipped += frame.skipped
+        camera.count(frame)
         if not detections and not self._publish_all:
             return events
         events.append(self._detections_event(camera, frame, detections))
@@ -130,8 +128,7 @@ class EventMaker:
 
     def _late(self, item: StreamLate) -> list[Event]:
         camera = self._camera(item.camera_id, item.epoch)
-        camera.dropped += item.dropped
-        camera.unreported_dropped += item.dropped
+        camera.count(item)
         return self._degrade(camera, item.lag_seconds)
 
     def _degrade(self, camera: CameraRecord, lag_seconds: float) -> list[Event]:
@@ -183,6 +180,7 @@ class EventMaker:
     def _down(self, item: StreamDown) -> Iterable[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.frames = max(camera.frames, item.frames)
+        camera.count(item)
         if item is camera.last_item:  # others may wait before it: their events need the record
             camera.last_item = None
             if not camera.wanted:

@@ -7,6 +7,7 @@ and neither decoders nor frames.
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,12 @@ PTS_DRIFT = 0.06
 lag: cameras' timestamps were seen 5 % off."""
 SENDER_DRIFT = 0.001
 """The same for the sender's wall clock, which NTP disciplines to 500 ppm or better."""
-JUMP_SECONDS = 2.0
-"""Timestamps that run ahead of their arrival by this much, or back by half of it, have jumped. What
-the camera sends in a burst, or reorders, stays below."""
+JUMP_AHEAD_SECONDS = 2.0
+"""Timestamps that run ahead of their arrival by this much have jumped: between two packets of a
+burst they run ahead by less."""
+JUMP_BACK_SECONDS = 0.2
+JUMP_BACK_REORDERED_SECONDS = 1.0
+"""Timestamps that run back by this much have jumped; with B-frames they run back anyway."""
 REPORT_JUMP_SECONDS = 1.0
 """Between what two sender reports say of one moment: more is a clock that was set."""
 SAME_REPORT_SECONDS = 1e-3
@@ -34,10 +38,9 @@ class Timeline:
         self.least_delay_seconds = delay_seconds
         """Arrival less timestamp, of the packet that was delayed least."""
 
-    def add(self, delay_seconds: float, elapsed_seconds: float, *, by_sender: bool) -> None:
-        """The next packet, ``elapsed_seconds`` after the last one."""
-        drifted = (SENDER_DRIFT if by_sender else PTS_DRIFT) * elapsed_seconds
-        self.least_delay_seconds = min(self.least_delay_seconds + drifted, delay_seconds)
+    def add(self, delay_seconds: float, drift_seconds: float) -> None:
+        """The next packet; the clock may have lost ``drift_seconds`` since the last one."""
+        self.least_delay_seconds = min(self.least_delay_seconds + drift_seconds, delay_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,15 @@ class Arrival:
 class ArrivalClock:
     """Dates the packets of one connection, in the order of their arrival."""
 
-    def __init__(self, *, timed: bool) -> None:
+    def __init__(self, *, timed: bool, has_b_frames: Callable[[], bool] = lambda: True) -> None:
         """``timed``: timestamps are the camera's own, not FFmpeg's guess."""
         self._timed = timed
+        self._has_b_frames = has_b_frames
         self._sender = SenderClock()
         self._run = 0
         self._timeline: Timeline | None = None
-        self._by_sender = False
+        self._sender_ahead: float | None = None
+        """Sender's wall clock less pts, at the first packet with a report."""
         self._last_at = self._last_seconds = self._last_lag = 0.0
 
     def date(self, packet: Any, at: float) -> Arrival:
@@ -100,17 +105,19 @@ class ArrivalClock:
         if self._timeline is not None and self._has_jumped(seconds, at):
             self._timeline = None
             self._run += 1
+            self._sender_ahead = None
             self._sender = SenderClock(stale_offset=self._sender.offset)
         sender_seconds = self._sender.seconds_of(seconds, _wall_clock_of(packet))
-        by_sender = sender_seconds is not None
-        delay = at - (seconds if sender_seconds is None else sender_seconds)
+        if sender_seconds is None:
+            delay, drift = at - seconds, PTS_DRIFT
+        else:
+            if self._sender_ahead is None:  # what was late by pts is late by the reports
+                self._sender_ahead = sender_seconds - seconds
+            delay, drift = at - (sender_seconds - self._sender_ahead), SENDER_DRIFT
         if self._timeline is None:
             self._timeline = Timeline(delay)
-        elif by_sender != self._by_sender:  # what was late by one clock is late by the other
-            self._timeline = Timeline(delay - self._last_lag)
         else:
-            self._timeline.add(delay, at - self._last_at, by_sender=by_sender)
-        self._by_sender = by_sender
+            self._timeline.add(delay, drift * (at - self._last_at))
         self._last_at, self._last_seconds = at, seconds
         self._last_lag = delay - self._timeline.least_delay_seconds
         return Arrival(
@@ -128,7 +135,8 @@ class ArrivalClock:
     def _has_jumped(self, seconds: float, at: float) -> bool:
         ahead = (seconds - self._last_seconds) - (at - self._last_at)
         back = self._last_seconds - seconds
-        return ahead > self._last_lag + JUMP_SECONDS or back > JUMP_SECONDS / 2
+        most = JUMP_BACK_REORDERED_SECONDS if self._has_b_frames() else JUMP_BACK_SECONDS
+        return ahead > self._last_lag + JUMP_AHEAD_SECONDS or back > most
 
 
 class SenderClock:

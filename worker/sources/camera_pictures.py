@@ -20,17 +20,16 @@ from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, WORK_SECON
 from worker.sources.presentation import PresentationOrder
 from worker.sources.reasons import ConnectionLost
 from worker.sources.sampling import Sampler
-from worker.sources.thinning import Thinner
+from worker.sources.thinning import LATE_SECONDS, Thinner
 
 TIMED_FORMATS = ("rtsp", "rtp", "mpegts", "flv", "live_flv", "srt")
 """Formats with the camera's own timestamps; of pictures over HTTP, FFmpeg guesses them."""
-CATCH_UP_SECONDS = 0.3
-"""For the packets that FFmpeg has read to look at the streams, and for the one after them."""
-BURST_SECONDS = 5.0
-"""After opening, servers may send what they keep, from a key frame on: it is decoded, not dropped,
-to be at the picture of now sooner than by the next key frame."""
-RECONNECT_SECONDS = 5.0
-"""Lag of a packet on its arrival from which a new connection is the way to a picture of now."""
+CATCH_UP_SECONDS = 3.0
+"""Most time for the packets that FFmpeg has read to look at the streams, and that a server kept."""
+RECONNECT_LAG_SECONDS = 2.0
+"""Lag of packets on their arrival from which a new connection is the way to a picture of now."""
+RECONNECT_AFTER_SECONDS = 2.0
+"""How long it lasts by then: what was held up and arrives in a burst catches up by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +129,18 @@ class CameraPictures:
         trust_timestamps: bool,
         thread_name: str,
     ) -> None:
-        """``silence_seconds``: how long a read may take; ``trust_timestamps``: whether they tell
-        what is late.
+        """``silence_seconds``: how long a read may take. ``trust_timestamps``: whether they tell
+        what is late; over HTTP, a file may come as fast as it is read.
         """
-        timed = trust_timestamps and container.format.name.split(",")[0] in TIMED_FORMATS
+        timed = trust_timestamps and container.format.name in TIMED_FORMATS
         self._stream = stream
         self._liveness = liveness
         self._meter = meter
         self._thinner = Thinner(sampler)
         self._sampler = sampler
         self._decoding = Decoding(stream, meter)
-        self._clock = ArrivalClock(timed=timed)
+        context = stream.codec_context
+        self._clock = ArrivalClock(timed=timed, has_b_frames=lambda: context.reorder_depth > 0)
         self._reader = reader
         self._read_seconds = silence_seconds + READ_GRACE_SECONDS
         self._intake = Intake(
@@ -150,8 +150,8 @@ class CameraPictures:
             silence_seconds=silence_seconds,
             is_stopped=lambda: reader.is_stopped,
         )
-        self._opened_at = self._decoded_at = time.monotonic()
-        self._in_time_once = False
+        self._decoded_at = time.monotonic()
+        self._arrived_in_time_at = self._decoded_at
         self.has_reports = False
         """Whether the camera has sent an RTCP report."""
         self.dropped = 0
@@ -186,22 +186,20 @@ class CameraPictures:
     def _check_arrival(self, arrival: Arrival, read_seconds: float) -> None:
         self.has_reports |= arrival.sender_seconds is not None
         lag = arrival.lag_seconds(arrival.at)
-        # After a wait: what arrives in a burst catches up by itself.
-        if lag > RECONNECT_SECONDS and read_seconds >= READ_WAITED_SECONDS:
+        if lag <= RECONNECT_LAG_SECONDS or read_seconds < READ_WAITED_SECONDS:
+            self._arrived_in_time_at = arrival.at
+        elif arrival.at > self._arrived_in_time_at + RECONNECT_AFTER_SECONDS:
             raise ConnectionLost("late", f"its pictures arrive {lag:.0f} s late")
 
     def _decoded(self, arrival: Arrival) -> Iterator[Picture | Late]:
         now = time.monotonic()
-        lag = arrival.lag_seconds(now)
-        self._in_time_once |= lag < 1 or now - self._opened_at > BURST_SECONDS
-        chosen = self._thinner.take(
-            arrival, arrival.captured_at, lag if self._in_time_once else 0.0
-        )
+        chosen = self._thinner.take(arrival, arrival.captured_at, now - arrival.at)
         self._take_dropped()
-        if self._thinner.is_late:
-            if now - self._decoded_at > OPEN_SECONDS:
-                raise ConnectionLost("late", "decoding is too slow, and no key frame arrives")
+        lag = arrival.lag_seconds(now)
+        if lag > LATE_SECONDS or self._thinner.is_late:
             yield Late(lag)
+        if not chosen.arrivals and self._thinner.is_late and now - self._decoded_at > OPEN_SECONDS:
+            raise ConnectionLost("late", "decoding is too slow, and no key frame arrives")
         if chosen.after_gap:
             self._decoding.flush()
         self._decoding.skip_frame(self._thinner.skip_frame)

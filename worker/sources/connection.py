@@ -16,7 +16,7 @@ from typing import Any, Literal
 from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamLate, StreamUp
-from worker.sources.arrivals import JUMP_SECONDS, Arrival
+from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
 from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
@@ -25,9 +25,10 @@ from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording
 from worker.sources.orientation import Orientation, Orientations
 from worker.sources.picture import time_base_of, upright_size
-from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_rtsp, reason_of
+from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import Sampler
 from worker.sources.streams import passed_over, video_of
+from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class CameraSettings:
     fps: float | None = None
     as_planes: bool = False
     """Frames carry YuvImages in full size."""
+    antialias: bool = True
+    """Whether pictures are filtered when they are scaled down."""
     gpu: int | None = None
     """CUDA device that decodes."""
     limits: Limits = DEFAULT_LIMITS
@@ -91,8 +94,10 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
-        self._converter = make_converter(settings.image_size, as_planes=settings.as_planes)
         self._orientations = Orientations()
+        self._converter = make_converter(
+            settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
+        )
         self._capture_clock = CaptureClock()
         playlist = settings.allow_playlists and not is_rtsp(settings.url)
         self._silence_seconds = PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS
@@ -168,6 +173,25 @@ class Connection:
             )
             self.reason, self.detail = "internal_error", ""
 
+    def ended(
+        self,
+        state: Literal["down", "ended"],
+        reason: str,
+        detail: str = "",
+        epoch: int | None = None,
+    ) -> StreamDown:
+        """The end of its epoch, or of one that never was up."""
+        return StreamDown(
+            self._camera_id,
+            self.epoch or epoch,
+            state,
+            reason,
+            detail,
+            frames=self.frame_index,
+            skipped=self._sampler.take_skipped(),
+            dropped=self._take_dropped(),
+        )
+
     def _silent_seconds(self) -> float:
         reading = self._pictures.read_seconds if self._pictures is not None else 0.0
         return self._liveness.silent_seconds(reading)
@@ -217,7 +241,7 @@ class Connection:
             self._meter,
             self._reader,
             silence_seconds=self._silence_seconds,
-            trust_timestamps=self._trust_timestamps,
+            trust_timestamps=self._trust_timestamps and not is_http(self._settings.url),
             thread_name=f"camera {self._camera_id}",
         )
         for item in pictures:
@@ -238,7 +262,7 @@ class Connection:
         now = time.monotonic()
         lag = arrival.lag_seconds(now)
         if not self.was_up:
-            if lag > STALE_SECONDS:
+            if lag > IN_TIME_SECONDS:  # of what the server kept from before
                 return
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
@@ -247,10 +271,7 @@ class Connection:
             log.warning(
                 "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
             )
-            assert self.epoch is not None
-            yield StreamDown(
-                self._camera_id, self.epoch, "down", "timestamps", frames=self.frame_index
-            )
+            yield self.ended("down", "timestamps")
             self._last = None
             self._capture_clock = CaptureClock()
             yield self._up()
@@ -278,14 +299,15 @@ class Connection:
         if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
             return
         self._late_at = now
-        yield StreamLate(self._camera_id, self.epoch, lag_seconds, self._take_dropped())
+        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
     def _jumped_back(self, arrival: Arrival) -> bool:
         last = self._last
         if last is None or last.seconds is None or arrival.seconds is None:
             return False
         back = last.seconds - arrival.seconds
-        return back > JUMP_SECONDS / 2 or (back > 0 and last.run != arrival.run)
+        return back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""

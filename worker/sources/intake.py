@@ -23,6 +23,10 @@ READ_WAITED_SECONDS = 0.01
 """A read that took this long has waited for the camera: nothing was left from before."""
 
 
+QUIET_SECONDS = 0.05
+"""A read that has waited this long, though the machine is busy, waits for the camera."""
+
+
 class Intake:
     """The packets of one connection."""
 
@@ -49,7 +53,7 @@ class Intake:
         self._error: Exception | None = None
         self._ended = self._closed = self._caught_up = False
         self._read_packets = 0
-        self._read_since = 0.0
+        self._read_since = time.monotonic()
         self._thread = threading.Thread(target=self._read, name=name, daemon=True)
 
     def __enter__(self) -> "Intake":
@@ -87,11 +91,17 @@ class Intake:
         return time.monotonic() - self._read_since
 
     def wait_until_caught_up(self, seconds: float) -> None:
-        """Wait until what FFmpeg had read to look at the streams has passed: only then is known
-        how old those packets are.
+        """Wait until a read waits, for at most so long.
+
+        What FFmpeg has read to look at the streams, or a server has kept, comes at once: how old it
+        is shows only by the packet that comes when it is captured.
         """
+        give_up = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._caught_up or self._ended or self._closed, seconds)
+            while time.monotonic() < give_up and not (self._ended or self._is_over()):
+                if self._caught_up or self.read_seconds >= QUIET_SECONDS:
+                    return
+                self._changed.wait(READ_WAITED_SECONDS)
 
     def _read(self) -> None:
         try:

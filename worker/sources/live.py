@@ -43,6 +43,7 @@ class LiveSource:
         fps: float | None = None,
         loop: bool = False,
         as_planes: bool = False,
+        antialias: bool = True,
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
         allow_playlists: bool = False,
@@ -59,7 +60,15 @@ class LiveSource:
         """
         self.camera_id = camera_id
         self._settings = CameraSettings(
-            url, image_size, fps, as_planes, gpu, limits, allow_playlists, transport
+            url,
+            image_size,
+            fps,
+            as_planes,
+            antialias,
+            gpu,
+            limits,
+            allow_playlists,
+            transport,
         )
         self._next_epoch = next_epoch
         self._loop = loop
@@ -151,11 +160,4 @@ class LiveSource:
     def _down(self, connection: Connection, state: Literal["down", "ended"]) -> StreamDown:
         level = logging.INFO if state == "ended" else logging.WARNING
         log.log(level, "camera %s: %s (%s)", self.camera_id, state, connection.reason)
-        return StreamDown(
-            self.camera_id,
-            self.current_epoch(),
-            state,
-            connection.reason,
-            connection.detail,
-            frames=connection.frame_index,
-        )
+        return connection.ended(state, connection.reason, connection.detail, self.current_epoch())

@@ -67,9 +67,9 @@ class Thinner:
         return "NONREF" if self._is_late or self._wants_few() else "DEFAULT"
 
     def take(self, arrival: Arrival, seconds: float, lag_seconds: float) -> ToDecode:
-        """The packets to decode, now that this one has its turn; ``seconds``: as for the sampler.
+        """The packets to decode, now that this one has its turn: all that it gives.
 
-        Whatever it gives is to be decoded.
+        ``seconds``: as for the sampler. ``lag_seconds``: how long the packet waited for its turn.
         """
         is_key = bool(arrival.packet.is_keyframe)
         if is_key:

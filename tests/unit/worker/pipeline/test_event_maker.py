@@ -146,13 +146,21 @@ def test_a_camera_that_is_late_is_degraded_until_no_picture_was_late_for_a_while
 
 def test_a_camera_that_drops_what_is_late_is_degraded_at_once_and_its_losses_count(live):
     make(live, UP)
-    (event,) = make(live, StreamLate("gate", 1000, 1.25, dropped=7))
+    (event,) = make(live, StreamLate("gate", 1000, 1.25, dropped=7, skipped=3))
     assert (event.data.state, event.data.reason) == ("degraded", "late")
     assert event.data.detail == "its pictures were 1.2 s old"
     assert event.data.dropped == 7
     assert make(live, StreamLate("gate", 1000, 1.25, dropped=2)) == []
-    (event,) = make(live, frame(epoch=1000, dropped=1))
-    assert event.data.dropped == 10
+    (event,) = make(live, frame(epoch=1000, dropped=1, skipped=1))
+    assert (event.data.dropped, event.data.skipped) == (10, 4)
+
+
+def test_what_was_left_out_before_a_disconnect_is_counted(live):
+    make(live, UP)
+    (down,) = make(live, StreamDown("gate", 1000, "down", "closed", dropped=4, skipped=2))
+    assert down.data.dropped == 4
+    _, event = make(live, StreamUp("gate", 2000), frame(epoch=2000))
+    assert (event.data.dropped, event.data.skipped) == (4, 2)
 
 
 def test_lateness_is_repeated_as_the_heartbeat_and_ends_with_the_worker(live, monkeypatch):

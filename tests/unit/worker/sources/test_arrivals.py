@@ -3,7 +3,8 @@ from fractions import Fraction
 import pytest
 
 from worker.sources.arrivals import (
-    JUMP_SECONDS,
+    JUMP_BACK_REORDERED_SECONDS,
+    JUMP_BACK_SECONDS,
     PRFT,
     PTS_DRIFT,
     REPORT_JUMP_SECONDS,
@@ -88,8 +89,11 @@ def test_a_jump_forward_begins_a_run_and_is_no_lag(clock):
     assert lags(found) == [0, 0, 0, 0]
 
 
-def test_a_jump_back_begins_a_run_and_is_no_lag(clock):
-    back = JUMP_SECONDS / 2
+@pytest.mark.parametrize(
+    ("has_b_frames", "back"), [(False, JUMP_BACK_SECONDS), (True, JUMP_BACK_REORDERED_SECONDS)]
+)
+def test_a_jump_back_begins_a_run_and_is_no_lag(has_b_frames, back):
+    clock = ArrivalClock(timed=True, has_b_frames=lambda: has_b_frames)
     found = dated(clock, [(50.0, 0.0), (50.1, 0.1), (50.1 - back - 0.01, 0.2)])
     assert [arrival.run for arrival in found] == [0, 0, 1]
     assert lags(found) == [0, 0, 0]
