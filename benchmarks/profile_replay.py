@@ -31,7 +31,7 @@ from common import RESULTS, VIDEO, finish, introduce, keep, parser, versions
 from processes import server
 
 PARTS = {
-    "frame decoding": ["worker.sources.recording:DecodedPictures.__iter__"],
+    "frame decoding": ["worker.sources.decoding:DecodedPictures.__iter__"],
     "scaling": ["worker.sources.conversion:PictureConverter.convert"],
     "preprocess": ["ssd_core.runners.cpu:preprocess"],
     "network": ["ssd_core.models.ssd:SSD.forward"],

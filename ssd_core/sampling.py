@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def sample_rgb(image: YuvImage, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) RGB of ``size``, as the picture lies: ``quarter_turns`` are left to do.
+    """(H, W, 3) RGB of ``size``, as the picture lies: mirror and turns are left to do.
 
     Each pixel is a mean of the four that surround its place, as in ``F.interpolate`` with
     ``mode="bilinear"`` and half-pixel centres. Luma and chroma are sampled on their own grids,

@@ -42,6 +42,8 @@ class YuvImage:
     matrix: Matrix
     quarter_turns: int = 0
     """Counter-clockwise quarter turns that bring the picture upright, 0 to 3."""
+    mirrored: bool = False
+    """Whether left and right must be swapped before these turns."""
 
     def __post_init__(self) -> None:
         for name, plane in (("y", self.y), ("u", self.u), ("v", self.v)):

@@ -49,14 +49,59 @@ def audio_only(target):
 
 def set_rotation(path, degrees):
     """Write a clockwise rotation into an MP4's track header, as phones do."""
-    matrices = {
-        90: (0, 1, -1, 0),
-        180: (-1, 0, 0, -1),
-        270: (0, -1, 1, 0),
-    }
-    a, b, c, d = (value << 16 for value in matrices[degrees])
+    return set_matrix(path, *{90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees])
+
+
+def set_matrix(path, *abcd):
+    """Write a display matrix into an MP4's track header: (x, y) goes to (a x + c y, b x + d y)."""
+    a, b, c, d = (round(value * (1 << 16)) for value in abcd)
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40
     content[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
+
+
+def with_display_orientation(
+    source, target, *, quarter_turns=0, hflip=False, vflip=False, key_frames=None
+):
+    """Copy H.264 or HEVC with a display orientation SEI at its key frames, or at the first ones.
+
+    ITU-T H.264 D.1.27 and H.265 D.2.17: payload 47, turned counter-clockwise after the flips.
+    """
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        stream = reading.streams.video[0]
+        hevc = stream.codec_context.name == "hevc"
+        bits = f"0{hflip:d}{vflip:d}{quarter_turns << 14:016b}{'1' if hevc else '010'}01"
+        bits += "0" * (-len(bits) % 8)
+        payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        message = (b"\x4e\x01" if hevc else b"\x06") + bytes([47, len(payload)]) + payload
+        message = message.replace(b"\0\0\0", b"\0\0\3\0") + b"\x80"
+        copy = writing.add_stream_from_template(stream)
+        for packet in reading.demux(stream):
+            if packet.dts is None:
+                continue
+            if packet.is_keyframe and key_frames != 0:
+                key_frames = key_frames and key_frames - 1
+                packet = _with(message, packet, range(32, 44) if hevc else (5, 0x25, 0x45, 0x65))
+            packet.stream = copy
+            writing.mux(packet)
+    return target
+
+
+def _with(message, packet, slice_headers):
+    """The packet with a message in front of its first slice (its header: the NAL unit's byte)."""
+    content = bytes(packet)
+    at = next(i for i in _nal_units(content) if content[i + 3] in slice_headers)
+    new = av.Packet(content[:at] + b"\0\0\1" + message + content[at:])
+    new.pts, new.dts, new.time_base = packet.pts, packet.dts, packet.time_base
+    new.duration, new.is_keyframe = packet.duration, True
+    return new
+
+
+def _nal_units(content):
+    """Where the start codes are."""
+    at = content.find(b"\0\0\1")
+    while at >= 0:
+        yield at
+        at = content.find(b"\0\0\1", at + 3)

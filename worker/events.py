@@ -51,6 +51,8 @@ class DetectionsData(EventData):
     """One analysed frame."""
 
     frame_index: int
+    file_name: str | None = None
+    """The picture's own name, in a replay of still pictures."""
     pts: int | None = None
     time_base: str
     pts_seconds: float | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 Clock = Literal["rtcp", "arrival", "file"]
 """Where a capture time comes from: the camera's RTCP reports, this host's clock, the file."""
@@ -21,6 +21,20 @@ class Picture(Protocol):
     def shape(self) -> tuple[int, ...]:
         """(height, width, 3)."""
         ...
+
+
+class ShownPicture(NamedTuple):
+    """A whole picture of a recording, as a player shows it but for the shape of its pixels."""
+
+    frame_index: int
+    image: Picture
+    """(H, W, 3) RGB, upright."""
+    stays_seconds: Fraction | None = None
+    """How long it is shown, if the recording says so."""
+    primaries: int = 2
+    """What red, green and blue are: a code of ITU-T H.273, table 2; 2: not stated."""
+    transfer: int = 2
+    """How values become light: a code of ITU-T H.273, table 3; 2: not stated."""
 
 
 CAMERA_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,6 +60,8 @@ class Frame:
     height: int
     image: Picture
     """Upright: RGB already scaled to the network's input, or planes for a detector that scales."""
+    file_name: str | None = None
+    """The picture's own name, in a folder of pictures."""
     captured_monotonic: float | None = None
     """When it was captured, by the monotonic clock, as far as that is known; None in a replay."""
     skipped: int = 0

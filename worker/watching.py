@@ -59,8 +59,9 @@ def watch(
 ) -> Generator[Watched, None, None]:
     """Frames of cameras or recordings, each with its detections, best first.
 
-    A source is a camera's URL, the path of a recording, or ``CAMERA_ID=SOURCE``. Cameras are
-    reconnected for ever, which the logger ``worker`` reports; recordings end, one after another.
+    A source is a camera's URL, the path of a recording or of a folder of pictures, or
+    ``CAMERA_ID=SOURCE``. Cameras are reconnected for ever, which the logger ``worker`` reports;
+    recordings end, one after another.
     ``frame.image`` is an upright (H, W, 3) uint8 RGB array: the whole picture or, faster, scaled to
     the network's input if ``full_size`` is false. Boxes are xyxy in [0, 1] of the picture. The
     other arguments are the options of ``ssd-worker run``. ``close()`` ends the readers early.
@@ -74,7 +75,8 @@ def watch(
     are_cameras = {"://" in source for source in named.values()}
     if len(are_cameras) > 1:
         raise UsageError("cameras and files cannot be watched together: watch them one by one")
-    check_sources(named)
+    if True in are_cameras:
+        check_sources(named)
     if fps is not None and not fps > 0:
         raise UsageError(f"fps must be above 0, not {fps}")
     recordings = [

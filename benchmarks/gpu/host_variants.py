@@ -426,14 +426,14 @@ def hd_file() -> Path:
 
 def compare_planes() -> None:
     """What DLPack gives, and whether a GPU decodes the same planes as the CPU."""
+    from worker.sources.decoding import DecodedPictures
     from worker.sources.planes import PlaneReader
-    from worker.sources.recording import DecodedPictures
 
     for path in (ROOT / "samples" / "walkway.mp4", hd_file()):
         reader, wrong, worst, frames, image = PlaneReader(), 0, 0, 0, None
         pictures = zip(DecodedPictures(path, 0), DecodedPictures(path), strict=False)
         for on_gpu, on_cpu in itertools.islice(pictures, 60):
-            image, expected = reader.convert(on_gpu), reader.convert(on_cpu)
+            image, expected = (reader.convert(decoded.picture) for decoded in (on_gpu, on_cpu))
             frames += 1
             for name in "yuv":
                 found = torch.as_tensor(getattr(image, name)).cpu().numpy().astype(int)
@@ -454,8 +454,8 @@ def plane_strides_of(plane: Any) -> Any:
 
 def decode_rate(threads: int, keep: str, seconds: float = 1.5) -> None:
     """Frames a second, and seconds of Python per frame that no other thread can use."""
+    from worker.sources.decoding import DecodedPictures
     from worker.sources.planes import PlaneReader
-    from worker.sources.recording import DecodedPictures
 
     path, stop = hd_file(), threading.Event()
     counts, converting = [0] * threads, [0.0] * threads
@@ -472,7 +472,7 @@ def decode_rate(threads: int, keep: str, seconds: float = 1.5) -> None:
         while not stop.is_set():
             for picture in DecodedPictures(path, 0):
                 began = time.perf_counter()
-                image = reader.convert(picture)
+                image = reader.convert(picture.picture)
                 waiting.append(image if keep == "left there" else copied(image))
                 del waiting[:-4]
                 converting[index] += time.perf_counter() - began

@@ -28,9 +28,12 @@ IMAGE_TABLE_COLUMNS = (
     "chroma_step",
     "height",
     "width",
-    "quarter_turns",
+    "orientation",
 )
-"""The int64 table; strides and the step in bytes, height and width before the picture is turned."""
+"""The int64 table; strides and the step in bytes, height and width before the picture is turned.
+
+The orientation is the number of quarter turns, plus 4 if the picture is mirrored before them.
+"""
 
 COEFFICIENT_TABLE_COLUMNS = 12
 """The fp32 table: the 3x3 of ``yuv_to_rgb_matrix`` row by row, then its offset."""
@@ -76,7 +79,7 @@ def describe_images(
     if addresses is None:
         addresses = [plane_addresses(image) for image in images]
     rows = [
-        (*where, *image.y.shape, image.quarter_turns)
+        (*where, *image.y.shape, image.quarter_turns + 4 * image.mirrored)
         for image, where in zip(images, addresses, strict=True)
     ]
     coefficients = [_coefficients(image.full_range, image.matrix) for image in images]
@@ -178,7 +181,8 @@ def _yuv_to_input_kernel(
     entry = image_table + image * 9
     height = tl.load(entry + 6).to(tl.int32)
     width = tl.load(entry + 7).to(tl.int32)
-    turns = tl.load(entry + 8).to(tl.int32)
+    orientation = tl.load(entry + 8).to(tl.int32)
+    turns = orientation % 4
     sideways = turns % 2 == 1
     rows = tl.where(sideways, out_width, out_height)
     columns = tl.where(sideways, out_height, out_width)
@@ -232,6 +236,8 @@ def _yuv_to_input_kernel(
     green = _colour(coefficients, 1, y, u, v)
     blue = _colour(coefficients, 2, y, u, v)
 
+    # The picture as it lies is mirrored first: its columns then run from right to left.
+    column = tl.where(orientation >= 4, columns - 1 - column, column)
     # One turn takes row r, column c to row columns - 1 - c, column r.
     along_rows = tl.where((turns == 2) | (turns == 3), rows - 1 - row, row)
     along_columns = tl.where((turns == 1) | (turns == 2), columns - 1 - column, column)

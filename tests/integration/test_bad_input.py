@@ -5,6 +5,7 @@ import socket
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.clips import audio_only
@@ -62,6 +63,16 @@ def test_replay_refuses_a_file_that_is_not_a_video(cli, unreadable, name, code, 
 def test_run_refuses_a_file_that_is_not_a_video(cli, unreadable, name, code, words):
     assert_refused(cli("run", unreadable / name), code, name, words)
     assert not (unreadable / "state").exists()
+
+
+def test_run_refuses_a_folder_of_pictures_and_a_moving_webp_and_says_what_takes_them(cli, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(folder / "a.png")
+    first.save(tmp_path / "x.webp", save_all=True, append_images=[second], duration=100)
+    for source in (folder, tmp_path / "x.webp"):
+        assert_refused(cli("run", source), USAGE, str(source), "`ssd-worker replay")
 
 
 @pytest.mark.parametrize("command", ["replay", "run"])

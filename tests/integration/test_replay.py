@@ -2,11 +2,14 @@ import json
 import signal
 import time
 
+import av
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.clips import cut, pictures
+from tests.clips import cut, pictures, set_matrix
 from tests.conftest import WALKWAY, json_lines, redis_only_in_long, stream_events, wait_until
+from worker.sources.recording import upright_images
 
 STREAM = "ssd:{walkway}:replay"
 FRAMES = 150
@@ -240,3 +243,131 @@ def test_a_creation_time_in_the_file_becomes_the_time_of_the_events(cli, tmp_pat
     assert frames[0]["time"] == "2026-03-01T10:00:00Z"
     assert frames[11]["time"].startswith("2026-03-01T10:00:01.1")
     assert {e["data"]["clock"] for e in frames} == {"file"}
+
+
+@pytest.mark.parametrize("name", ["tags.parquet", "tags.json"])
+def test_a_replay_that_ended_after_its_annotated_video_goes_on_with_the_same_command(
+    cli, short_clip, tmp_path, name
+):
+    video, output = tmp_path / "drawn.mp4", tmp_path / name
+    replay = ("replay", short_clip, "--output", output, "--annotate", video, "--stride", 10)
+    in_the_way = tmp_path / f".tags.unfinished{output.suffix}"
+    in_the_way.mkdir()
+    assert cli(*replay).returncode == 1
+    drawn = video.stat()
+    in_the_way.rmdir()
+    result = cli(*replay)
+    assert result.returncode == 0, result.stderr
+    assert output.exists()
+    assert (video.stat().st_ino, video.stat().st_mtime_ns) == (drawn.st_ino, drawn.st_mtime_ns)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn.mp4", name]
+    again = cli(*replay)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_a_video_that_the_unfinished_replay_did_not_make_is_kept(cli, short_clip, tmp_path):
+    video, output = tmp_path / "drawn.mp4", tmp_path / "tags.parquet"
+    replay = ("replay", short_clip, "--output", output, "--annotate", video, "--stride", 10)
+    (tmp_path / ".tags.unfinished.parquet").mkdir()
+    assert cli(*replay).returncode == 1
+    video.write_bytes(b"another one, put there meanwhile")
+    result = cli(*replay)
+    assert result.returncode == 2
+    assert "exists already" in result.stderr
+    assert video.read_bytes() == b"another one, put there meanwhile"
+
+
+def test_restart_draws_again_what_the_unfinished_replay_made(cli, short_clip, tmp_path):
+    video, output = tmp_path / "drawn.mp4", tmp_path / "tags.parquet"
+    replay = ("replay", short_clip, "--output", output, "--annotate", video)
+    (tmp_path / ".tags.unfinished.parquet").mkdir()
+    assert cli(*replay, "--stride", 10).returncode == 1
+    (tmp_path / ".tags.unfinished.parquet").rmdir()
+    result = cli(*replay, "--stride", 20, "--restart")
+    assert result.returncode == 0, result.stderr
+    assert len(list(pictures(video, 100))) == 2
+
+
+def test_a_recording_too_narrow_for_a_video_is_refused_before_it_is_analysed(cli, tmp_path):
+    path = tmp_path / "narrow.png"
+    av.VideoFrame(1, 40, "rgb24").save(path)
+    result = cli("replay", path, "--annotate", tmp_path / "drawn.mp4")
+    assert result.returncode == 2
+    assert "are 1x40, and a video needs 2 pixels each way: leave out --annotate" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+    assert cli("replay", path, "--output", tmp_path / "tags.jsonl").returncode == 0
+
+
+@pytest.fixture
+def photos(tmp_path, short_clip):
+    """Four photos of the sample in a folder, one of them broken and one larger, and a text."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in zip((1, 2, 10, 3), pictures(short_clip, 4), strict=True):
+        image = picture.to_image()
+        (image.resize((1024, 768)) if number == 2 else image).save(folder / f"img{number}.jpg")
+    (folder / "img3.jpg").write_bytes(b"broken")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_a_folder_of_pictures_is_tagged_under_the_pictures_own_names(cli, photos, tmp_path):
+    output = tmp_path / "tags.json"
+    result = cli("replay", photos, "--output", output)
+    assert result.returncode == 0, result.stderr
+    coco = json.loads(output.read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["img1.jpg", "img2.jpg", "img10.jpg"]
+    assert [image["width"] for image in coco["images"]] == [768, 1024, 768]
+    assert {a["image_id"] for a in coco["annotations"]} == {1, 2, 3}
+    assert "only its pictures are analysed, not notes.txt" in result.stderr
+    assert "1 of 4 pictures are damaged: img3.jpg" in result.stderr
+
+
+def test_the_events_of_a_folder_name_its_pictures_and_it_can_be_drawn_into(cli, photos, tmp_path):
+    output, video = tmp_path / "tags.jsonl", tmp_path / "drawn.mp4"
+    result = cli("replay", photos, "--output", output, "--annotate", video)
+    assert result.returncode == 0, result.stderr
+    *frames, end = json_lines(output)
+    assert [e["data"]["file_name"] for e in frames] == ["img1.jpg", "img2.jpg", "img10.jpg"]
+    assert {e["data"]["camera_id"] for e in frames} == {"photos"}
+    assert not any("pts" in e["data"] or "time" in e for e in frames)
+    assert (end["data"]["reason"], end["data"]["frames"]) == ("damaged", 3)
+    drawn = list(pictures(video, 10))
+    assert [float(p.pts * p.time_base) for p in drawn] == [0, 1, 2]
+    assert {(p.width, p.height) for p in drawn} == {(768, 576)}
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
+def test_a_photo_is_a_recording(cli, short_clip, tmp_path, name):
+    next(pictures(short_clip, 1)).to_image().save(tmp_path / name)
+    result = cli("replay", tmp_path / name, "--output", tmp_path / "tags.jsonl")
+    assert result.returncode == 0, result.stderr
+    frame, end = json_lines(tmp_path / "tags.jsonl")
+    assert frame["data"]["file_name"] == name
+    assert any(d["label"] == "Person" for d in frame["data"]["detections"])
+    assert end["data"]["reason"] == "end_of_file"
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)])
+def test_a_recording_that_is_stored_mirrored_has_the_boxes_of_the_plain_one(
+    cli, short_clip, tmp_path, matrix
+):
+    plain = next(upright_images(short_clip)).image
+    stored = np.ascontiguousarray(plain[:: matrix[3], :: matrix[0]])
+    found = []
+    for name, image, display in (("plain", plain, (1, 0, 0, 1)), ("stored", stored, matrix)):
+        path, output = tmp_path / f"{name}.mp4", tmp_path / f"{name}.jsonl"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=10, options={"crf": "5"})
+            stream.height, stream.width, stream.pix_fmt = *image.shape[:2], "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode(None))
+        set_matrix(path, *display)
+        assert cli("replay", path, "--output", output).returncode == 0
+        detections = json_lines(output)[0]["data"]["detections"]
+        found.append(detections)
+    sure = [d["box"] for d in found[0] if d["score"] > 0.55]
+    boxes = np.array([d["box"] for d in found[1]])
+    assert len(sure) > 1
+    assert all(abs(boxes - box).max(axis=1).min() < 0.02 for box in sure)

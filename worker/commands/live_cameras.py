@@ -18,7 +18,7 @@ from worker.settings.cameras import CameraSettings, cameras_of
 from worker.settings.fields import RunSettings
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.live import LiveSource
-from worker.sources.recording import probe_recording
+from worker.sources.recording import check_playable, probe_recording
 
 
 def settings_of_cameras(
@@ -28,6 +28,7 @@ def settings_of_cameras(
     cameras = cameras_of(settings, known_labels)
     for camera_id, camera in cameras.items():
         if "://" not in camera.source:
+            check_playable(Path(camera.source))
             probe_recording(Path(camera.source), camera_id, settings.limits)
     return cameras
 

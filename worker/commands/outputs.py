@@ -4,22 +4,27 @@ Takes settings and the finished JSON Lines; gives Parquet, COCO and annotated vi
 of detectors and Redis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worker.commands.console import progress_bar
 from worker.errors import UsageError
 from worker.settings.fields import ReplaySettings
 from worker.sinks.jsonl import JsonlSink
+from worker.sinks.made import Made
 from worker.sources.recording import Recording, upright_images
+
+SMALLEST_VIDEO_PX = 2
+"""Width and height: H.264's chroma has half of each."""
 
 
 def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> None:
     """Raise UsageError for outputs that cannot be written, before anything is analysed."""
+    made = made_outputs(settings)
     for path in (settings.output, settings.annotate):
         if path is None:
             continue
-        if path.exists() and not settings.overwrite:
+        if path.exists() and not settings.overwrite and not (made and made.has(path)):
             raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
         if path.is_dir():
             raise UsageError(f"{path}: is a directory: give the name of a file in it")
@@ -28,6 +33,16 @@ def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> 
         if path.exists() and any(path.samefile(recording.path) for recording in recordings):
             raise UsageError(f"{path}: is the recording itself: choose another name")
         _check_writable(path)
+    if settings.annotate is not None:
+        _check_size(settings.annotate, recordings[0])
+
+
+def _check_size(path: Path, recording: Recording) -> None:
+    if min(recording.width, recording.height) < SMALLEST_VIDEO_PX:
+        raise UsageError(
+            f"{path}: the pictures of {recording.path} are {recording.width}x{recording.height}, "
+            f"and a video needs {SMALLEST_VIDEO_PX} pixels each way: leave out --annotate"
+        )
 
 
 def _check_writable(path: Path) -> None:
@@ -41,34 +56,50 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
+def made_outputs(settings: ReplaySettings) -> Made | None:
+    """The record of what an unfinished replay has made; None without files."""
+    journaled = settings.output or settings.annotate
+    return None if journaled is None else Made(journaled)
+
+
 def finish_outputs(
     recordings: Sequence[Recording],
     journal: JsonlSink,
     labels: Sequence[str],
     settings: ReplaySettings,
 ) -> list[str]:
-    """Make the outputs from the finished journal; returns their names."""
+    """Make the outputs from the finished journal, those that are missing; returns their names."""
     places = []
-    if settings.annotate is not None:
-        _annotate(recordings[0], journal, settings.annotate, settings)
-        places.append(str(settings.annotate))
-    output = settings.output
+    made, claim = Made(journal.output), journal.path.name
+    annotated, output = settings.annotate, settings.output
+    if annotated is not None:
+        made.make(
+            annotated,
+            claim,
+            lambda note: _annotate(recordings[0], journal, annotated, settings, note),
+        )
+        places.append(str(annotated))
     if output is not None and output.suffix == ".parquet":
         from worker.sinks.parquet import write_parquet
 
-        write_parquet(journal.read(), output)
+        made.make(output, claim, lambda note: write_parquet(journal.read(), output, note))
     elif output is not None and output.suffix == ".json":
         from worker.sinks.coco import write_coco
 
-        write_coco(journal.read, output, labels)
+        made.make(output, claim, lambda note: write_coco(journal.read, output, labels, note))
     journal.finish(keep=output is not None and output.suffix == ".jsonl")
+    made.forget()
     if output is not None:
         places.append(str(output))
     return places
 
 
 def _annotate(
-    recording: Recording, journal: JsonlSink, target: Path, settings: ReplaySettings
+    recording: Recording,
+    journal: JsonlSink,
+    target: Path,
+    settings: ReplaySettings,
+    on_complete: Callable[[Path], None],
 ) -> None:
     from worker.sinks.annotated_video import write_annotated
 
@@ -81,5 +112,12 @@ def _annotate(
             written += 1
             advance(written)
 
-        images = upright_images(recording.path, settings.limits)
-        write_annotated(images, journal.read(), target, recording.rate, on_frame)
+        write_annotated(
+            upright_images(recording.path, settings.limits),
+            journal.read(),
+            target,
+            recording.rate,
+            on_frame,
+            pixel_aspect=recording.pixel_aspect,
+            on_complete=on_complete,
+        )

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from worker.commands.console import print_summary, progress_bar
-from worker.commands.outputs import check_outputs, finish_outputs
+from worker.commands.outputs import check_outputs, finish_outputs, made_outputs
 from worker.commands.wiring import (
     DetectorSetup,
     check_model,
@@ -82,6 +82,9 @@ def run_replay(settings: ReplaySettings) -> int:
             claim = sha256("\n".join([names, *(c.digest for c in claims)]).encode()).hexdigest()
             journal = JsonlSink(output, claim, batch=setup.max_batch, restart=settings.restart)
             stack.callback(journal.close)
+            made = made_outputs(settings)
+            if made is not None and settings.restart:
+                made.outdate()
         sinks = _Sinks(redis, journal)
         checkpoints = [
             _checkpoint(recording, claim, sinks, restart=settings.restart)

@@ -152,6 +152,7 @@ class EventMaker:
                 epoch=frame.epoch,
                 seq=seq,
                 frame_index=frame.frame_index,
+                file_name=frame.file_name,
                 pts=frame.pts,
                 time_base=f"{frame.time_base.numerator}/{frame.time_base.denominator}",
                 pts_seconds=None

@@ -264,7 +264,9 @@ def _check_that_it_can_be_opened(source: str) -> None:
         return
     try:
         if Path(source).is_dir():
-            raise UsageError("is a directory: give a file in it")
+            raise UsageError(
+                "is a directory: give a file in it (`ssd-worker replay` analyses its pictures)"
+            )
         if not Path(source).exists():
             raise UsageError("no such file (a camera is a URL such as rtsp://HOST/PATH)")
     except OSError as error:

@@ -233,7 +233,9 @@ class RunSettings(DetectorSettings, CameraDefaults):
 class ReplaySettings(DetectorSettings):
     """Analyse every frame of recordings."""
 
-    paths: Sources = Field(default=[], description="video file, or CAMERA_ID=PATH")
+    paths: Sources = Field(
+        default=[], description="video, picture or folder of pictures, or CAMERA_ID=PATH"
+    )
     output: Path | None = Field(
         None, description="file for the events: .jsonl, .parquet, or .json for COCO"
     )

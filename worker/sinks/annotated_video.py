@@ -1,7 +1,8 @@
 """Annotated video: the analysed frames of a recording with their detections drawn, as H.264 MP4.
 
 Made after the replay, from the finished journal and a second pass over the recording, so it holds
-every analysed frame once even if the replay was killed and resumed. Frames keep their pts.
+every analysed frame once even if the replay was killed and resumed. It begins at 0; frames keep
+their distances, the last one its own duration, and pixels their shape.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,51 +11,57 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import supervision as sv
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from worker.errors import SinkError
 from worker.events import Detection, DetectionsEvent, Event
-from worker.sinks.files import complete_or_absent
+from worker.frames import ShownPicture
+from worker.sinks.files import complete_or_absent, nothing
 
 # Visually lossless enough for looking at boxes, and about ten times faster than x264's default.
-X264_OPTIONS = {"preset": "veryfast", "crf": "23"}
+# Without B-frames, so that MP4, which stores the distances of frames in decoding order, has theirs.
+X264_OPTIONS = {"preset": "veryfast", "crf": "23", "bf": "0"}
+UNSTATED, BT709 = 2, 1
+"""Codes of ITU-T H.273 for primaries, transfer and matrix alike."""
 
 RGBImage = Any
 """(H, W, 3) uint8 array."""
 
 
 def write_annotated(
-    frames: Iterable[tuple[int, RGBImage]],
+    frames: Iterable[ShownPicture],
     events: Iterable[Event],
     target: Path,
     rate: Fraction,
     on_frame: Callable[[], None] = lambda: None,
+    *,
+    pixel_aspect: Fraction = Fraction(1),
+    on_complete: Callable[[Path], None] = nothing,
 ) -> None:
     """Draw each event on its frame and write ``target``, which appears when complete.
 
-    ``frames`` yields (frame_index, RGB image) for every frame of the recording, in order. ``rate``
-    is the recording's average frame rate, used for events without pts. Raises SinkError if the file
-    cannot be written.
+    ``frames`` yields every frame of the recording, in order. ``rate`` is the recording's average
+    frame rate, used for events without pts. ``pixel_aspect`` is the width of its pixels by their
+    height. ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be
+    written.
     """
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
-        with complete_or_absent(target) as path, av.open(_as_file(path), "w") as container:
-            stream: Any = None
-            annotate: Any = None
-            next_pts = _RisingPts(rate)
-            for event, image in _paired(frames, analysed):
-                if stream is None:
-                    stream, annotate = _open_stream(container, image, event, rate), Annotator(image)
-                picture = av.VideoFrame.from_ndarray(
-                    annotate(image, event.data.detections), format="rgb24"
-                )
-                time_base = stream.codec_context.time_base
-                picture.pts, picture.time_base = next_pts(event.data.pts, time_base), time_base
-                container.mux(stream.encode(picture))
+        with (
+            complete_or_absent(target, on_complete) as path,
+            av.open(_as_file(path), "w") as container,
+        ):
+            video: _Video | None = None
+            for event, shown in _paired(frames, analysed):
+                if video is None:
+                    video = _Video(container, shown, event, rate, pixel_aspect)
+                video.add(event, shown)
                 on_frame()
-            if stream is not None:
-                container.mux(stream.encode(None))
+            if video is not None:
+                video.finish()
     except av.error.FFmpegError as error:
         raise SinkError(f"cannot write {target}: {error.strerror}") from error
 
@@ -62,6 +69,84 @@ def write_annotated(
 def _as_file(path: Path) -> str:
     """As FFmpeg takes it for a file: a relative name with a colon in it would be a URL."""
     return str(path) if path.is_absolute() else f"./{path}"
+
+
+class _Video:
+    """The video stream of the output, as large as its first picture."""
+
+    def __init__(
+        self,
+        container: Any,
+        first: ShownPicture,
+        event: DetectionsEvent,
+        rate: Fraction,
+        pixel_aspect: Fraction,
+    ) -> None:
+        self._container = container
+        height, width = first.image.shape[:2]
+        self._size = height - height % 2, width - width % 2
+        stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
+        stream.height, stream.width = self._size
+        stream.pix_fmt = "yuv420p"
+        codec = stream.codec_context
+        has_pts = event.data.pts is not None
+        codec.time_base = Fraction(event.data.time_base) if has_pts else 1 / rate
+        codec.sample_aspect_ratio = pixel_aspect
+        # What is tagged is what is written below: without tags players guess by the height.
+        codec.colorspace, codec.color_range = BT709, ColorRange.MPEG
+        codec.color_primaries = BT709 if first.primaries == UNSTATED else first.primaries
+        codec.color_trc = BT709 if first.transfer == UNSTATED else first.transfer
+        self._stream = stream
+        self._annotate = Annotator(self._fitted(first.image))
+        self._reformatter = VideoReformatter()
+        self._next_pts = _RisingPts(rate, codec.time_base)
+        self._stays: dict[int, int] = {}
+
+    def add(self, event: DetectionsEvent, shown: ShownPicture) -> None:
+        """Draw an event on its picture, and append it."""
+        time_base = self._stream.codec_context.time_base
+        pts = event.data.pts
+        if pts is not None:
+            pts = round(pts * Fraction(event.data.time_base) / time_base)
+        # Drawn before it is fitted: boxes are fractions of the picture itself.
+        drawn = self._fitted(self._annotate(shown.image, event.data.detections))
+        picture = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(drawn, format="rgb24"),
+            self._size[1],
+            self._size[0],
+            "yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts, picture.time_base = self._next_pts(pts), time_base
+        if shown.stays_seconds is not None:
+            self._stays[picture.pts] = max(1, round(shown.stays_seconds / time_base))
+        self._mux(self._stream.encode(picture))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds."""
+        self._mux(self._stream.encode(None))
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            # The muxer uses it for the last one; the others last until the next.
+            packet.duration = self._stays.pop(packet.pts, packet.duration)
+            self._container.mux(packet)
+
+    def _fitted(self, image: RGBImage) -> RGBImage:
+        """The image in the size of the video, with bars where its shape is another."""
+        height, width = image.shape[:2]
+        to_height, to_width = self._size
+        if abs(height - to_height) <= 1 and abs(width - to_width) <= 1:
+            return image
+        scale = min(to_height / height, to_width / width)
+        new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (to_height - new_height) // 2, (to_width - new_width) // 2
+        fitted = np.zeros((to_height, to_width, 3), np.uint8)
+        fitted[top : top + new_height, left : left + new_width] = cv2.resize(
+            image, (new_width, new_height), interpolation=cv2.INTER_AREA
+        )
+        return fitted
 
 
 class Annotator:
@@ -101,23 +186,22 @@ class Annotator:
 
 
 class _RisingPts:
-    """Timestamps for a muxer: the recording's, shifted if they restart, made up if missing."""
+    """Timestamps from 0 on: the recording's, shifted if they restart, made up if missing."""
 
-    def __init__(self, rate: Fraction) -> None:
-        self._rate = rate
+    def __init__(self, rate: Fraction, time_base: Fraction) -> None:
+        self._interval = max(1, round(1 / rate / time_base))
         self._offset = 0
         self._last: int | None = None
 
-    def __call__(self, pts: int | None, time_base: Fraction) -> int:
+    def __call__(self, pts: int | None) -> int:
         if self._last is None:
-            self._last = pts or 0
-            return self._last
-        following = self._last + max(1, round(1 / self._rate / time_base))
-        if pts is None:
-            self._last = following
+            self._offset = -(pts or 0)
+            self._last = 0
+        elif pts is None:
+            self._last += self._interval
         else:
             if pts + self._offset <= self._last:
-                self._offset = following - pts
+                self._offset = self._last + self._interval - pts
             self._last = pts + self._offset
         return self._last
 
@@ -129,23 +213,13 @@ def _text_style(height: int, width: int) -> tuple[float, int, int]:
 
 
 def _paired(
-    frames: Iterable[tuple[int, RGBImage]], events: Iterator[DetectionsEvent]
-) -> Iterator[tuple[DetectionsEvent, RGBImage]]:
-    """Each event with the image of its frame; frames that were not analysed are skipped."""
+    frames: Iterable[ShownPicture], events: Iterator[DetectionsEvent]
+) -> Iterator[tuple[DetectionsEvent, ShownPicture]]:
+    """Each event with the picture of its frame; frames that were not analysed are skipped."""
     event = next(events, None)
-    for frame_index, image in frames:
-        if event is not None and frame_index == event.data.frame_index:
-            yield event, image
+    for shown in frames:
+        if event is not None and shown.frame_index == event.data.frame_index:
+            yield event, shown
             event = next(events, None)
         if event is None:  # stop here: decoding the next frame may be what ended the replay
             return
-
-
-def _open_stream(container: Any, image: RGBImage, event: DetectionsEvent, rate: Fraction) -> Any:
-    height, width = image.shape[:2]
-    stream = container.add_stream("libx264", rate=rate, options=X264_OPTIONS)
-    stream.width, stream.height, stream.pix_fmt = width - width % 2, height - height % 2, "yuv420p"
-    stream.codec_context.time_base = (
-        Fraction(event.data.time_base) if event.data.pts is not None else 1 / rate
-    )
-    return stream

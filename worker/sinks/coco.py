@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from worker.events import Detection, DetectionsData, DetectionsEvent, Event
-from worker.sinks.files import complete_or_absent
+from worker.sinks.files import complete_or_absent, nothing
 
 
 def write_coco(
-    read_events: Callable[[], Iterable[Event]], target: Path, labels: Sequence[str]
+    read_events: Callable[[], Iterable[Event]],
+    target: Path,
+    labels: Sequence[str],
+    on_complete: Callable[[Path], None] = nothing,
 ) -> None:
     """Write the frames among the events to ``target``, which appears when complete.
 
     ``read_events`` is called twice, for the images and for the annotations: a day of video does
     not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is not a
-    category. Raises SinkError if the file cannot be written.
+    category. ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be
+    written.
     """
     categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
-    with complete_or_absent(target) as path, path.open("w", encoding="utf-8") as file:
+    with complete_or_absent(target, on_complete) as path, path.open("w", encoding="utf-8") as file:
         file.write('{"images": ')
         _write_list(file, _images(read_events()))
         file.write(', "annotations": ')
@@ -48,7 +52,7 @@ def _images(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
     for image_id, data in _frames(events):
         yield {
             "id": image_id,
-            "file_name": f"{data.camera_id}-{data.frame_index:06d}.jpg",
+            "file_name": data.file_name or f"{data.camera_id}-{data.frame_index:06d}.jpg",
             "width": data.width,
             "height": data.height,
             "frame_index": data.frame_index,

@@ -1,18 +1,25 @@
 """Files that appear under their final name only when they are complete."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from worker.errors import SinkError
 
 
+def nothing(complete: Path) -> None:
+    """The default: nothing to do."""
+
+
 @contextmanager
-def complete_or_absent(target: Path) -> Iterator[Path]:
+def complete_or_absent(
+    target: Path, on_complete: Callable[[Path], None] = nothing
+) -> Iterator[Path]:
     """A path to write to; it becomes ``target`` if the block succeeds, and is deleted otherwise.
 
-    An existing ``target`` is replaced atomically. Raises SinkError if the file cannot be written.
+    ``on_complete`` is called with the complete file before it becomes ``target``. An existing
+    ``target`` is replaced atomically. Raises SinkError if the file cannot be written.
     """
     # The suffix stays last: writers choose the format by it. One name per target, so that the next
     # worker overwrites the leftovers of a killed one.
@@ -21,6 +28,7 @@ def complete_or_absent(target: Path) -> Iterator[Path]:
         yield unfinished
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
+        on_complete(unfinished)
         unfinished.replace(target)
     except OSError as error:
         raise SinkError(f"cannot write {target}: {error.strerror or error}") from error

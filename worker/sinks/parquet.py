@@ -3,7 +3,7 @@
 Frames without detections have a row too, which distinguishes "nothing seen" from "not looking".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker.events import DetectionsEvent, Event
-from worker.sinks.files import complete_or_absent
+from worker.sinks.files import complete_or_absent, nothing
 
 ROWS_AT_ONCE = 10_000
 
@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("id", pa.string()),
         ("camera_id", pa.string()),
         ("frame_index", pa.int64()),
+        ("file_name", pa.string()),
         ("pts", pa.int64()),
         ("time_base", pa.string()),
         ("pts_seconds", pa.float64()),
@@ -47,14 +48,16 @@ SCHEMA = pa.schema(
 )
 
 
-def write_parquet(events: Iterable[Event], target: Path) -> None:
+def write_parquet(
+    events: Iterable[Event], target: Path, on_complete: Callable[[Path], None] = nothing
+) -> None:
     """Write the frames among the events to ``target``, which appears when complete.
 
-    Raises SinkError if the file cannot be written.
+    ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be written.
     """
     rows = (_row(event) for event in events if isinstance(event, DetectionsEvent))
     with (
-        complete_or_absent(target) as path,
+        complete_or_absent(target, on_complete) as path,
         pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer,
     ):
         while chunk := list(islice(rows, ROWS_AT_ONCE)):

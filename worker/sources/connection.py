@@ -25,11 +25,13 @@ from worker.sources.http_camera import HttpCamera
 from worker.sources.image_stream import ImageStream
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, Liveness
-from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
+from worker.sources.opening import FormatRefused, open_camera, open_recording
+from worker.sources.orientation import Orientation, Orientations
 from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import MediaTime, Sampler
+from worker.sources.streams import passed_over, video_of
 from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
+        self._orientations = Orientations()
         self._converter = make_converter(
             settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
         )
@@ -148,6 +151,8 @@ class Connection:
                     self.reason = "no_video"
                     self.detail = "there is no video stream that can be decoded"
                     return
+                if line := passed_over(container, stream):
+                    log.info("camera %s: %s", self._camera_id, line)
                 yield from (
                     self._of_file(container, stream)
                     if is_file
@@ -269,6 +274,7 @@ class Connection:
     def _handed_on(self, picture: Picture, seconds: float | None) -> Iterator[SourceItem]:
         """The picture as a frame, unless it is left out; ``seconds`` for ``--fps``."""
         arrival, image = picture.arrival, picture.image
+        orientation = self._orientations.of(image)
         now = time.monotonic()
         lag = arrival.lag_seconds(now)
         if not self.was_up:
@@ -299,7 +305,7 @@ class Connection:
             self._dropped += 1
             yield from self._late(lag)
             return
-        yield self._frame(picture, frame_index)
+        yield self._frame(picture, frame_index, orientation)
 
     def _up(self) -> StreamUp:
         self.epoch = self._next_epoch()
@@ -331,13 +337,13 @@ class Connection:
         dropped, self._dropped = self._dropped, 0
         return dropped
 
-    def _frame(self, picture: Picture, frame_index: int) -> Frame:
+    def _frame(self, picture: Picture, frame_index: int, orientation: Orientation) -> Frame:
         assert self.epoch is not None
         image, arrival = picture.image, picture.arrival
         captured_at, clock = self._capture_clock.time_of(
             arrival, datetime.now(UTC), time.monotonic()
         )
-        height, width = upright_size(image)
+        height, width = upright_size(image, orientation)
         return Frame(
             camera_id=self._camera_id,
             epoch=self.epoch,
@@ -348,7 +354,7 @@ class Connection:
             clock=clock,
             width=width,
             height=height,
-            image=self._converter.convert(image),
+            image=self._converter.convert(image, orientation),
             captured_monotonic=arrival.captured_at,
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from worker.frames import Picture
-from worker.sources.picture import quarter_turns
+from worker.sources.orientation import UPRIGHT, Orientation, orientation_of
 
 INTERPOLATION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 
@@ -19,8 +19,11 @@ INTERPOLATION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 class Converter(Protocol):
     """Converts decoded pictures to the images of frames."""
 
-    def convert(self, picture: av.VideoFrame) -> Picture:
-        """The image of a frame."""
+    def convert(self, picture: av.VideoFrame, orientation: Orientation | None = None) -> Picture:
+        """The image of a frame.
+
+        ``orientation``: how to turn it upright; None: as the picture itself states.
+        """
         ...
 
 
@@ -52,10 +55,12 @@ class PictureConverter:
             from worker.sources.planes import PlaneReader
 
             planes = PlaneReader()
-            self._sample = lambda picture, size: sample_rgb(planes.convert(picture), size)
+            self._sample = lambda picture, size: sample_rgb(planes.convert(picture, UPRIGHT), size)
         self._reformatter = VideoReformatter()
 
-    def convert(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    def convert(
+        self, picture: av.VideoFrame, orientation: Orientation | None = None
+    ) -> npt.NDArray[np.uint8]:
         """(H, W, 3) RGB, upright.
 
         With ``antialias`` by swscale's bilinear, a triangle that widens when it scales down. With
@@ -64,9 +69,9 @@ class PictureConverter:
         chroma 0.25. 768x576 to 300x300 takes 0.37 ms on one core of a Xeon, 0.26 with half the
         chroma.
         """
-        turns = quarter_turns(picture)
+        orientation = orientation or orientation_of(picture)
         height, width = self._image_size or (None, None)
-        if turns % 2:
+        if orientation.quarter_turns % 2:
             height, width = width, height
         if self._sample is not None and height and width:
             image = self._sample(picture, (height, width))
@@ -75,4 +80,4 @@ class PictureConverter:
                 picture, width, height, "rgb24", interpolation=INTERPOLATION
             )
             image = cast(npt.NDArray[np.uint8], converted.to_ndarray())
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        return orientation.upright(image)

@@ -74,6 +74,14 @@ class Limits:
                 "(--max-pixels)"
             )
 
+    def check_bytes(self, size_bytes: int) -> None:
+        """Raises OverLimit for a picture's file that is too large to be read at once."""
+        if size_bytes > self.max_bytes_without_frame:
+            raise OverLimit(
+                f"{size_bytes} bytes are over the limit of {self.max_bytes_without_frame} bytes "
+                "without a frame (--max-bytes-without-frame)"
+            )
+
     def too_many_streams(self) -> OverLimit:
         """The error for too many streams."""
         return OverLimit(
@@ -108,6 +116,8 @@ class Meter:
         """Whether too much was read without a frame; never reset."""
         self.read_error = ""
         """Why reading failed, or ""."""
+        self.at_end = False
+        """Whether the source was read to its end at least once."""
 
     def count(self, read_bytes: int) -> None:
         """Count bytes that were read."""

@@ -8,7 +8,7 @@ file. Knows nothing of frames.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import BytesIO, FileIO
+from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from av.error import ArgumentError, MemoryError as NoMemoryError
 
 from worker.errors import SourceError
 from worker.sources.limits import Limits, Meter
+from worker.sources.picture_files import kind_of_picture
+from worker.sources.ts_parts import WHOLE, Part
 
 BUFFER_BYTES = 1 << 16
 INVALID_SEEK = -22
@@ -31,6 +33,8 @@ RECORDING_FORMATS = (
 RAW_FORMAT = "data"
 """FFmpeg's demuxer that returns bytes as they arrive."""
 IMAGE_FORMATS = {"jpeg": "jpeg_pipe", "png": "png_pipe"}
+PICTURE_FORMATS = "png_pipe,webp_pipe,apng"
+"""Pictures, also moving ones; JPEG and GIF are above."""
 CAMERA_FORMATS = f"{RECORDING_FORMATS},rtsp,rtp,live_flv"
 PLAYLISTS = ("hls", "dash")
 PLAYLIST_FORMATS = f"{CAMERA_FORMATS},{','.join(PLAYLISTS)},aac,ac3,mp3,webvtt"
@@ -141,20 +145,22 @@ def open_image(content: bytes, kind: Literal["jpeg", "png"], limits: Limits) -> 
 
 @contextmanager
 def open_recording(
-    path: Path, limits: Limits, meter: Meter, gpu: int | None = None
+    path: Path, limits: Limits, meter: Meter, gpu: int | None = None, part: Part = WHOLE
 ) -> Iterator[Any]:
-    """A file's container; ``meter`` counts what is read.
+    """The container of a file, or of a part of it; ``meter`` counts what is read.
 
     Raises OSError, FFmpegError, OverLimit, FormatRefused.
     """
     options = limits.container_options() | {
         "protocol_whitelist": "none",
-        "format_whitelist": RECORDING_FORMATS,
+        "format_whitelist": f"{RECORDING_FORMATS},{PICTURE_FORMATS}",
     }
     with path.open("rb", buffering=0) as file, ExitStack() as stack:
-        source = _MeteredFile(path, file, meter)
+        source = _MeteredFile(path, file if part == WHOLE else _PartOfFile(file, part), meter)
         try:
-            container = stack.enter_context(_opened(source, options, limits, gpu))
+            container = stack.enter_context(
+                _opened(source, options, limits, gpu, kind=kind_of_picture(path))
+            )
         finally:
             meter.check()  # the meter ended the file early: report that, not FFmpeg's error
         yield container
@@ -167,15 +173,15 @@ def _opened(
     limits: Limits,
     gpu: int | None,
     timeout_seconds: tuple[float, float] | None = None,
-    file_format: str | None = None,
+    kind: str | None = None,
 ) -> Iterator[Any]:
-    """``file_format``: FFmpeg's name of it; None: the one that FFmpeg finds."""
+    """``kind``: FFmpeg's name of the format; None: the one that FFmpeg finds."""
     limits.limit_blocks()
     try:
         container = av.open(
             source,
             "r",
-            format=file_format,
+            format=kind,
             options=options,
             buffer_size=BUFFER_BYTES,
             metadata_errors="ignore",
@@ -200,19 +206,13 @@ def _opened(
         yield container
 
 
-def video_of(container: Any) -> Any | None:
-    """The first video stream; None if there is none or no decoder for it."""
-    stream = next(iter(container.streams.video), None)
-    return None if stream is None or stream.codec_context is None else stream
-
-
 class _MeteredFile:
     """A file's bytes for FFmpeg, which end at the meter's limit and at a read error.
 
     Exceptions must not pass through FFmpeg: the meter keeps the cause.
     """
 
-    def __init__(self, path: Path, file: FileIO, meter: Meter) -> None:
+    def __init__(self, path: Path, file: "FileIO | _PartOfFile", meter: Meter) -> None:
         self.name = str(path)
         """FFmpeg uses the extension to guess the format."""
         self._file = file
@@ -227,6 +227,7 @@ class _MeteredFile:
         except OSError as error:
             self._meter.read_error = error.strerror or type(error).__name__
             return b""
+        self._meter.at_end |= not content
         self._meter.count(len(content))
         return content
 
@@ -240,3 +241,35 @@ class _MeteredFile:
     def tell(self) -> int:
         """The position."""
         return self._file.tell()
+
+
+class _PartOfFile:
+    """A part of a file, and its header before it, as a file of their own."""
+
+    def __init__(self, file: FileIO, part: Part) -> None:
+        self._file = file
+        self._part = part
+        end = file.seek(0, SEEK_END)
+        self._size = len(part.header) + (end if part.end is None else part.end) - part.start
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes."""
+        header = self._part.header[self._position : self._position + size]
+        if not header:
+            self._file.seek(self._part.start + self._position - len(self._part.header))
+            header = self._file.read(max(0, min(size, self._size - self._position)))
+        self._position += len(header)
+        return header
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """The new position. Raises ValueError if it is invalid."""
+        origin = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._size}.get(whence)
+        if origin is None or origin + offset < 0:
+            raise ValueError(f"cannot seek to {offset} from {whence}")
+        self._position = origin + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position

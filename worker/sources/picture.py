@@ -1,11 +1,10 @@
-"""Properties of a decoded picture: its time, its upright size, its rotation."""
+"""Properties of a decoded picture: its time and its upright size."""
 
 from fractions import Fraction
-from typing import Any
 
 import av
 
-QUARTER_TURN_DEGREES = 90
+from worker.sources.orientation import Orientation, orientation_of
 
 
 def seconds_of(picture: av.VideoFrame) -> float | None:
@@ -18,17 +17,7 @@ def time_base_of(picture: av.VideoFrame) -> Fraction:
     return picture.time_base or Fraction(1)
 
 
-def upright_size(picture: av.VideoFrame) -> tuple[int, int]:
-    """(height, width) of the picture after turning it upright."""
-    if quarter_turns(picture) % 2:
-        return picture.width, picture.height
-    return picture.height, picture.width
-
-
-def quarter_turns(picture: Any) -> int:
-    """Counter-clockwise quarter turns that bring the picture upright, 0 to 3.
-
-    Phones record sideways and state it in the display matrix. PyAV gives its angle in degrees,
-    counter-clockwise, as FFmpeg's av_display_rotation_get does.
-    """
-    return round((picture.rotation or 0) / QUARTER_TURN_DEGREES) % 4
+def upright_size(picture: av.VideoFrame, orientation: Orientation | None = None) -> tuple[int, int]:
+    """(height, width) of the picture once it is upright; None: as the picture itself states."""
+    orientation = orientation or orientation_of(picture)
+    return orientation.upright_size(picture.height, picture.width)

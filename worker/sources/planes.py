@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from torch.utils.dlpack import from_dlpack
 
 from ssd_core.yuv import Matrix, YuvImage
-from worker.sources.picture import quarter_turns
+from worker.sources.orientation import Orientation, orientation_of
 
 FULL_RANGE_FORMATS = {"yuvj420p"}
 PLANAR_FORMATS = {"yuv420p", "yuvj420p"}
@@ -25,26 +25,27 @@ class PlaneReader:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def convert(self, picture: av.VideoFrame) -> YuvImage:
+    def convert(self, picture: av.VideoFrame, orientation: Orientation | None = None) -> YuvImage:
         """The picture's planes, not copied: they keep it alive.
 
         Planes on a GPU may still be being written, on its default stream: read them only after
         synchronising with that stream, and release them only when no read is outstanding, because
         FFmpeg then reuses their memory.
         """
-        turns = quarter_turns(picture)
+        orientation = orientation or orientation_of(picture)
+        upright = (orientation.quarter_turns, orientation.mirrored)
         full_range, matrix = _colours(picture)
         if picture.format.name == "cuda":
             planes = _planes_on_gpu(picture)
             if planes is not None:
-                return YuvImage(*planes, full_range, matrix, turns)
+                return YuvImage(*planes, full_range, matrix, *upright)
         elif picture.format.name in PLANAR_FORMATS and picture.planes[0].line_size > 0:
             y, u, v = (_rows(plane) for plane in picture.planes)
-            return YuvImage(y, u, v, full_range, matrix, turns)
+            return YuvImage(y, u, v, full_range, matrix, *upright)
         # From any other format swscale makes limited range BT.601 by default.
         picture = self._reformatter.reformat(picture, format="yuv420p")
         y, u, v = (_rows(plane) for plane in picture.planes)
-        return YuvImage(y, u, v, _colours(picture)[0], _colours(picture)[1], turns)
+        return YuvImage(y, u, v, _colours(picture)[0], _colours(picture)[1], *upright)
 
 
 def _rows(plane: Any) -> npt.NDArray[np.uint8]:

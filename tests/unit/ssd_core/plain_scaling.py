@@ -9,9 +9,10 @@ from ssd_core.yuv import yuv_to_rgb_matrix
 
 def scaled(image, size, antialias=True):
     """(3, H, W) RGB in 0..255 of a YuvImage, upright."""
-    if image.quarter_turns:
+    if image.quarter_turns or image.mirrored:
         sideways = size[::-1] if image.quarter_turns % 2 else size
-        upright = scaled(replace(image, quarter_turns=0), sideways, antialias)
+        upright = scaled(replace(image, quarter_turns=0, mirrored=False), sideways, antialias)
+        upright = upright.flip(2) if image.mirrored else upright
         return torch.rot90(upright, image.quarter_turns, (1, 2))
     y, u, v = (torch.as_tensor(plane).double().cpu() for plane in (image.y, image.u, image.v))
     luma = resampled(y, size, 0, antialias)

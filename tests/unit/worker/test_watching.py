@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 
+import av
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def test_every_frame_of_a_recording_is_returned_in_order_with_its_detections(sho
 
 
 def test_images_are_the_whole_pictures_unless_asked_otherwise(short_clip):
-    (_, expected), *_ = upright_images(short_clip)
+    expected = next(upright_images(short_clip)).image
     frame, detections = next(worker.watch(str(short_clip)))
     assert np.array_equal(frame.image, expected)
     assert frame.image.shape == (frame.height, frame.width, 3)
@@ -107,3 +108,12 @@ def test_importing_worker_loads_neither_pytorch_nor_pyav():
 def test_an_unknown_attribute_is_reported_as_python_does():
     with pytest.raises(AttributeError, match="module 'worker' has no attribute 'wacth'"):
         worker.wacth  # noqa: B018
+
+
+def test_a_folder_of_pictures_is_watched_like_a_recording(short_clip, tmp_path):
+    picture = next(upright_images(short_clip)).image
+    for name in ("2.png", "10.png"):
+        av.VideoFrame.from_ndarray(picture, "rgb24").to_image().save(tmp_path / name)
+    found = list(worker.watch(f"photos={tmp_path}"))
+    assert [frame.file_name for frame, _ in found] == ["2.png", "10.png"]
+    assert all(detections for _, detections in found)

@@ -149,8 +149,9 @@ def test_any_size_is_like_the_reference(height, width, antialias):
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(16, 16), (30, 14)])
-def test_any_turn_is_like_the_reference(quarter_turns, size):
-    image = random_image(41, 64, quarter_turns=quarter_turns)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_any_orientation_is_like_the_reference(quarter_turns, size, mirrored):
+    image = random_image(41, 64, quarter_turns=quarter_turns, mirrored=mirrored)
     assert_like_reference([image], size)
     assert_like_reference([image], size, antialias=False)
 
@@ -167,7 +168,7 @@ def test_images_of_all_kinds_share_a_batch():
     images = [
         random_image(48, 64, seed=1),
         random_image(33, 27, seed=2, nv12=True, full_range=False, matrix="bt709"),
-        random_image(27, 50, seed=3, padding=5, quarter_turns=3, matrix="bt709"),
+        random_image(27, 50, seed=3, padding=5, quarter_turns=3, mirrored=True, matrix="bt709"),
         random_image(2, 2, seed=4, nv12=True, padding=1, quarter_turns=2, full_range=False),
     ]
     assert_like_reference(images, (18, 11))

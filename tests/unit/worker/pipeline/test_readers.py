@@ -208,7 +208,7 @@ def test_a_real_source_that_hangs_in_a_conversion_is_down_and_the_other_is_not(w
     real = connection.make_converter
 
     class Stuck:
-        def convert(self, picture):
+        def convert(self, picture, orientation):
             stuck.set()
             convert.wait()
 

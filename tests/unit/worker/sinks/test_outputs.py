@@ -1,13 +1,17 @@
 import json
 from fractions import Fraction
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
+from ssd_core.yuv import yuv_to_rgb_matrix
 from tests.clips import pictures
 from tests.events import PERSON, camera_event, detections_event
 from worker.errors import SinkError
+from worker.frames import ShownPicture
 from worker.sinks.annotated_video import Annotator, write_annotated
 from worker.sinks.coco import write_coco
 from worker.sinks.files import complete_or_absent
@@ -29,7 +33,7 @@ def replay(pts=(0, 1, 2)):
 
 
 def images(count, height=90, width=120):
-    return ((i, np.full((height, width, 3), 40 * i, np.uint8)) for i in range(count))
+    return (ShownPicture(i, np.full((height, width, 3), 40 * i, np.uint8)) for i in range(count))
 
 
 def test_coco_has_every_frame_and_detection(tmp_path):
@@ -110,3 +114,99 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
 def test_a_target_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(SinkError, match=r"cannot write .*absent"):
         write_coco(replay, tmp_path / "absent" / "tags.json", LABELS)
+
+
+def shown(seconds, width=96, height=64, **fields):
+    """Pictures that stay for ``seconds`` each."""
+    for index, stays in enumerate(seconds):
+        image = np.full((height, width, 3), 25 * index, np.uint8)
+        yield ShownPicture(index, image, stays and Fraction(stays), **fields)
+
+
+def video_of(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream, list(container.decode(stream)), container.duration / 1e6
+
+
+@pytest.mark.parametrize("start", [0, 5, 936_000, 8_424_000_000])
+def test_annotated_video_begins_at_zero_and_lasts_as_long_as_its_frames(tmp_path, start):
+    target = tmp_path / "video.mp4"
+    frames = shown([Fraction(1, 10)] * 3)
+    write_annotated(frames, replay([start + i for i in range(3)]), target, Fraction(10))
+    stream, found, seconds = video_of(target)
+    assert [float(p.pts * p.time_base) for p in found] == pytest.approx([0, 0.1, 0.2])
+    assert stream.start_time == 0
+    assert seconds == pytest.approx(0.3, abs=0.01)
+
+
+def test_frames_of_a_variable_rate_keep_their_own_durations_to_the_last(tmp_path):
+    target = tmp_path / "video.mp4"
+    stays = [Fraction(n, 10) for n in (1, 12, 3, 50)]
+    write_annotated(shown(stays), replay((0, 1, 13, 16)), target, Fraction(4, 3))
+    _, found, seconds = video_of(target)
+    assert [float(p.duration * p.time_base) for p in found] == pytest.approx([0.1, 1.2, 0.3, 5])
+    assert seconds == pytest.approx(6.6, abs=0.01)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2), Fraction(16, 11), Fraction(1)])
+def test_annotated_video_keeps_the_shape_of_the_pixels(tmp_path, aspect):
+    target = tmp_path / "video.mp4"
+    write_annotated(images(3), replay(), target, Fraction(10), pixel_aspect=aspect)
+    stream, _, _ = video_of(target)
+    assert stream.sample_aspect_ratio == aspect
+
+
+@pytest.mark.parametrize("size", [(90, 120), (720, 1280)])
+@pytest.mark.parametrize("colour", [(254, 0, 0), (20, 200, 60), (30, 40, 250)])
+def test_annotated_video_states_the_colours_that_it_is_written_in(tmp_path, size, colour):
+    target = tmp_path / "video.mp4"
+    image = np.broadcast_to(np.uint8(colour), (*size, 3))
+    frames = (ShownPicture(i, image, None, 5, 13) for i in range(3))
+    write_annotated(frames, replay(), target, Fraction(10))
+    _, (first, *_), _ = video_of(target)
+    assert (first.colorspace, first.color_range) == (Colorspace.ITU709, ColorRange.MPEG)
+    assert (first.color_primaries, first.color_trc) == (5, 13)  # as the recording's
+    y, u, v = (np.frombuffer(plane, np.uint8)[10] for plane in first.planes)
+    linear, offset = yuv_to_rgb_matrix(False, "bt709")
+    assert linear @ [y, u, v] + offset == pytest.approx(colour, abs=5)
+
+
+def test_colours_that_a_recording_does_not_state_are_written_as_bt709(tmp_path):
+    write_annotated(images(3), replay(), tmp_path / "video.mp4", Fraction(10))
+    _, (first, *_), _ = video_of(tmp_path / "video.mp4")
+    assert (first.colorspace, first.color_primaries, first.color_trc) == (1, 1, 1)
+
+
+def test_a_picture_of_another_size_is_fitted_with_its_boxes(tmp_path):
+    frames = [
+        ShownPicture(0, np.full((100, 200, 3), 90, np.uint8)),
+        ShownPicture(1, np.full((400, 200, 3), 90, np.uint8)),
+    ]
+    write_annotated(frames, replay((0, 1)), tmp_path / "video.mp4", Fraction(10))
+    _, (_, second), _ = video_of(tmp_path / "video.mp4")
+    image = second.to_ndarray(format="rgb24").astype(int)
+    assert image.shape == (100, 200, 3)
+    assert image[:, :70].max() < 30  # a bar: the picture is 50 columns wide
+    assert image[:, -70:].max() < 30
+    assert abs(image[90:, 80:120] - 90).max() < 30
+    box = image[30:60, 80:95]  # PERSON is at 0.1..0.3 of the width, 0.2..0.4 of the height
+    assert (abs(box - 90).max(axis=2) > 40).any()
+
+
+@pytest.mark.parametrize("output", ["tags.parquet", "tags.json"])
+def test_a_picture_s_own_name_is_in_the_outputs(tmp_path, output):
+    def named():
+        for event in replay()[:-1]:
+            name = f"photo {event.data.seq}.jpg"
+            yield event.model_copy(
+                update={"data": event.data.model_copy(update={"file_name": name})}
+            )
+
+    if output == "tags.json":
+        write_coco(named, tmp_path / output, LABELS)
+        rows = json.loads((tmp_path / output).read_text())["images"]
+    else:
+        write_parquet(named(), tmp_path / output)
+        rows = pq.read_table(tmp_path / output).to_pylist()
+    assert [row["file_name"] for row in rows] == ["photo 0.jpg", "photo 1.jpg", "photo 2.jpg"]

@@ -11,7 +11,8 @@ from tests.clips import cut, pictures, set_rotation
 from tests.conftest import WALKWAY
 from tests.unit.ssd_core.plain_scaling import scaled
 from worker.sources.conversion import INTERPOLATION, PictureConverter, make_converter
-from worker.sources.picture import quarter_turns, seconds_of, time_base_of, upright_size
+from worker.sources.orientation import Orientation, orientation_of
+from worker.sources.picture import seconds_of, time_base_of, upright_size
 from worker.sources.planes import PlaneReader
 
 
@@ -46,7 +47,7 @@ def test_a_rotated_picture_is_turned_upright_whatever_its_size(rotated, degrees,
     picture = rotated(degrees)
     plain = PictureConverter(None).convert(rotated(0))
     image = PictureConverter(None).convert(picture)
-    assert quarter_turns(picture) == turns
+    assert orientation_of(picture) == Orientation(turns)
     assert np.array_equal(image, np.rot90(plain, turns))
     assert upright_size(picture) == image.shape[:2]
     assert PictureConverter((40, 60)).convert(picture).shape == (40, 60, 3)

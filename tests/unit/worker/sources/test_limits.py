@@ -16,9 +16,10 @@ from worker.errors import SourceError
 from worker.frames import Frame, StreamDown
 from worker.settings.fields import RunSettings
 from worker.settings.loading import load_settings
+from worker.sources.decoding import DecodedPictures
 from worker.sources.limits import Limits, Meter, OverLimit
 from worker.sources.live import LiveSource
-from worker.sources.recording import DecodedPictures, RecordingSource, probe_recording
+from worker.sources.recording import RecordingSource, probe_recording
 
 SIZE = (120, 160)
 PIXELS = 768 * 576
@@ -125,7 +126,7 @@ def test_a_header_that_claims_a_huge_picture_allocates_none(tmp_path):
     with pytest.raises(SourceError, match=r"6200x6200 .*\(--max-pixels\)"):
         probe_recording(path, "clip", Limits())
     allowed = DecodedPictures(path, limits=Limits(max_pixels=6200 * 6200))
-    assert next(iter(allowed)).width == 6200
+    assert next(iter(allowed)).picture.width == 6200
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "avi"])

@@ -14,9 +14,11 @@ from tests.conftest import WALKWAY
 from worker.frames import Frame, StreamDown, StreamUp
 from worker.sources.capabilities import claim_gpu
 from worker.sources.conversion import PictureConverter
+from worker.sources.decoding import DecodedPictures
 from worker.sources.live import LiveSource
+from worker.sources.orientation import UPRIGHT, Orientation
 from worker.sources.planes import PlaneReader
-from worker.sources.recording import DecodedPictures, RecordingSource, probe_recording
+from worker.sources.recording import RecordingSource, probe_recording
 
 PATCH = 16
 COLOURS = np.array(
@@ -47,7 +49,7 @@ def to_rgb(image):
     u, v = (plane.repeat(2, axis=0).repeat(2, axis=1)[: len(y), : y.shape[1]] for plane in (u, v))
     linear, offset = yuv_to_rgb_matrix(image.full_range, image.matrix)
     rgb = (np.stack([y, u, v], axis=-1) @ linear.T + offset).clip(0, 255)
-    return np.rot90(rgb, image.quarter_turns)
+    return np.rot90(rgb[:, ::-1] if image.mirrored else rgb, image.quarter_turns)
 
 
 def in_the_middle(rgb):
@@ -179,7 +181,7 @@ def test_a_rotated_picture_keeps_its_planes_and_says_how_to_turn_it(
     tmp_path, pixel_format, degrees, turns
 ):
     path = file_of(tmp_path / "rotated.mp4", "libx264", pixel_format)
-    (picture,) = DecodedPictures(set_rotation(path, degrees))
+    picture = next(pictures(set_rotation(path, degrees), 1))
     image = PlaneReader().convert(picture)
     assert image.quarter_turns == turns
     assert image.y.shape == (2 * PATCH, 4 * PATCH)
@@ -239,7 +241,7 @@ def test_frames_of_a_recording_as_planes_carry_their_pictures_in_full_size(clip)
 )
 def test_planes_of_every_kind_of_file_match_the_converter(tmp_path, name, codec, pixel_format):
     (decoded,) = DecodedPictures(file_of(tmp_path / name, codec, pixel_format))
-    assert_like_the_converter(decoded, PlaneReader().convert(decoded))
+    assert_like_the_converter(decoded.picture, PlaneReader().convert(decoded.picture))
 
 
 def test_a_file_played_live_yields_planes_too(clip):
@@ -268,17 +270,27 @@ class OnGpu:
 
 def test_planes_decoded_on_a_gpu_are_not_copied():
     picture = picture_of("nv12", Colorspace.ITU709)
-    image = PlaneReader().convert(OnGpu(picture))
+    image = PlaneReader().convert(OnGpu(picture), UPRIGHT)
     assert_like_the_converter(picture, image)
     assert image.matrix == "bt709"
     y, chroma = (plane.buffer_ptr for plane in picture.planes)
     assert [plane.data_ptr() for plane in (image.y, image.u, image.v)] == [y, chroma, chroma + 1]
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_planes_decoded_on_a_gpu_say_how_they_lie(turns, mirrored):
+    lies = Orientation(turns, mirrored)
+    image = PlaneReader().convert(OnGpu(picture_of("nv12", Colorspace.ITU709)), lies)
+    expected = lies.upright(colour_patches()).astype(float)
+    assert image.shape == expected.shape
+    assert np.abs(to_rgb(image) - expected).mean() < 8
+
+
 def test_planes_decoded_on_a_gpu_keep_their_picture_alive():
     def planes_of_a_deleted_picture():
         picture = picture_of("nv12")
-        image = PlaneReader().convert(OnGpu(picture))
+        image = PlaneReader().convert(OnGpu(picture), UPRIGHT)
         return image, image.y.clone(), image.u.clone()
 
     made = [planes_of_a_deleted_picture() for _ in range(20)]

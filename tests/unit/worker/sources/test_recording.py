@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 
-from tests.clips import cut
+from tests.clips import cut, set_rotation
 from tests.conftest import WALKWAY
 from worker.frames import Frame
 from worker.sources.recording import RecordingSource, probe_recording
@@ -34,11 +36,11 @@ class FailsAfter:
     def __init__(self, converter, pictures):
         self._converter, self._left = converter, pictures
 
-    def convert(self, picture):
+    def convert(self, picture, orientation):
         self._left -= 1
         if self._left < 0:
             raise av.error.ArgumentError(22, "Invalid argument")
-        return self._converter.convert(picture)
+        return self._converter.convert(picture, orientation)
 
 
 def test_a_picture_that_cannot_be_converted_ends_a_recording_as_truncated(recording):
@@ -47,3 +49,40 @@ def test_a_picture_that_cannot_be_converted_ends_a_recording_as_truncated(record
     *items, down = source
     assert len([item for item in items if isinstance(item, Frame)]) == down.frames == 5
     assert (down.state, down.reason) == ("ended", "truncated")
+
+
+@pytest.mark.parametrize("start_seconds", [0, 3600])
+def test_a_recording_that_starts_late_is_dated_from_its_start(tmp_path, start_seconds):
+    plain = cut(WALKWAY, tmp_path / "plain.mkv", frames=12, size=(48, 64))
+    late = tmp_path / "late.mkv"
+    with av.open(str(plain)) as source, av.open(str(late), "w") as target:
+        target.metadata["creation_time"] = "2024-05-01T10:00:00.000000Z"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                shift = round(start_seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = stream
+                target.mux(packet)
+    frames = [f for f in RecordingSource(probe_recording(late, "x"), SIZE) if isinstance(f, Frame)]
+    assert float(frames[0].pts * frames[0].time_base) == start_seconds
+    first = datetime(2024, 5, 1, 10, tzinfo=UTC)
+    seconds = [(frame.captured_at - first).total_seconds() for frame in frames]
+    assert seconds == pytest.approx([i / 10 for i in range(12)], abs=1e-3)
+
+
+@pytest.mark.parametrize(("degrees", "aspect"), [(0, 2), (90, Fraction(1, 2)), (180, 2)])
+def test_the_shape_of_pixels_turns_with_the_picture(tmp_path, degrees, aspect):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    if degrees:
+        set_rotation(path, degrees)
+    recording = probe_recording(path, "clip")
+    assert recording.pixel_aspect == aspect
+    assert (recording.height, recording.width) == ((64, 48) if degrees == 90 else (48, 64))
