@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from worker.servers.embedded import HOST, ensure_running
 from worker.settings.fields import DetectorSettings, RedisSettings
 
 log = logging.getLogger(__name__)
+
+SECOND_SIGNAL_SECONDS = 1.0
+"""Signals within this time of the first are one request to stop: `timeout -s INT` sends two within
+milliseconds, and a supervisor's may meet the one that a terminal sends to the whole group."""
 
 if TYPE_CHECKING:
     import torch
@@ -133,13 +138,19 @@ def _claim_decoding_gpu(
 def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Call ``stop`` at SIGINT and SIGTERM; gives the list that the signals are noted in.
 
-    The second signal ends the process the hard way.
+    A signal that comes ``SECOND_SIGNAL_SECONDS`` or more after the first ends the process the hard
+    way. After a signal the handlers stay: the process is about to end, and the rest of the same
+    request must not interrupt its last steps.
     """
     received: list[int] = []
+    first_at = 0.0
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        first_at = first_at or now
         received.append(number)
-        if len(received) > 1:
+        if now - first_at >= SECOND_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop()
@@ -148,5 +159,6 @@ def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)
