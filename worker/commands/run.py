@@ -1,6 +1,7 @@
 """`ssd-worker run`: cameras to Redis until stopped."""
 
 import logging
+import secrets
 import signal
 from collections.abc import Callable, Collection
 from functools import partial
@@ -20,6 +21,7 @@ from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
+from worker.publishing.ownership import Ownership
 from worker.publishing.spool import Spool
 from worker.servers.address import LIVE_REPLY_TIMEOUT_SECONDS
 from worker.servers.embedded import ensure_running
@@ -39,13 +41,17 @@ def run_live(settings: RunSettings) -> int:
     labels = check_model(settings)
     wanted = settings_of_cameras(settings, labels)
     setup = load_detector(settings, [camera.score_threshold for camera in wanted.values()])
-    make_sink = _sinks(settings)
+    owner = secrets.token_hex(6)  # says nothing about machine, user or cameras
+    make_sink = _sinks(settings, owner)
     make_spool = partial(_spool, settings, make_sink().destination)
     live_cameras = LiveCameras(settings, setup, make_sink, make_spool)
     # Once more if labels are known only now: those of the weights.
     cameras = live_cameras.read() if labels is None else live_cameras.made_of(wanted)
-    sink, spool = make_sink(), make_spool([camera.camera_id for camera in cameras])
-    publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS)
+    sink, spool = make_sink(), make_spool([])  # the publisher adds the cameras that are ours
+    ownership = Ownership(
+        sink, owner, take_over=settings.take_over, on_taken=live_cameras.epochs.raise_to
+    )
+    publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
     pipeline = Pipeline(
         cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
@@ -59,7 +65,8 @@ def run_live(settings: RunSettings) -> int:
         waits_for_cameras=settings.cameras is not None or not settings.sources,
     )
     names = ", ".join(camera.camera_id for camera in cameras)
-    log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
+    names = names or f"no camera yet: add some to {settings.cameras}"
+    log.info("watching %s (this is worker %s)", names, owner)
     seconds = settings.watchdog_seconds
     try:
         with (
@@ -79,7 +86,7 @@ def run_live(settings: RunSettings) -> int:
     return 130 if signal.SIGINT in signals else 0
 
 
-def _sinks(settings: RunSettings) -> Callable[[], RedisStreamSink]:
+def _sinks(settings: RunSettings, owner: str) -> Callable[[], RedisStreamSink]:
     """Makes sinks for the server, each with connections of its own."""
     redis_url = settings.redis_url or "embedded"
     return partial(
@@ -87,6 +94,7 @@ def _sinks(settings: RunSettings) -> Callable[[], RedisStreamSink]:
         resolve_redis_url(settings, redis_url),
         prefix=settings.key_prefix,
         stream_maxlen=settings.stream_maxlen,
+        owner=owner,
         reply_timeout=LIVE_REPLY_TIMEOUT_SECONDS,
         # An embedded server that died is started again.
         before_connecting=(

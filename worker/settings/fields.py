@@ -188,6 +188,11 @@ class RunSettings(DetectorSettings, CameraDefaults):
         False,
         description="accept a camera that is an HLS or DASH playlist, which can open other hosts",
     )
+    take_over: bool = Field(
+        False,
+        description="take cameras over from workers that are watching them now, for a planned "
+        "change: those stop watching them",
+    )
     publish: Literal["detections", "all"] = Field(
         "detections", description="publish frames with detections, or all frames"
     )

@@ -362,10 +362,16 @@ def test_a_camera_that_the_sink_refuses_is_tried_again_only_with_other_settings(
 def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next():
     class Refusing:
         def __init__(self):
-            self.refused = {}
+            self.refused, self.held = {}, {}
 
         def add_cameras(self, camera_ids):
             pass
+
+        def remove_cameras(self, camera_ids):
+            pass
+
+        def may_watch(self, camera_id):
+            return True
 
     class RefusedMeanwhile(EndlessSource):
         def stop(self):
