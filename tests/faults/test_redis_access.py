@@ -14,6 +14,7 @@ from tests.events import camera_event, detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.publishing.checkpoint import ReplayClaim
+from worker.publishing.ownership import NOBODY, Bid
 from worker.servers.address import connect
 from worker.sinks.redis_stream import RedisStreamSink
 
@@ -78,9 +79,10 @@ def guarded(started):
 
 
 def publish(url):
-    sink = RedisStreamSink(url, stream_maxlen=100)
+    sink = RedisStreamSink(url, stream_maxlen=100, owner="worker")
     try:
         sink.last_epoch("gate")
+        sink.own({"gate": Bid("worker", NOBODY)})
         sink.publish(CAMERA_EVENTS)
     finally:
         sink.close()
