@@ -113,9 +113,7 @@ def test_a_worker_that_was_killed_is_succeeded_by_its_restart_within_fifteen_sec
 
 
 @pytest.mark.long
-def test_a_worker_that_waits_for_a_camera_takes_it_after_the_death_of_its_owner(
-    valkey_server, run
-):
+def test_a_worker_that_waits_for_a_camera_takes_it_after_the_death_of_its_owner(valkey_server, run):
     first = run("gate")
     wait_until(lambda: events_from(valkey_server), 40, "the first worker")
     second = run("yard", "gate")

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import time
 
@@ -240,3 +241,26 @@ def test_a_creation_time_in_the_file_becomes_the_time_of_the_events(cli, tmp_pat
     assert frames[0]["time"] == "2026-03-01T10:00:00Z"
     assert frames[11]["time"].startswith("2026-03-01T10:00:01.1")
     assert {e["data"]["clock"] for e in frames} == {"file"}
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else True,
+    reason="two cores (there is one)",
+)
+def test_a_replay_resumes_on_another_number_of_cores_with_the_same_events(
+    cli, exec_cli, valkey_server, tmp_path
+):
+    uninterrupted = tmp_path / "uninterrupted.jsonl"
+    assert cli("replay", WALKWAY, "--output", uninterrupted).returncode == 0
+    one_core = {min(os.sched_getaffinity(0))}
+    arguments = "replay", WALKWAY, "--redis-url", valkey_server.url
+    process = exec_cli.start(*arguments, preexec_fn=lambda: os.sched_setaffinity(0, one_core))
+    wait_until(lambda: valkey_server.client.xlen(STREAM) >= 12, 60, "some events")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    stored = valkey_server.client.xlen(STREAM)
+    assert stored < FRAMES
+    result = cli(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"resuming after {stored} frames" in result.stderr
+    assert stream_events(valkey_server.client, STREAM) == uninterrupted.read_text().splitlines()

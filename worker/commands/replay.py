@@ -63,7 +63,7 @@ def run_replay(settings: ReplaySettings) -> int:
     ]
     check_outputs(settings, recordings)
     check_model(settings)
-    setup = load_detector(settings)
+    setup = load_detector(settings, alike=True)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None
@@ -80,7 +80,7 @@ def run_replay(settings: ReplaySettings) -> int:
         if output is not None:
             names = "\n".join(r.camera_id for r in recordings)
             claim = sha256("\n".join([names, *(c.digest for c in claims)]).encode()).hexdigest()
-            journal = JsonlSink(output, claim, batch=setup.max_batch, restart=settings.restart)
+            journal = JsonlSink(output, claim, batch=setup.together, restart=settings.restart)
             stack.callback(journal.close)
         sinks = _Sinks(redis, journal)
         checkpoints = [
@@ -191,7 +191,7 @@ def _claim(recording: Recording, setup: DetectorSetup, settings: ReplaySettings)
         "stride": settings.stride,
         "fps": settings.fps,
         "labels": sorted(settings.labels) if settings.labels is not None else None,
-        "max_batch": setup.max_batch,
+        "computed_together": setup.together,
         "decoded_by": "cpu" if setup.gpu is None else "gpu",
         **setup.detector.affecting,
     }

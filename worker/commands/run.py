@@ -65,8 +65,8 @@ def run_live(settings: RunSettings) -> int:
         waits_for_cameras=settings.cameras is not None or not settings.sources,
     )
     names = ", ".join(camera.camera_id for camera in cameras)
-    names = names or f"no camera yet: add some to {settings.cameras}"
-    log.info("watching %s (this is worker %s)", names, owner)
+    log.info("this is worker %s", owner)  # as others name it, if they find it has a camera
+    log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
     seconds = settings.watchdog_seconds
     try:
         with (

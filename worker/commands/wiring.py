@@ -61,26 +61,34 @@ class DetectorSetup:
     detector: "FrameDetector"
     max_batch: int
     """Frames it takes at once."""
+    together: int
+    """Frames of a replay that are computed together, on which results depend."""
     gpu: int | None
     """CUDA device that decodes frames for it; None: the CPU does."""
 
 
 def load_detector(
-    settings: DetectorSettings, thresholds: Collection[float | None] | None = None
+    settings: DetectorSettings,
+    thresholds: Collection[float | None] | None = None,
+    *,
+    alike: bool = False,
 ) -> DetectorSetup:
     """Load what the settings name, ready to run. Raises UsageError.
 
     ``thresholds``: those of the cameras, to run at the lowest; default: that of the settings.
+    ``alike``: with the same results on any number of cores.
     """
     thresholds = [settings.score_threshold] if thresholds is None else thresholds
     import torch
 
     from ssd_core import Detector
+    from ssd_core.cores import usable_cores
     from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
     from ssd_core.runners.heap import keep_freed_memory
     from worker.pipeline.detection import FrameDetector, check_labels
 
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     try:
         device = choose_device(settings.device)
         if device.type == "cpu":
@@ -97,6 +105,7 @@ def load_detector(
         frame_detector = FrameDetector(detector)
         frame_detector.score_threshold = frame_detector.lowest_threshold(thresholds)
         max_batch = settings.max_batch or frame_detector.default_batch
+        together = frame_detector.compute_alike(max_batch) if alike else max_batch
         frame_detector.warm_up(max_batch)
     except SsdError as error:
         raise UsageError(str(error)) from error
@@ -115,7 +124,7 @@ def load_detector(
     if device.type == "cuda":
         where = "CPU" if gpu is None else "GPU, where it knows the codec"
         log.info("frames are decoded on the %s%s", where, reason and f": {reason}")
-    return DetectorSetup(frame_detector, max_batch, gpu)
+    return DetectorSetup(frame_detector, max_batch, together, gpu)
 
 
 def _claim_decoding_gpu(

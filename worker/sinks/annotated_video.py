@@ -13,6 +13,7 @@ import av
 import numpy as np
 import supervision as sv
 
+from ssd_core.cores import usable_cores
 from worker.errors import SinkError
 from worker.events import Detection, DetectionsEvent, Event
 from worker.sinks.files import complete_or_absent
@@ -143,4 +144,5 @@ def _open_stream(container: Any, image: RGBImage, event: DetectionsEvent, rate: 
     stream.codec_context.time_base = (
         Fraction(event.data.time_base) if event.data.pts is not None else 1 / rate
     )
+    stream.codec_context.thread_count = usable_cores()
     return stream

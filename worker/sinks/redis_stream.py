@@ -318,9 +318,9 @@ def _conflict(camera_id: str, claim: ReplayClaim, recording: str, model: str, se
     if recording != claim.recording:
         differs = "another recording"
     elif model != claim.model:
-        differs = "this recording, analysed with another model,"
+        differs = "this recording, analysed with another model"
     elif settings != claim.settings:
-        differs = "this recording, analysed with other settings,"
+        differs = "this recording, analysed with other settings"
     else:
         raise _damaged_replay(camera_id)
     return (

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
 
+from ssd_core.cores import usable_cores
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame, SourceItem, StreamDown, StreamUp
 from worker.sources.conversion import PictureConverter, make_converter
@@ -259,6 +260,9 @@ class DecodedPictures:
         """The pictures of an open file, in presentation order."""
         # Not frame threads: with those, damaged pictures differ from run to run.
         stream.thread_type = "SLICE"
+        # Two at least: a single one conceals errors in damaged H.264 in another way. FFmpeg advises
+        # against more than 16.
+        stream.thread_count = min(max(usable_cores(), 2), 16)
         try:
             for packet in container.demux(stream):
                 for picture in self._decoded(packet):

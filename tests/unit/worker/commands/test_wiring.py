@@ -181,3 +181,20 @@ def test_a_second_signal_ends_the_process_only_some_time_after_the_first(seconds
         [sys.executable, "-c", TWO_SIGNALS, str(seconds)], stdout=subprocess.PIPE, text=True
     )
     assert (done.returncode, done.stdout) == (code, printed)
+
+
+def test_pytorch_uses_no_more_threads_than_a_quota_allows(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    monkeypatch.setattr("ssd_core.cores.usable_cores", lambda: 2)
+    try:
+        wiring.load_detector(settings_of("--device", "cpu", "--max-batch", 1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_replays_detector_says_how_many_frames_are_computed_together():
+    settings = settings_of("--device", "cpu", "--max-batch", 8)
+    assert wiring.load_detector(settings, alike=True).together == 4
+    assert wiring.load_detector(settings).together == 8
