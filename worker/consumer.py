@@ -253,7 +253,8 @@ class EventConsumer:
         first = self._next_discovery == 0.0
         cameras = self._cameras
         if cameras is None:
-            cameras = sorted(c.decode() for c in self._client.smembers(self._keys.cameras))
+            known = self._client.smembers(self._keys.ids(replay=self._replay))
+            cameras = sorted(camera_id.decode() for camera_id in known)
         for camera_id in cameras:
             stream = self._keys.camera(camera_id, replay=self._replay).stream
             if stream in self._positions:

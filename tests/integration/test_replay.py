@@ -27,7 +27,8 @@ def test_replay_publishes_one_event_per_frame_and_an_end(cli, redis_server):
     assert end["type"] == "ssd.camera.v1"
     assert end["data"]["state"] == "ended"
     assert end["data"]["frames"] == FRAMES
-    assert redis_server.client.smembers("ssd:cameras") == {b"walkway"}
+    assert redis_server.client.smembers("ssd:replays") == {b"walkway"}
+    assert not redis_server.client.exists("ssd:cameras")  # subscribers would wait for it
     people = sum(d["label"] == "Person" for e in frames for d in e["data"]["detections"])
     assert 600 < people < 1000  # the clip has about five walkers at a time
     assert "Person" in result.stderr

@@ -21,6 +21,7 @@ from worker.commands.wiring import (
     load_detector,
     on_stop_signals,
     resolve_redis_url,
+    watching_embedded,
 )
 from worker.errors import UsageError
 from worker.pipeline.batching import LosslessBatcher
@@ -74,6 +75,7 @@ def run_replay(settings: ReplaySettings) -> int:
                 stream_maxlen=settings.stream_maxlen,
             )
             stack.callback(redis.close)
+            stack.enter_context(watching_embedded(settings, redis_url))
         claims = [_claim(recording, setup, settings) for recording in recordings]
         journal = None
         output = settings.output or settings.annotate

@@ -4,14 +4,14 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from worker.errors import UsageError
 from worker.secrecy.names import fill_in
-from worker.servers.embedded import HOST, ensure_running
+from worker.servers.embedded import HOST, ensure_running, watching_memory
 from worker.settings.fields import DetectorSettings, RedisSettings
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,18 @@ def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
     """The URL to connect to; starts the embedded server if that is what was asked for."""
     if redis_url == "embedded":
         log.info("using the embedded Valkey on %s:%d", HOST, settings.embedded_port)
-        return ensure_running(settings.state_dir, settings.embedded_port)
+        return run_embedded(settings)
     return fill_in(redis_url, settings.secrets)
+
+
+def run_embedded(settings: RedisSettings) -> str:
+    """The URL of the embedded server, which runs after this."""
+    return ensure_running(settings.state_dir, settings.embedded_port, settings.embedded_max_bytes)
+
+
+def watching_embedded(settings: RedisSettings, redis_url: str) -> AbstractContextManager[None]:
+    """Warn before the embedded server is full, if that is where events go."""
+    return watching_memory(settings.embedded_port) if redis_url == "embedded" else nullcontext()
 
 
 def check_model(settings: DetectorSettings) -> tuple[str, ...] | None:

@@ -280,6 +280,8 @@ class LivePublisher:
             log.error("cannot read the spooled events of new cameras, %s: %s", names, error)
         if not before:
             self._report_earlier(len(self._spool))
+        if not self._outage:
+            self._take_lost()
 
     def _report_earlier(self, events: int) -> None:
         if events:
@@ -383,6 +385,10 @@ class LivePublisher:
 
     def _sink_recovered(self) -> None:
         self._outage.end()
+        self._take_lost()
+
+    def _take_lost(self) -> None:
+        """Losses that the spool has counted, of this process or an earlier one."""
         try:
             lost = self._spool.take_lost()
         except SpoolError as error:

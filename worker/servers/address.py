@@ -187,6 +187,11 @@ def explain(error: Exception, server: str) -> SinkError:
         return SinkUnavailable(
             f"Redis at {server} accepts no more clients: close some, or raise its maxclients"
         )
+    if isinstance(error, OutOfMemoryError):
+        return SinkUnavailable(
+            f"Redis at {server} takes no writes now ({redact(str(error))}): delete what you do not "
+            "need with `ssd-worker forget ID`, or raise its maxmemory (--embedded-max-bytes)"
+        )
     if isinstance(error, TEMPORARY_ERRORS) or str(error).startswith(TEMPORARY_ANSWERS):
         return SinkUnavailable(f"Redis at {server} takes no writes now ({redact(str(error))})")
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, RedisClusterException, OSError)):

@@ -137,6 +137,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "SOURCES": "SOURCE",
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
+        "IDS": "ID",
     }
 
     def _metavar_formatter(
@@ -218,7 +219,9 @@ def _first_line(settings_class: type[Settings], error: ValidationError) -> str:
 
 def _flag(settings_class: type[Settings], name: str) -> str:
     """A field as it is typed: its flag, or the name that the help gives a positional argument."""
-    if name in ("sources", "paths") or (name == "cameras" and settings_class is not RunSettings):
+    if name in ("sources", "paths", "ids", "action") or (
+        name == "cameras" and settings_class is not RunSettings
+    ):
         return "FILE" if settings_class is CamerasSettings else name.upper()
     kebab = name.replace("_", "-")
     shortcut = (settings_class.model_config.get("cli_shortcuts") or {}).get(kebab, kebab)

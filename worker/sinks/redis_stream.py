@@ -170,10 +170,11 @@ class RedisStreamSink:
         return _Call([keys.stream, keys.producer, keys.status], arguments)
 
     def _announce(self, camera_id: str) -> None:
-        """Add a camera to the set for discovery, periodically: a server may lose its data."""
+        """Add an id to its set for discovery, periodically: a server may lose its data."""
         with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
-                redis.client.sadd(self._keys.cameras, camera_id)
+                known = self._keys.ids(replay=camera_id in self._claims)
+                redis.client.sadd(known, camera_id)
                 self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
 
     def _answers(self, script: str, calls: Mapping[str, "_Call"]) -> Iterator[tuple[str, Any]]:
