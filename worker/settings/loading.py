@@ -138,6 +138,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "ACTION": "list|purge",
     }
 
     def _metavar_formatter(
