@@ -11,14 +11,19 @@ from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.keys import Keys
+from worker.publishing.ownership import NOBODY, Bid
 from worker.servers.address import connect
+from worker.sinks.forgetting import forget
 from worker.sinks.redis_stream import RedisStreamSink
 
 CAMERAS = ("gate", "yard", "door", "hall")  # in different cluster slots
 
 
 def publish_and_read_back(url):
-    sink = RedisStreamSink(url)
+    sink = RedisStreamSink(url, owner="worker")
+    holders = sink.own(dict.fromkeys(CAMERAS, Bid("worker", NOBODY)))
+    assert [holder.taken for holder in holders.values()] == [True] * len(CAMERAS)
     sink.publish([detections_event(camera, seq=seq) for camera in CAMERAS for seq in range(3)])
     sink.publish([detections_event("gate", seq=2)])
     sink.close()
@@ -32,6 +37,8 @@ def publish_and_read_back(url):
     with EventConsumer(url, group="g", consumer="c", timeout_seconds=0.5) as consumer:
         assert list(consumer) == []
     assert plain == sorted(grouped) == sorted((c, seq) for c in CAMERAS for seq in range(3))
+    deleted = [each for camera in CAMERAS for each in forget(url, Keys(), camera, force=True)]
+    assert sum(each.events or 0 for each in deleted) == 3 * len(CAMERAS)
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
         "socket_connect_timeout": min(CONNECT_TIMEOUT_SECONDS, reply_timeout),
         "socket_timeout": reply_timeout,
         "health_check_interval": 30,
+        "protocol": 2,  # redis-py 8 asks for 3, with a command that Redis 5 does not know
     }
     try:
         client: RedisClient

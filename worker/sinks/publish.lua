@@ -10,6 +10,10 @@
 -- -4 if the producer hash holds no valid numbers; -5 if the camera belongs to another owner (own.lua).
 -- One call may carry several epochs: in a retry, the older ones are duplicates. The stream belongs to
 -- another producer only if even the newest epoch is below the one in the hash.
+if redis.replicate_commands then
+  redis.replicate_commands()  -- for Redis before 7 with lua-replicate-commands off: ids of entries vary
+end
+
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
 local claim, owner, maxlen = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local first, fields = 4, 7
