@@ -82,6 +82,7 @@ def test_a_worker_watches_its_other_cameras_and_waits_for_the_one_that_another_h
     assert_whole(events_of(valkey_server.client, "yard"))
 
 
+@pytest.mark.long
 def test_a_worker_that_was_stopped_in_order_is_back_at_once(valkey_server, run):
     first = run("gate")
     wait_until(lambda: events_from(valkey_server), 40, "the worker")
@@ -164,6 +165,7 @@ def test_a_worker_that_was_frozen_finds_its_camera_taken_and_says_so(valkey_serv
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_a_quiet_camera_stays_with_its_worker(valkey_server, cli, short_clip):
     """No event is made for longer than an owner may be unseen: only renewals keep it."""
     worker = cli.start(
@@ -181,6 +183,7 @@ def test_a_quiet_camera_stays_with_its_worker(valkey_server, cli, short_clip):
     stop(worker)
 
 
+@pytest.mark.long
 def test_a_camera_that_is_removed_from_the_cameras_file_is_free_at_once(
     valkey_server, cli, short_clip, tmp_path
 ):
