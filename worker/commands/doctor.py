@@ -52,7 +52,8 @@ def _device(settings: DoctorSettings) -> str:
 
     device = choose_device(settings.device)
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
-    cores = f" ({usable_cores()} usable)" if device.type == "cpu" else ""
+    count = usable_cores()
+    cores = f", {count} usable core{'s' * (count > 1)}" if device.type == "cpu" else ""
     return f"{device}{cores}, {precision} by default"
 
 
