@@ -11,8 +11,8 @@ restarted with its data, or full.
 Every event is read back from its stream and compared with the previous one: `seq` must rise by one
 within an epoch, and epochs must rise. A gap is a lost event, a repeated number is a duplicate, a
 lower one is out of order. An epoch must end with `down`, and account for each of its frames with an
-event or a count of dropped frames. Latency is measured for healthy cameras from the event's time,
-which for RTSP is one frame (100 ms) early, to its entry in Redis; percentiles include the events
+event or a count of dropped or skipped frames. Latency is measured for healthy cameras from the
+event's time to its entry in Redis; percentiles include the events
 that were spooled while Redis was unavailable. Memory, file descriptors and threads are the
 worker's, every `SAMPLE_SECONDS`; growth compares the medians of the first and the last fifth after
 a warm-up.
@@ -123,6 +123,8 @@ class Reader:
         self._last = (0, -1)
         self._accounted = 0
         """Frames of the epoch with an event of their own, or counted as dropped or skipped."""
+        self._dropped = 0
+        """Frames of the epoch that its events count as dropped."""
         self._state = "down"
         self.faults: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -152,16 +154,19 @@ class Reader:
             self.faults["lost"] += seq - (last_seq + 1 if epoch == last_epoch else 0)
         if epoch != last_epoch:
             self.faults["lost"] += self._state == "up"  # the last epoch lacks its `down`
-            self._accounted = 0
+            self._accounted = self._dropped = 0
         self._last = max(self._last, (epoch, seq))
         self.events += 1
         if event["type"] == "ssd.camera.v1":
             self.reasons[data["reason"]] += 1
             self._state = data["state"]
             if self._state == "down":
-                self.faults["lost"] += abs(data["frames"] - self._accounted)
+                # The event also counts frames that were not even decoded, because they were late.
+                accounted = self._accounted + max(data["dropped"] - self._dropped, 0)
+                self.faults["lost"] += max(data["frames"] - accounted, 0)
             return
         self._accounted += 1 + data["dropped"] + data["skipped"]
+        self._dropped += data["dropped"]
         self.frames += 1
         self.dropped += data["dropped"]
         published = int(entry_id.partition("-")[0]) / 1000

@@ -102,19 +102,19 @@ def tile_default_boxes(
     the input in (height, width): |f_k| of the paper's equation 4, by default the size of the map.
     Models with fixed steps give image_size / step instead (SSD300's first map: 300 / 8 = 37.5).
 
-    Returns (A, 4) fp32 ``boxes_cxcywh`` in fractions of the input, ordered by map, row, column,
-    size: the order in which a head's NHWC output reads.
+    Returns (A, 4) fp32 ``boxes_cxcywh`` on the CPU in fractions of the input, ordered by map, row,
+    column, size: the order in which a head's NHWC output reads.
     """
     if cells is None:
         cells = feature_maps
     tiles = []
     for (height, width), (rows, columns), sizes in zip(feature_maps, cells, box_sizes, strict=True):
         cy, cx = torch.meshgrid(
-            (torch.arange(height, dtype=torch.float64) + 0.5) / rows,
-            (torch.arange(width, dtype=torch.float64) + 0.5) / columns,
+            (torch.arange(height, dtype=torch.float64, device="cpu") + 0.5) / rows,
+            (torch.arange(width, dtype=torch.float64, device="cpu") + 0.5) / columns,
             indexing="ij",
         )
         centres = torch.stack((cx, cy), dim=-1)[:, :, None].expand(-1, -1, len(sizes), -1)
-        wh = torch.tensor(sizes, dtype=torch.float64).expand(height, width, -1, -1)
+        wh = torch.tensor(sizes, dtype=torch.float64, device="cpu").expand(height, width, -1, -1)
         tiles.append(torch.cat((centres, wh), dim=-1).reshape(-1, 4))
     return torch.cat(tiles).float()

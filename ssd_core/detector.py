@@ -29,6 +29,10 @@ from ssd_core.yuv import YuvImage
 class Detector:
     """A loaded model, ready to detect. Threads may share it.
 
+    PyTorch's settings in the program around it change nothing: default type, default device,
+    autocast and gradients. What it returns are ordinary tensors without gradients, for the caller
+    to change; so are the outputs of ``model``, whose parameters take no gradients.
+
     On a CPU each core the process may use computes its own share of a batch, in threads that end
     with the detector; see ``runners/cpu.py``.
     """
@@ -48,14 +52,17 @@ class Detector:
         self.device = device
         self.dtype = dtype
         self.digest = digest
-        self.model = fold_batch_norm(model.eval())
+        self.model = fold_batch_norm(model.eval()).requires_grad_(False)
         self.model.to(device, dtype).to(memory_format=torch.channels_last)
         settings = spec.decode_settings(score_threshold)
         self._runner: Runner
-        if device.type == "cuda":
-            self._runner = CudaRunner.for_model(self.model, spec, device, dtype, settings, compile)
-        else:
-            self._runner = CpuRunner.for_model(self.model, spec, dtype, settings, compile)
+        with torch.autocast(device.type, enabled=False):
+            if device.type == "cuda":
+                self._runner = CudaRunner.for_model(
+                    self.model, spec, device, dtype, settings, compile
+                )
+            else:
+                self._runner = CpuRunner.for_model(self.model, spec, dtype, settings, compile)
 
     @classmethod
     def load(
@@ -63,6 +70,7 @@ class Detector:
         model: str | ModelSpec | None = None,
         *,
         weights: str | Path | None = None,
+        labels: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
         score_threshold: float | None = None,
@@ -71,9 +79,11 @@ class Detector:
         """Load a model by its name, or the model that a weights file defines.
 
         ``model``: a name, or None for the model of the weights file, else ``ssd_mobilenet_v2_oid``.
-        ``weights``: a file, ``"coco"``, or None for the weights in the package. ``device``:
-        ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on a CPU that has it in
-        hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``, ``fp16``.
+        ``weights``: a file, ``"coco"``, or None for the weights in the package. ``labels``: names
+        of the classes in their order, with or without the background's, for weights that do not
+        bring them. ``device``: ``auto``, ``cpu`` or ``cuda[:N]``. ``precision``: ``auto`` (bf16 on
+        a CPU that has it in hardware, else fp32; bf16 or fp16 on CUDA), ``fp32``, ``bf16``,
+        ``fp16``.
         ``score_threshold``: default from the model's spec. ``compile``: run the network through
         torch.compile, which takes up to minutes at the start.
 
@@ -81,7 +91,7 @@ class Detector:
         """
         torch_device = choose_device(device)
         dtype = choose_precision(precision, torch_device)
-        network, spec, digest = load_model(model, weights)
+        network, spec, digest = load_model(model, weights, labels)
         try:
             return cls(network, spec, torch_device, dtype, score_threshold, digest, compile)
         except torch.AcceleratorError as error:

@@ -17,13 +17,15 @@ Image: TypeAlias = npt.NDArray[np.uint8] | Tensor
 """(H, W, 3) uint8 RGB."""
 
 
+@torch.inference_mode(False)
 def preprocess(
     images: Sequence[Image], spec: ModelSpec, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """(B, 3, S, S) network input, channels_last, for B images of any sizes.
 
-    Images are stretched to the input size (bilinear), then normalised in fp32. Raises ValueError
-    for anything that is not (H, W, 3) uint8.
+    Images are stretched to the input size (bilinear), then normalised in fp32. The input is an
+    ordinary tensor, whatever mode it is made in. Raises ValueError for anything that is not
+    (H, W, 3) uint8.
     """
     height, width = spec.image_size
     if len(images) == 0:
@@ -60,7 +62,7 @@ def _exact_in(dtype: torch.dtype, spec: ModelSpec) -> bool:
     """
     if len(set(spec.mean)) > 1 or len(set(spec.std)) > 1:
         return False
-    centred = torch.arange(256) - spec.mean[0]
+    centred = torch.arange(256, dtype=torch.float32, device="cpu") - spec.mean[0]
     return torch.equal(centred.to(dtype).float(), centred.float())
 
 
@@ -68,7 +70,10 @@ def _exact_in(dtype: torch.dtype, spec: ModelSpec) -> bool:
 def _normalisation(spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
     """(W * 3,) mean and 1 / std of a row of pixels; cached: copying them to a GPU waits for it."""
     width = spec.image_size[1]
-    mean, std = (torch.tensor(values).repeat(width) for values in (spec.mean, spec.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").repeat(width)
+        for values in (spec.mean, spec.std)
+    )
     return mean.to(device), (1 / std).to(device)
 
 
@@ -76,7 +81,9 @@ def _move(images: Sequence[Tensor], device: torch.device) -> Tensor:
     """Images of one size as one tensor on the device, without waiting for work queued before."""
     first = images[0]
     if device.type == "cuda" and first.device.type == "cpu":
-        pinned = torch.empty(len(images), *first.shape, dtype=first.dtype, pin_memory=True)
+        pinned = torch.empty(
+            len(images), *first.shape, dtype=first.dtype, device="cpu", pin_memory=True
+        )
         return torch.stack(list(images), out=pinned).to(device, non_blocking=True)
     return torch.stack(list(images)).to(device, non_blocking=True)
 

@@ -46,6 +46,8 @@ class Frame:
     height: int
     image: Picture
     """Upright: RGB already scaled to the network's input, or planes for a detector that scales."""
+    captured_monotonic: float | None = None
+    """When it was captured, by the monotonic clock, as far as that is known; None in a replay."""
     skipped: int = 0
     """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0
@@ -76,9 +78,26 @@ class StreamDown:
     """For people; never contains a URL."""
     frames: int = 0
     """Frames decoded in the epoch or recording."""
+    skipped: int = 0
+    """Frames not analysed by choice since the last item that counted them."""
+    dropped: int = 0
+    """Frames dropped since then."""
 
 
-SourceItem: TypeAlias = Frame | StreamUp | StreamDown
+@dataclass(frozen=True, slots=True)
+class StreamLate:
+    """A camera's pictures are late; repeated while they are, and while frames may come through."""
+
+    camera_id: str
+    epoch: int
+    lag_seconds: float
+    skipped: int = 0
+    """Frames not analysed by choice since the last item that counted them."""
+    dropped: int = 0
+    """Frames dropped since then."""
+
+
+SourceItem: TypeAlias = Frame | StreamUp | StreamDown | StreamLate
 
 
 class Source(Protocol):

@@ -5,7 +5,9 @@ camera the latest frame is returned: if frames are taken slowly some are dropped
 ``frame.dropped`` counts them. Of a recording every frame is returned.
 """
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +16,7 @@ from ssd_core import Detector
 from ssd_core.errors import SsdError
 from worker.errors import UsageError
 from worker.events import Detection
-from worker.frames import Frame
+from worker.frames import Frame, FrameBatch, StreamUp
 from worker.pipeline.batching import Batcher, LatestFrameBatcher, LosslessBatcher
 from worker.pipeline.cameras import Camera, CameraRecords
 from worker.pipeline.detection import FrameDetector, check_labels
@@ -94,7 +96,12 @@ def watch(
     if recordings:
         return _frames_of_recordings(
             [
-                Camera(r.camera_id, partial(RecordingSource, r, image_size, fps=fps), None, wanted)
+                Camera(
+                    r.camera_id,
+                    partial(RecordingSource, r, image_size, fps=fps, antialias=detector.antialias),
+                    None,
+                    wanted,
+                )
                 for r in recordings
             ],
             detector,
@@ -103,7 +110,15 @@ def watch(
     cameras = [
         Camera(
             camera_id,
-            partial(LiveSource, camera_id, url, image_size, epochs.of(camera_id), fps=fps),
+            partial(
+                LiveSource,
+                camera_id,
+                url,
+                image_size,
+                epochs.of(camera_id),
+                fps=fps,
+                antialias=detector.antialias,
+            ),
             filter=wanted,
         )
         for camera_id, url in named.items()
@@ -152,6 +167,7 @@ def _frames(
     readers = Readers(batcher, _NoPublisher(), records, lossless=lossless)
     in_flight = InFlight(detector, batches_ahead=1 if lossless else 0)
     readers.watch(cameras)
+    uncounted: Counter[str] = Counter()
     try:
         while True:
             readers.look_after()
@@ -161,10 +177,20 @@ def _frames(
                 in_flight.start(batch, [records.of(f.camera_id).filter for f in batch.frames])
             if in_flight.is_full or (batch is None and in_flight):
                 batch, found = in_flight.finish()
-                yield from zip(batch.frames, map(list, found), strict=True)
+                yield from zip(_counted(batch, uncounted), map(list, found), strict=True)
             if readers.failure is not None:
                 raise readers.failure
             if batch is None and ended:
                 break
     finally:
         readers.stop(STOP_SECONDS)
+
+
+def _counted(batch: FrameBatch, uncounted: Counter[str]) -> Iterator[Frame]:
+    """The frames, each with what was dropped in markers before it."""
+    for item in batch.items:
+        if isinstance(item, Frame):
+            dropped = uncounted.pop(item.camera_id, 0)
+            yield replace(item, dropped=item.dropped + dropped) if dropped else item
+        elif not isinstance(item, StreamUp):
+            uncounted[item.camera_id] += item.dropped

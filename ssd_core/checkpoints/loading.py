@@ -9,16 +9,23 @@ zoo's spec defines it.
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from ssd_core.checkpoints.labels import labels_for
 from ssd_core.checkpoints.metadata import WAY_OUT, check_format, from_metadata
 from ssd_core.checkpoints.safetensors_file import read_safetensors, save_checkpoint
+from ssd_core.checkpoints.state_dict import StateDict, in_fp32
 from ssd_core.checkpoints.tflite import state_dict_from_tflite
-from ssd_core.checkpoints.torchvision_file import download_coco, read_state_dict
+from ssd_core.checkpoints.torchvision_file import (
+    download_coco,
+    model_in,
+    read_state_dict,
+    renamed,
+)
 from ssd_core.errors import CheckpointError
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, build_model, get_spec
@@ -27,19 +34,21 @@ __all__ = ["load_model", "read_checkpoint", "save_checkpoint"]
 
 log = logging.getLogger(__name__)
 
-StateDict = dict[str, Tensor]
 MAX_NAMED_DIFFERENCES = 3
 
 
 def load_model(
-    model: str | ModelSpec | None = None, weights: str | Path | None = None
+    model: str | ModelSpec | None = None,
+    weights: str | Path | None = None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[SSD, ModelSpec, str]:
     """A model with its weights: the network, its spec, and the digest of the weights.
 
     ``model`` names the architecture; None: the one that the file names, else the default.
-    ``weights`` is a file (``.safetensors``, ``.pth``, ``.pt``, ``.tflite``), ``"coco"`` for the
-    weights torchvision publishes, or None for those in the package. The digest is ``sha256:`` and
-    the file's SHA-256.
+    ``weights`` is a file (``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.tflite``), ``"coco"``
+    for the weights torchvision publishes, or None for those in the package. ``labels`` name the
+    classes of the weights in their order, where the file does not or others are wanted; the
+    background's may be left out. The digest is ``sha256:`` and the file's SHA-256.
 
     Raises UnknownModelError for the model; CheckpointError if there are no weights, they cannot be
     read, do not fit, or are for another model.
@@ -47,11 +56,15 @@ def load_model(
     named = None if model is None else get_spec(model)
     path = find_weights(named or get_spec(None), weights)
     tensors, spec = read_checkpoint(path, named)
+    spec = _with_all_labels(spec, labels, tensors, path)
     batch_norm = any(name.endswith("running_mean") for name in tensors)
-    network = build_model(spec, batch_norm=batch_norm)
+    with torch.device("meta"):  # no time for numbers that are replaced at once
+        network = build_model(spec, batch_norm=batch_norm)
+    expected = network.state_dict()
     way_out = ": name their model" if model is None and weights is not None else ""
-    check_fit(network.state_dict(), tensors, path, spec, way_out)
-    network.load_state_dict(tensors)
+    check_fit(expected, tensors, path, spec, way_out)
+    own = {name: tensor.to(expected[name].dtype).contiguous() for name, tensor in tensors.items()}
+    network.load_state_dict(own, assign=True)
     digest = _sha256(path)
     return network, spec if digest == spec.digest else spec.with_own_weights(), f"sha256:{digest}"
 
@@ -80,19 +93,21 @@ def read_checkpoint(path: Path, named: ModelSpec | None) -> tuple[StateDict, Mod
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
         spec = _spec_of(metadata, named, tensors, path)
-    elif path.suffix in (".pth", ".pt"):
+        if "format" not in metadata:
+            tensors = model_in(tensors, path)
+    elif path.suffix in (".pth", ".pt", ".ckpt"):
         tensors = read_state_dict(path)
     elif path.suffix == ".tflite":
         tensors = state_dict_from_tflite(path, spec)
     else:
         raise CheckpointError(
             f"weights {path}: cannot tell the format from the name: "
-            "expected .safetensors, .pth, .pt or .tflite"
+            "expected .safetensors, .pth, .pt, .ckpt or .tflite"
         )
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }, spec
+    try:
+        return renamed(in_fp32(tensors)), spec
+    except CheckpointError as error:
+        raise CheckpointError(f"weights {path}: {error}") from error
 
 
 def check_fit(
@@ -193,6 +208,37 @@ def _with_labels(spec: ModelSpec, labels: str | None, path: Path) -> ModelSpec:
             f"weights {path}: its `labels` metadata is not a JSON list of names: write it again"
         )
     return spec.with_labels(tuple(names))
+
+
+def _with_all_labels(
+    spec: ModelSpec, labels: Sequence[str] | None, tensors: StateDict, path: Path
+) -> ModelSpec:
+    """The spec with a label for each class that the tensors have, from ``labels`` if given."""
+    classes = _classes_in(tensors, spec)
+    if labels is not None:
+        try:
+            return spec.with_labels(labels_for(classes or spec.num_classes, labels))
+        except CheckpointError as error:
+            raise CheckpointError(f"weights {path}: {error}") from error
+    if classes in (None, spec.num_classes):
+        return spec
+    raise CheckpointError(
+        f"weights {path} have {classes} classes, the background's among them, and {spec.name} has "
+        f"{spec.num_classes}: convert them with a file of their labels: "
+        f"python -m ssd_core.checkpoints.convert {spec.name} {path} OUT.safetensors --labels FILE"
+    )
+
+
+def _classes_in(tensors: StateDict, spec: ModelSpec) -> int | None:
+    """Classes that every class head is made for; None where the heads do not agree, or lack."""
+    found: set[int | None] = set()
+    for head, sizes in enumerate(spec.box_sizes):
+        for part in ("weight", "bias"):
+            tensor = tensors.get(f"classification_heads.{head}.{part}")
+            outputs = len(tensor) if tensor is not None and tensor.ndim else 0
+            classes, left_over = divmod(outputs, len(sizes))
+            found.add(None if left_over or classes < 2 else classes)
+    return found.pop() if len(found) == 1 else None
 
 
 def _sha256(path: Path) -> str:

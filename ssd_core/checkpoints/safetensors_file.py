@@ -30,12 +30,17 @@ def save_checkpoint(
 ) -> None:
     """Write the model's weights, with everything that defines it; ``dtype`` converts.
 
-    Raises CheckpointError if the file cannot be written.
+    Raises CheckpointError if the file cannot be written, or ``dtype`` is too small for a weight.
     """
-    tensors = {
-        name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        converted = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        if not converted.isfinite().all():
+            raise CheckpointError(
+                f"cannot write {path}: {name} holds numbers that are not finite, or too large for "
+                f"{converted.dtype}: keep fp32 (--fp32), or take other weights"
+            )
+        tensors[name] = converted.contiguous()
     try:
         save_file(tensors, str(path), metadata=to_metadata(spec))
     except (SafetensorError, OSError) as error:

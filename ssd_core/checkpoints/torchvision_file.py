@@ -4,16 +4,28 @@ Renames torchvision's tensors, and fetches its COCO weights. Never runs code fro
 are read with ``weights_only=True``, and what that refuses is refused.
 """
 
+import argparse
+import logging
+import re
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import Any
 from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
+from ssd_core.checkpoints.state_dict import find_state_dict
 from ssd_core.errors import CheckpointError
 from ssd_core.models.zoo import ModelSpec
+
+log = logging.getLogger(__name__)
+
+PLAIN_CLASSES: list[Any] = [argparse.Namespace, PosixPath]
+"""Allowed besides PyTorch's own: training scripts, torchvision's too, save their options with the
+weights. To make one runs no code but its own, which does nothing."""
+REFUSAL = "refused, not a plain file of tensors"
 
 TORCHVISION_NAMES = (
     # (prefix in torchvision's ssd300_vgg16, prefix here); the longest match comes first
@@ -29,10 +41,31 @@ TORCHVISION_NAMES = (
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by the names used here. Raises CheckpointError."""
-    tensors = _read_pickle(path)
+    """The model's tensors by its own names, however they are wrapped. Raises CheckpointError."""
+    return model_in(_read_pickle(path), path)
+
+
+def model_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The model's tensors in what a file holds, by its own names. Raises CheckpointError."""
+    try:
+        tensors, place, others = find_state_dict(content)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"weights {path}: {REFUSAL}: {error}: save the model's alone with "
+            "torch.save(model.state_dict(), PATH)"
+        ) from error
+    if others:
+        log.info(
+            "weights %s: taken from %s, not from %s",
+            path, _spoken(place), ", ".join(map(_spoken, others)),
+        )  # fmt: skip
+    return tensors
+
+
+def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with torchvision's names by the names used here; others as they are."""
     if any(name.startswith("backbone.features.") for name in tensors):
-        tensors = {_rename(name): tensor for name, tensor in tensors.items()}
+        return {_rename(name): tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -64,23 +97,22 @@ def download_coco(spec: ModelSpec) -> Path:
     return path
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    refusal = f"weights {path}: refused, not a plain file of tensors"
+def _read_pickle(path: Path) -> Any:
+    """What the file holds. Raises CheckpointError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN_CLASSES):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises errors of many classes
+        refused = re.search(r"Unsupported global: GLOBAL ([\w.]{1,100}) ", str(error))
+        inside = f" (it holds {refused[1]})" if refused else ""
         raise CheckpointError(
-            f"{refusal}: save it again with torch.save(model.state_dict(), PATH)"
+            f"weights {path}: {REFUSAL}{inside}: "
+            "save it again with torch.save(model.state_dict(), PATH)"
         ) from error
-    if isinstance(content, dict):
-        for key in ("model", "state_dict"):  # training scripts wrap the weights like this
-            if isinstance(content.get(key), dict):
-                content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise CheckpointError(f"{refusal}: expected a dict of tensors by name")
-    return content
+
+
+def _spoken(place: str) -> str:
+    return place.rstrip(".") or "its top level"
 
 
 def _rename(name: str) -> str:

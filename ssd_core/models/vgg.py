@@ -20,7 +20,7 @@ class L2Norm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((channels,), L2_NORM_SCALE))
+        self.scale = nn.Parameter(torch.full((channels,), L2_NORM_SCALE, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""

@@ -96,13 +96,13 @@ class ModelSpec:
 
 
 def build_model(model: str | ModelSpec, batch_norm: bool = False) -> SSD:
-    """The untrained network of a model.
+    """The untrained network of a model, in fp32 on PyTorch's default device.
 
     ``batch_norm`` builds MobileNet the way it is trained; without it, with batch norm folded into
     the convolutions. VGG has none. Raises UnknownModelError.
     """
     spec = get_spec(model)
-    return spec.network(spec, batch_norm)
+    return spec.network(spec, batch_norm).float()  # also where PyTorch's default type is another
 
 
 def get_spec(model: str | ModelSpec | None) -> ModelSpec:

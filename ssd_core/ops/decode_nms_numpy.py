@@ -168,7 +168,7 @@ def _greedy_nms(boxes_xyxy: Floats, label: Ints, iou_threshold: float) -> Ints:
 
         rows = starts[group] + np.flatnonzero(kept[starts[group] :][: sizes[group]])
         kept[rows] = False
-        falling = torch.arange(len(rows), 0, -1, dtype=torch.float32)
+        falling = torch.arange(len(rows), 0, -1, dtype=torch.float32, device="cpu")
         best = nms(torch.from_numpy(boxes_xyxy[rows]), falling, float(threshold))
         kept[rows[best.numpy()]] = True
 

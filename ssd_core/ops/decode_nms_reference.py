@@ -4,6 +4,7 @@ Raw head outputs and default boxes in; the best boxes per image out. Slow where 
 exact always. Runs on any device; synchronises with the host, so it cannot be captured in a graph.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -33,11 +34,12 @@ class DecodedDetections(NamedTuple):
         cls, num_images: int, max_detections: int, device: torch.device
     ) -> "DecodedDetections":
         """No detections in any image: zeros."""
+        zeros = partial(torch.zeros, device=device)
         return cls(
-            boxes=torch.zeros(num_images, max_detections, 4, device=device),
-            scores=torch.zeros(num_images, max_detections, device=device),
-            labels=torch.zeros(num_images, max_detections, dtype=torch.int64, device=device),
-            count=torch.zeros(num_images, dtype=torch.int64, device=device),
+            boxes=zeros(num_images, max_detections, 4, dtype=torch.float32),
+            scores=zeros(num_images, max_detections, dtype=torch.float32),
+            labels=zeros(num_images, max_detections, dtype=torch.int64),
+            count=zeros(num_images, dtype=torch.int64),
         )
 
 

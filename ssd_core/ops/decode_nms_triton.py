@@ -87,8 +87,8 @@ def decode_nms_triton(
     at_once = max(1, min(num_images, WORKSPACE_BYTES // (foreground * list_size * 8)))
     at_once = triton.cdiv(num_images, triton.cdiv(num_images, at_once))  # rounds of like size
     result = DecodedDetections(
-        boxes=torch.empty(num_images, max_detections, 4, device=device),
-        scores=torch.empty(num_images, max_detections, device=device),
+        boxes=torch.empty(num_images, max_detections, 4, dtype=torch.float32, device=device),
+        scores=torch.empty(num_images, max_detections, dtype=torch.float32, device=device),
         labels=torch.empty(num_images, max_detections, dtype=torch.int64, device=device),
         count=torch.empty(num_images, dtype=torch.int64, device=device),
     )

@@ -9,6 +9,7 @@ they stay where they are until the kernel has run.
 
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,10 @@ def describe_images(
     ]
     coefficients = [_coefficients(image.full_range, image.matrix) for image in images]
     return ImageTables(
-        torch.tensor(rows, dtype=torch.int64).reshape(-1, len(IMAGE_TABLE_COLUMNS)),
-        torch.tensor(coefficients, dtype=torch.float32).reshape(-1, COEFFICIENT_TABLE_COLUMNS),
+        torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, len(IMAGE_TABLE_COLUMNS)),
+        torch.tensor(coefficients, dtype=torch.float32, device="cpu").reshape(
+            -1, COEFFICIENT_TABLE_COLUMNS
+        ),
     )
 
 
@@ -101,14 +104,16 @@ def yuv_to_input(
     out: Tensor,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    antialias: bool = True,
 ) -> Tensor:
     """Fill ``out`` with ``(pixel - mean) / std`` of the images in ``tables``; returns ``out``.
 
     ``out`` is (B, 3, S_h, S_w) in channels_last memory, fp32, fp16 or bf16; ``tables`` lie on its
     device and have at least B rows. What lies in ``out`` for an empty slot stays as it is.
 
-    Bilinear with half-pixel centres; scaled down, the triangle widens with the scale, as in
-    ``F.interpolate(mode="bilinear", antialias=True)`` and swscale. Luma and chroma are filtered on
+    Bilinear with half-pixel centres as in ``F.interpolate(mode="bilinear")``: scaled down, the
+    triangle widens with the scale if ``antialias``, as swscale's does; else a pixel is made of the
+    four around its place. Luma and chroma are filtered on
     their own grids, then become RGB, clamped to 0..255.
 
     Chroma sits level with the left of two luma columns and midway between two rows, as in MPEG-2,
@@ -138,6 +143,7 @@ def yuv_to_input(
                 out_width,
                 *map(float, mean),
                 *(1 / value for value in std),
+                inf if antialias else 1.0,
                 BLOCK_PIXELS=BLOCK_PIXELS,
                 BLOCK_TAPS=BLOCK_TAPS,
                 num_warps=NUM_WARPS,
@@ -160,10 +166,14 @@ def _yuv_to_input_kernel(
     scale_red: tl.tensor,
     scale_green: tl.tensor,
     scale_blue: tl.tensor,
+    widest: tl.tensor,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_TAPS: tl.constexpr,
 ) -> None:
-    """A program makes BLOCK_PIXELS pixels of one image: part of a row of the picture as it lies."""
+    """A program makes BLOCK_PIXELS pixels of one image: part of a row of the picture as it lies.
+
+    ``widest`` limits how far triangles reach, in pixels of a plane.
+    """
     image = tl.program_id(1).to(tl.int64)
     entry = image_table + image * 9
     height = tl.load(entry + 6).to(tl.int32)
@@ -192,8 +202,8 @@ def _yuv_to_input_kernel(
         width,
         centre_y * height,
         centre_x * width,
-        height / rows,
-        width / columns,
+        tl.minimum(tl.maximum(height / rows, 1.0), widest),
+        tl.minimum(tl.maximum(width / columns, 1.0), widest),
         False,
         BLOCK_PIXELS,
         BLOCK_TAPS,
@@ -210,8 +220,8 @@ def _yuv_to_input_kernel(
         chroma_width,
         centre_y * chroma_height,
         centre_x * chroma_width + 0.25,
-        chroma_height / rows,
-        chroma_width / columns,
+        tl.minimum(tl.maximum(chroma_height / rows, 1.0), widest),
+        tl.minimum(tl.maximum(chroma_width / columns, 1.0), widest),
         True,
         BLOCK_PIXELS,
         BLOCK_TAPS,
@@ -244,22 +254,21 @@ def _resample(
     width: tl.tensor,
     centre_y: tl.tensor,
     centre_x: tl.tensor,
-    scale_y: tl.tensor,
-    scale_x: tl.tensor,
+    support_y: tl.tensor,
+    support_x: tl.tensor,
     PAIR: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_TAPS: tl.constexpr,
 ) -> tl.tensor:
     """The means of two like planes (of the first alone, unless PAIR) under triangles.
 
-    The triangles lie about one row ``centre_y`` and BLOCK_PIXELS columns ``centre_x``. Columns of
+    The triangles lie about one row ``centre_y`` and BLOCK_PIXELS columns ``centre_x``, and reach
+    ``support_y`` and ``support_x`` pixels to each side, where they end at zero. Columns of
     the plane are first summed over its rows, BLOCK_TAPS columns for each pixel at a time: what
     depends on the column is then computed once for all rows.
     """
     first_plane = first_address.to(tl.pointer_type(tl.uint8))
     second_plane = second_address.to(tl.pointer_type(tl.uint8))
-    support_y = tl.maximum(scale_y, 1.0)
-    support_x = tl.maximum(scale_x, 1.0)
     per_row = 1 / support_y
     per_column = 1 / support_x
     top = tl.maximum(tl.floor(centre_y - support_y + 0.5).to(tl.int32), 0)

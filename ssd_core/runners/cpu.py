@@ -70,7 +70,7 @@ class CpuRunner:
         compile: bool = False,
     ) -> "CpuRunner":
         """With the model's network as it runs fastest here; ``model`` may be changed for that."""
-        blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype)
+        blank = torch.zeros(1, 3, *spec.image_size, dtype=dtype, device=CPU)
         blank = blank.to(memory_format=torch.channels_last)
         compiled = compile_network(model, blank) if compile else None
         if compiled is not None:

@@ -102,9 +102,9 @@ def why_not_fused(dtype: torch.dtype) -> str:
     """Why this PyTorch cannot fuse convolutions in ``dtype``; empty if it can. Found by trying."""
     if not torch.backends.mkldnn.is_available():
         return "PyTorch is built without oneDNN"
-    x = torch.zeros(1, 3, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)
+    x = torch.zeros(1, 3, 8, 8, dtype=dtype, device="cpu").to(memory_format=torch.channels_last)
     try:
-        FusedConv2d(nn.Conv2d(3, 8, 3).to(dtype), nn.ReLU6())(x)
+        FusedConv2d(nn.Conv2d(3, 8, 3, device="cpu", dtype=dtype), nn.ReLU6())(x)
     except (RuntimeError, AttributeError, TypeError) as error:
         return str(error).partition("\n")[0]
     return ""

@@ -185,7 +185,8 @@ class CudaRunner:
             made = preprocess(rgb, self._spec, self._device, self._dtype)
             slot.upload.start(ready)
             # The graph computes rows left over from a larger batch, too: they are not read.
-            slot.upload.convert_into(program.x[: len(images)], self._spec.mean, self._spec.std)
+            inputs, spec = program.x[: len(images)], self._spec
+            slot.upload.convert_into(inputs, spec.mean, spec.std, spec.antialias)
             if others:
                 self._place(made, others, program)
             return slot.take(program.run(), images, self._stream)
@@ -254,7 +255,7 @@ class CudaRunner:
 
     def compute(self, x: Tensor) -> Tensor:
         """What a graph holds: (B, 3, S, S) to (B, D * 6 + 1) fp32, all on the device."""
-        with same_algorithms():
+        with same_algorithms(), torch.autocast(self._device.type, enabled=False):
             bbox_regression, cls_logits = self.network(x)
         outputs = bbox_regression, cls_logits, self._default_boxes_cxcywh
         return packed(*decode_nms(*outputs, self._settings))
@@ -289,7 +290,7 @@ class _Program:
         self.x = runner.new_input(size)
         self._compute = runner.compute
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._outputs = torch.empty(0)
+        self._outputs = torch.empty(0, device="cpu")
 
     def run(self) -> Tensor:
         """Compute on the current stream: (B, D * 6 + 1), good until the next run of any program."""
@@ -301,7 +302,7 @@ class _Program:
 
     def capture(self, memory: GraphMemory) -> None:
         """Turn the steps, which ran before, into a graph."""
-        self._outputs = torch.empty(0)
+        self._outputs = torch.empty(0, device="cpu")
         self._graph, self._outputs = memory.capture(lambda: self._compute(self.x))
 
 
@@ -310,7 +311,7 @@ class _Slot:
 
     def __init__(self, device: torch.device) -> None:
         self.upload = Upload(device)
-        self._outputs = torch.empty(0)
+        self._outputs = torch.empty(0, device="cpu")
         # Without "blocking" a core does nothing but ask whether the batch is done.
         self._done = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
         self._part: _Part | None = None
@@ -323,7 +324,9 @@ class _Slot:
         self._images = images
         if self._outputs.numel() < outputs.numel():
             pinned = stream is not None
-            self._outputs = torch.empty(outputs.numel(), dtype=outputs.dtype, pin_memory=pinned)
+            self._outputs = torch.empty(
+                outputs.numel(), dtype=outputs.dtype, device="cpu", pin_memory=pinned
+            )
         home = self._outputs[: outputs.numel()].view(outputs.shape)
         home.copy_(outputs, non_blocking=True)
         if self._done is not None and stream is not None:

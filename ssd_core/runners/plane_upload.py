@@ -38,7 +38,7 @@ class Upload:
         self._device = torch.empty(0, device=device).device
         self._stream = torch.cuda.Stream(device) if on_cuda else None
         self._uploaded = torch.cuda.Event() if on_cuda else None
-        self._staged = self._there = torch.empty(0, dtype=torch.uint8)
+        self._staged = self._there = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._yuv: Any = None
         self._rgb: Tensor | None = None
 
@@ -85,7 +85,11 @@ class Upload:
                 self._uploaded.record(self._stream)
 
     def convert_into(
-        self, x: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+        self,
+        x: Tensor,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        antialias: bool = True,
     ) -> None:
         """On the current stream: wait for the batch, and make it ``x``, (B, 3, S_h, S_w).
 
@@ -100,7 +104,7 @@ class Upload:
         from ssd_core.ops.yuv_to_input import yuv_to_input
 
         if self._yuv is not None:
-            yuv_to_input(self._yuv, x, mean, std)
+            yuv_to_input(self._yuv, x, mean, std, antialias)
         if self._rgb is not None:
             rgb_to_input(self._rgb, x, mean, std)
 
@@ -152,7 +156,7 @@ class Upload:
         if size_bytes <= len(self._staged):
             return
         pinned = self._stream is not None
-        staged = there = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=pinned)
+        staged = there = torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         if self._stream is not None:
             # In the stream that writes it: memory of another may have work pending on it still.
             with torch.cuda.stream(self._stream):

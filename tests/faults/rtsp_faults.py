@@ -44,9 +44,14 @@ class Clip:
         """``size`` is (height, width)."""
         packets = _encode("libx264", size, frames, {"g": str(gop), "tune": "zerolatency"})
         units = tuple(tuple(_nal_units(packet)) for packet in packets)
-        sps, pps = (next(n for n in units[0] if n[0] & 31 == kind) for kind in (7, 8))
-        sets = ",".join(base64.b64encode(nal).decode() for nal in (sps, pps))
+        sets = Clip.h264_parameter_sets(units[0])
         return Clip("H264", units, f"packetization-mode=1;sprop-parameter-sets={sets}")
+
+    @staticmethod
+    def h264_parameter_sets(unit):
+        """As SDP has them, from an access unit that begins with them."""
+        sps, pps = (next(n for n in unit if n[0] & 31 == kind) for kind in (7, 8))
+        return ",".join(base64.b64encode(nal).decode() for nal in (sps, pps))
 
     @staticmethod
     def mpeg4(size=(144, 192), frames=20):
@@ -257,6 +262,14 @@ class Session:
     def hold(self, seconds=None):
         """Send nothing until the client hangs up."""
         self.gone.wait(seconds)
+
+    def send_unit(self, unit):
+        """One access unit, with the present ``timestamp``."""
+        self._send_unit(self.camera.clip.codec, unit)
+
+    def send_report(self, packet):
+        """An RTCP packet."""
+        self._send(packet, control=True)
 
     def report(self):
         """An RTCP sender report: the NTP time of ``timestamp`` is now."""

@@ -321,7 +321,7 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
         assert_nothing_shows("the event", repr(down))
         return 0
 
-    monkeypatch.setattr("worker.sources.live.open_camera", fail)
+    monkeypatch.setattr("worker.sources.connection.open_camera", fail)
     monkeypatch.setattr("worker.commands.run.run_live", run_live)
     code, said = command("run", f"gate={url}", *style)
     assert code == 0

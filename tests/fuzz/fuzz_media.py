@@ -23,7 +23,7 @@ from worker.errors import SourceError, UsageError
 from worker.events import ModelInfo, parse_event
 from worker.frames import Frame, FrameBatch, StreamDown, StreamUp
 from worker.pipeline.event_maker import EventMaker
-from worker.sources import live
+from worker.sources import connection, live
 from worker.sources.recording import RecordingSource, probe_recording
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def play_as_recording(path: Path) -> str:
 
 
 def play_as_camera(path: Path) -> str:
-    live._Pace.wait_for = lambda *_: None  # frames at once: time passes in other tests
+    connection.Pace.wait_for = lambda *_: None  # frames at once: time passes in other tests
     FAILURES.last = ""
     source = live.LiveSource("clip", str(path), SIZE, itertools.count(1).__next__)
     down = checked(source, CAMERA_REASONS)

@@ -89,6 +89,7 @@ class LiveCameras:
                 fps=camera.fps,
                 loop=settings.loop,
                 as_planes=detector.takes_planes,
+                antialias=detector.antialias,
                 gpu=self._setup.gpu,
                 limits=settings.limits,
                 allow_playlists=settings.allow_playlists,

@@ -147,6 +147,7 @@ def _replay(
         stride=settings.stride,
         fps=settings.fps,
         as_planes=detector.takes_planes,
+        antialias=detector.antialias,
         gpu=setup.gpu,
         limits=settings.limits,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
 from worker.events import CameraState
-from worker.frames import Source, StreamDown
+from worker.frames import Frame, Source, StreamDown, StreamLate
 from worker.pipeline.filtering import EVERYTHING, DetectionFilter
 
 
@@ -48,6 +48,8 @@ class CameraRecord:
     unreported_skipped: int = 0
     last_frame_at: float | None = None
     """When a frame of it was last analysed, by the monotonic clock."""
+    late_at: float = 0.0
+    """When a picture of it was late for the last time, by the monotonic clock."""
     last_event_at: float = 0.0
     """When its last event was made, by the monotonic clock; 0 before the first."""
 
@@ -55,6 +57,12 @@ class CameraRecord:
         """Count from 0 in a new epoch; what is unreported stays."""
         self.epoch, self.next_seq = epoch, 0
         self.frames = self.dropped = 0
+
+    def count(self, item: Frame | StreamLate | StreamDown) -> None:
+        """Frames that were not analysed before this item."""
+        self.dropped += item.dropped
+        self.unreported_dropped += item.dropped
+        self.unreported_skipped += item.skipped
 
 
 class CameraRecords:

@@ -67,13 +67,19 @@ class FrameDetector:
             "precision": str(self._detector.dtype).removeprefix("torch."),
             "score_threshold": self._detector.score_threshold,
             "implementation": self._detector.implementation,
-            "scaled_by": "detector" if self.takes_planes else "source",
+            "scaled_by": ("detector" if self.takes_planes else "source")
+            + ("" if self.antialias else ", unfiltered"),
         }
 
     @property
     def takes_planes(self) -> bool:
         """Whether it takes pictures as YuvImages, and scales them itself."""
         return self._detector.takes_yuv
+
+    @property
+    def antialias(self) -> bool:
+        """Whether pictures are to be filtered when they are scaled down for it."""
+        return self._detector.spec.antialias
 
     @property
     def gpu(self) -> int:

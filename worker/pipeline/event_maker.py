@@ -18,11 +18,16 @@ from worker.events import (
     Event,
     ModelInfo,
 )
-from worker.frames import Frame, FrameBatch, StreamDown, StreamUp
+from worker.frames import Frame, FrameBatch, StreamDown, StreamLate, StreamUp
 from worker.pipeline.cameras import CameraRecord, CameraRecords
 from worker.pipeline.filtering import DetectionFilter
 
 HEARTBEAT_SECONDS = 10.0
+LATE_SECONDS = 1.5
+"""Age of a picture, when its event is made, from which its camera is late: the event is published
+within 2 s of its capture, or after a ``degraded`` event."""
+RECOVERY_SECONDS = 10.0
+"""A camera that was late counts as late until no picture was for this long."""
 
 
 class EventMaker:
@@ -53,6 +58,8 @@ class EventMaker:
                 events += self._frame(item, next(detections_of))
             elif isinstance(item, StreamUp):
                 events += self._up(item)
+            elif isinstance(item, StreamLate):
+                events += self._late(item)
             else:
                 events += self._down(item)
         return events
@@ -88,22 +95,52 @@ class EventMaker:
         return [
             self._state_event(camera, "down", "stopped")
             for camera in self._reported()
-            if camera.state == "up"
+            if camera.state in ("up", "degraded")
         ]
 
     def _reported(self) -> Iterator[CameraRecord]:
         """The cameras that have had an event in this run, and hence an epoch."""
         return (camera for camera in self.records if camera.last_event_at)
 
-    def _frame(self, frame: Frame, detections: Sequence[Detection]) -> Iterable[Event]:
+    def _frame(self, frame: Frame, detections: Sequence[Detection]) -> list[Event]:
         camera = self._camera(frame.camera_id, frame.epoch)
         camera.frames = frame.frame_index + 1
         camera.last_frame_at = time.monotonic()
-        camera.dropped += frame.dropped
-        camera.unreported_dropped += frame.dropped
-        camera.unreported_skipped += frame.skipped
+        events = self._age_events(camera, frame)
+        camera.count(frame)
         if not detections and not self._publish_all:
+            return events
+        events.append(self._detections_event(camera, frame, detections))
+        return events
+
+    def _age_events(self, camera: CameraRecord, frame: Frame) -> list[Event]:
+        """``degraded`` when its pictures begin to be late, ``up`` when they no longer are."""
+        now = time.monotonic()
+        if frame.captured_monotonic is None:
             return []
+        age = now - frame.captured_monotonic
+        if age > LATE_SECONDS:
+            return self._degrade(camera, age)
+        is_late = camera.state == "degraded" and camera.reason == "late"
+        if is_late and now - camera.late_at > RECOVERY_SECONDS:
+            return [self._state_event(camera, "up", "caught_up")]
+        return []
+
+    def _late(self, item: StreamLate) -> list[Event]:
+        camera = self._camera(item.camera_id, item.epoch)
+        camera.count(item)
+        return self._degrade(camera, item.lag_seconds)
+
+    def _degrade(self, camera: CameraRecord, lag_seconds: float) -> list[Event]:
+        camera.late_at = time.monotonic()
+        if camera.state != "up":
+            return []
+        detail = f"its pictures were {lag_seconds:.1f} s old"
+        return [self._state_event(camera, "degraded", "late", detail)]
+
+    def _detections_event(
+        self, camera: CameraRecord, frame: Frame, detections: Sequence[Detection]
+    ) -> DetectionsEvent:
         seq = self._take_seq(camera)
         event = DetectionsEvent(
             id=self._event_id(camera, seq, str(frame.frame_index)),
@@ -130,7 +167,7 @@ class EventMaker:
             ),
         )
         camera.unreported_dropped = camera.unreported_skipped = 0
-        return [event]
+        return event
 
     def _up(self, item: StreamUp) -> Iterable[Event]:
         camera = self._camera(item.camera_id, item.epoch)
@@ -142,6 +179,7 @@ class EventMaker:
     def _down(self, item: StreamDown) -> Iterable[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.frames = max(camera.frames, item.frames)
+        camera.count(item)
         if item is camera.last_item:  # others may wait before it: their events need the record
             camera.last_item = None
             if not camera.wanted:

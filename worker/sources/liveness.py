@@ -1,6 +1,6 @@
 """Whether a connection still delivers pictures: packets and pictures in, ConnectionLost out.
 
-Depends on the time, and on neither FFmpeg nor frames. Used by the thread that reads the connection.
+Depends on the time, and on neither FFmpeg nor frames. Used by the thread that decodes.
 """
 
 import time
@@ -30,14 +30,20 @@ class Liveness:
         """After ``silence_seconds`` without a packet a connection counts as lost."""
         self.was_up = False
         self._silence_seconds = silence_seconds
-        self._heard_at = self._counted_from = time.monotonic()
+        self._began_at = self._counted_from = time.monotonic()
+        self._waited_seconds = 0.0
+        """For packets, since the last one of video."""
+        self._is_open = False
         self._packets = self._pictures = 0
         """Since ``_counted_from``."""
 
-    @property
-    def silent_seconds(self) -> float:
-        """Since the last packet, or since the connection was opened."""
-        return time.monotonic() - self._heard_at
+    def silent_seconds(self, read_seconds: float = 0.0) -> float:
+        """Since the last packet, or since the start of the attempt; ``read_seconds``: the time that
+        a read in progress has taken.
+        """
+        if self._is_open:
+            return self._waited_seconds + read_seconds
+        return time.monotonic() - self._began_at
 
     def opened(self, *, looked_into: bool) -> None:
         """It was opened; ``looked_into``: FFmpeg has found the size of its pictures.
@@ -45,22 +51,23 @@ class Liveness:
         Raises ConnectionLost if FFmpeg stopped probing because nothing arrived: reading on would
         mean as long a silence again. (If it probed until its timeout, something did arrive.)
         """
-        seconds = self.silent_seconds
-        self._heard_at = time.monotonic()
+        seconds = self.silent_seconds()
+        self._is_open = True
         if not looked_into and self._silence_seconds <= seconds < OPEN_SECONDS:
             raise _stall(seconds)
 
-    def packet(self, *, of_video: bool) -> None:
-        """A packet arrived. Raises ConnectionLost if no video packet had for too long before it.
+    def packet(self, read_seconds: float, *, of_video: bool) -> None:
+        """A packet arrived, after a read of so long. Raises ConnectionLost if no video packet had
+        arrived for too long before it.
 
         After a read has timed out, FFmpeg first returns the frame that it held back, and reports
         the error only after a second timeout: that frame does not make the connection alive.
         """
-        seconds = self.silent_seconds
-        if seconds >= self._silence_seconds:
-            raise _stall(seconds)
+        self._waited_seconds += read_seconds
+        if self._waited_seconds >= self._silence_seconds:
+            raise _stall(self._waited_seconds)
         if of_video:
-            self._heard_at = time.monotonic()
+            self._waited_seconds = 0.0
 
     def decoded(self, pictures: int) -> None:
         """A packet gave this many pictures. Raises ConnectionLost if too few do for too long."""
@@ -84,8 +91,7 @@ class Liveness:
         self._counted_from, self._packets, self._pictures = now, 0, 0
 
     def handed_on(self, seconds: float) -> None:
-        """The reader was busy with a picture for ``seconds``, which do not count as silence."""
-        self._heard_at += seconds
+        """The reader was busy with a picture for ``seconds``, which do not count."""
         self._counted_from += seconds
 
 

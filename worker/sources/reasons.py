@@ -84,6 +84,11 @@ def is_rtsp(url: str) -> bool:
     return url.lower().startswith(("rtsp://", "rtsps://"))
 
 
+def is_http(url: str) -> bool:
+    """Whether a URL is read with HTTP."""
+    return url.lower().startswith(("http://", "https://"))
+
+
 def _resolves(url: str) -> bool:
     """Whether the host has an address: FFmpeg reports EIO if it has none."""
     try:

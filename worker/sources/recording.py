@@ -116,6 +116,7 @@ class RecordingSource:
         stride: int = 1,
         fps: float | None = None,
         as_planes: bool = False,
+        antialias: bool = True,
         gpu: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -128,7 +129,7 @@ class RecordingSource:
         self._recording = recording
         self._first_seq = first_seq
         self._sampler = Sampler(stride=stride, fps=fps)
-        self._converter = make_converter(image_size, as_planes=as_planes)
+        self._converter = make_converter(image_size, as_planes=as_planes, antialias=antialias)
         self._gpu = gpu
         self._limits = limits
         self._last_seconds: float | None = None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssd_core import MODELS, Detector
+from ssd_core import MODELS, Detector, build_model
 from ssd_core.models.ssd import SSD, initialise
 from ssd_core.ops.decode_nms import fallback
 
@@ -59,6 +59,40 @@ def tiny_spec():
 def tiny_model(tiny_spec):
     torch.manual_seed(0)
     return tiny_network(tiny_spec, False)
+
+
+@pytest.fixture
+def constant_detector(tiny_model, tiny_spec):
+    """Sees a Dog in the smaller box of each of the 2 x 3 cells, whatever the image."""
+    for parameter in tiny_model.parameters():
+        nn.init.zeros_(parameter)
+    # two boxes of three classes
+    tiny_model.classification_heads[0].bias.data = torch.tensor([9.0, -9, -9, 9, -9, 2])
+    return Detector(tiny_model, tiny_spec, torch.device("cpu"), torch.float32, 0.5)
+
+
+@pytest.fixture
+def constant_weights(tiny_model, tmp_path):
+    """A file of weights that see a Dog in the smaller box of each cell."""
+    weights = {name: torch.zeros_like(tensor) for name, tensor in tiny_model.state_dict().items()}
+    weights["classification_heads.0.bias"] = torch.tensor([9.0, -9, -9, 9, -9, 2])
+    path = tmp_path / "constant.pth"
+    torch.save(weights, path)
+    return path
+
+
+@pytest.fixture
+def trained_mobilenet():
+    """A MobileNet with batch norm whose statistics are those of no identity."""
+    torch.manual_seed(0)
+    model = build_model("ssd_mobilenet_v2_oid", batch_norm=True).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.1, 0.6)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0.2, 0.2)
+    return model
 
 
 @pytest.fixture(scope="session")

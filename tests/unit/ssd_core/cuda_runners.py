@@ -66,7 +66,7 @@ def network_input(image, spec):
     tables = op.describe_images([replace(image, **planes)])
     tables = op.ImageTables(*(table.to(DEVICE) for table in tables))
     x = torch.zeros(1, 3, *spec.image_size, device=DEVICE).to(memory_format=torch.channels_last)
-    return op.yuv_to_input(tables, x, spec.mean, spec.std)
+    return op.yuv_to_input(tables, x, spec.mean, spec.std, spec.antialias)
 
 
 def each(found):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.ops import box_iou
 
-from ssd_core import MODELS, Detector, build_model
+from ssd_core import MODELS, Detector
 from ssd_core.checkpoints.loading import save_checkpoint
 from ssd_core.detector import fold_batch_norm
 from ssd_core.errors import DeviceError, UnknownModelError
@@ -16,16 +16,6 @@ BLACK = np.zeros((100, 600, 3), np.uint8)
 
 def detector_of(model, spec, score_threshold=0.5):
     return Detector(model, spec, CPU, torch.float32, score_threshold)
-
-
-@pytest.fixture
-def constant_detector(tiny_model, tiny_spec):
-    """Sees a Dog in the smaller box of each of the 2 x 3 cells, whatever the image."""
-    for parameter in tiny_model.parameters():
-        nn.init.zeros_(parameter)
-    # two boxes of three classes
-    tiny_model.classification_heads[0].bias.data = torch.tensor([9.0, -9, -9, 9, -9, 2])
-    return detector_of(tiny_model, tiny_spec)
 
 
 # What a detection is
@@ -188,6 +178,13 @@ def test_the_model_gives_raw_outputs_per_default_box(mobilenet, golden):
     assert cls_logits.shape == (2, 1917, 24)
 
 
+def test_the_models_outputs_take_no_gradients_outside_inference_mode_either(golden):
+    detector = Detector.load(device="cpu", precision="fp32")
+    x = detector.preprocess(list(golden["inputs"][:1]))
+    assert not any(parameter.requires_grad for parameter in detector.model.parameters())
+    assert not any(output.requires_grad for output in detector.model(x))
+
+
 # Loading
 
 
@@ -258,20 +255,6 @@ def test_bf16_finds_what_fp32_finds(mobilenet, golden):
 
 
 # Batch norm
-
-
-@pytest.fixture
-def trained_mobilenet():
-    """A MobileNet with batch norm whose statistics are those of no identity."""
-    torch.manual_seed(0)
-    model = build_model("ssd_mobilenet_v2_oid", batch_norm=True).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.1, 0.6)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0.2, 0.2)
-    return model
 
 
 @pytest.fixture

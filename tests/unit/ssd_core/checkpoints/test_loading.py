@@ -2,6 +2,7 @@ import hashlib
 import pickle
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -69,7 +70,7 @@ def test_fp16_safetensors_become_fp32_weights(tiny_model, tiny_spec, tmp_path):
     assert_same_weights(loaded, expected)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])
 @pytest.mark.parametrize("key", [None, "model", "state_dict"])
 def test_a_saved_state_dict_loads_bare_or_wrapped(tiny_model, tiny_spec, tmp_path, key, suffix):
     weights = tiny_model.state_dict()
@@ -165,6 +166,122 @@ def test_weights_of_another_model_are_refused(tmp_path):
         Detector.load("ssd300_vgg16", weights=bundled, device="cpu")
 
 
+# Weights with other classes
+
+
+@pytest.fixture
+def four_classes(tiny_spec, tmp_path):
+    """A file of weights for four classes."""
+    path = tmp_path / "four.pth"
+    model = build_model(tiny_spec.with_labels(("background", "Cat", "Dog", "Cow")))
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+def test_labels_decide_the_number_of_classes_of_a_plain_file(tiny_spec, four_classes):
+    model, spec, _ = load_model(tiny_spec, four_classes, ["Katze", "Hund", "Kuh"])
+    assert spec.labels == ("background", "Katze", "Hund", "Kuh")
+    assert model.num_classes == 4
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(tiny_spec, four_classes):
+    with pytest.raises(CheckpointError) as error:
+        load_model(tiny_spec, four_classes, ["Katze", "Hund"])
+    assert str(error.value) == (
+        f"weights {four_classes}: there are 2 labels, but 4 classes, the background's among them: "
+        "give one label per class in the order of training"
+    )
+
+
+def test_without_labels_other_classes_are_refused_with_the_way_out(tiny_spec, four_classes):
+    assert refusal(tiny_spec, four_classes) == (
+        f"weights {four_classes} have 4 classes, the background's among them, and tiny has 3: "
+        "convert them with a file of their labels: python -m ssd_core.checkpoints.convert tiny "
+        f"{four_classes} OUT.safetensors --labels FILE"
+    )
+
+
+def test_labels_rename_the_classes_of_a_file_that_has_some(tiny_model, tiny_spec, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(tiny_model, path, tiny_spec)
+    assert load_model(tiny_spec, path, ["Chat", "Chien"])[1].labels == (
+        "background", "Chat", "Chien",
+    )  # fmt: skip
+
+
+def test_a_detector_takes_labels(constant_weights, tiny_spec):
+    detector = Detector.load(
+        tiny_spec, weights=constant_weights, labels=["Chat", "Chien"], device="cpu"
+    )
+    assert set(detector.detect([np.zeros((16, 24, 3), np.uint8)])[0].names) == {"Chien"}
+
+
+def test_whole_numbers_become_weights(tiny_model, tiny_spec, tmp_path):
+    path = tmp_path / "whole.pth"
+    weights = {name: (tensor * 100).long() for name, tensor in tiny_model.state_dict().items()}
+    torch.save(weights, path)
+    expected = {name: tensor.float() for name, tensor in weights.items()}
+    assert_same_weights(load_model(tiny_spec, path)[0], expected)
+
+
+# Weights that are not numbers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", ["backbone.convolution.weight", "regression_heads.0.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tiny_model, tiny_spec, tmp_path, bad, suffix, name
+):
+    path = tmp_path / f"bad{suffix}"
+    weights = {name: tensor.double() for name, tensor in tiny_model.state_dict().items()}
+    weights[name].view(-1)[-1] = bad
+    (torch.save if suffix == ".pth" else save_file)(weights, path)
+    assert refusal(tiny_spec, path) == (
+        f"weights {path}: {name} holds NaN or infinity, and so would all results: "
+        "take weights from before the training diverged"
+    )
+
+
+def test_a_wrapped_tensor_that_is_not_finite_is_refused_by_its_own_name(
+    torchvision_ssd300, tmp_path
+):
+    path = tmp_path / "diverged.pth"
+    weights = dict(torchvision_ssd300.state_dict())
+    weights["backbone.scale_weight"] = torch.full((512,), torch.nan)
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}}, path)
+    assert f"{path}: backbone.scale_weight holds NaN" in refusal(MODELS["ssd300_vgg16"], path)
+
+
+def test_tensors_without_numbers_are_refused_by_name(tiny_model, tiny_spec, tmp_path):
+    path = tmp_path / "odd.pth"
+    weights = tiny_model.state_dict()
+    weights["backbone.convolution.bias"] = torch.zeros(4, device="meta")
+    torch.save(weights, path)
+    assert "backbone.convolution.bias is not a plain tensor" in refusal(tiny_spec, path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_model, tiny_spec, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    tiny_model.backbone.convolution.bias.data[1] = torch.nan
+    with pytest.raises(
+        CheckpointError, match=r"backbone\.convolution\.bias holds numbers that are"
+    ):
+        save_checkpoint(tiny_model, path, tiny_spec)
+    assert not path.exists()
+
+
+def test_weights_that_a_smaller_type_cannot_hold_are_not_saved_in_it(
+    tiny_model, tiny_spec, tmp_path
+):
+    path = tmp_path / "tiny.safetensors"
+    tiny_model.backbone.convolution.bias.data[1] = 70_000
+    with pytest.raises(CheckpointError, match=r"too large for torch.float16: keep fp32"):
+        save_checkpoint(tiny_model, path, tiny_spec, torch.float16)
+    save_checkpoint(tiny_model, path, tiny_spec)
+    assert load_model(tiny_spec, path)[0].backbone.convolution.bias[1] == 70_000
+
+
 # Files that are not weights
 
 
@@ -181,7 +298,7 @@ def test_a_directory_is_no_file(tiny_spec, tmp_path):
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tiny_spec, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"something")
-    assert refusal(tiny_spec, path).endswith("expected .safetensors, .pth, .pt or .tflite")
+    assert refusal(tiny_spec, path).endswith("expected .safetensors, .pth, .pt, .ckpt or .tflite")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(range(256)) * 4])

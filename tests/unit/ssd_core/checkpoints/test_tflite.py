@@ -235,6 +235,18 @@ def test_a_box_predictor_without_four_outputs_a_box_is_refused(spec, tmp_path):
         load_model(spec, path)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_weights_that_are_not_finite_are_refused_by_name(spec, tmp_path, bad, dtype):
+    weight, bias, kind = WEIGHTS["FeatureExtractor/plain"]
+    bias = np.array(bias, np.float32)
+    bias[-1] = bad
+    weights = WEIGHTS | {"FeatureExtractor/plain": (weight, bias, kind)}
+    path = write(tmp_path / "diverged.tflite", weights, dtype)
+    with pytest.raises(CheckpointError, match=r"diverged\.tflite: backbone\.plain\.bias holds NaN"):
+        load_model(spec, path)
+
+
 def test_a_quantised_model_is_refused(spec, tmp_path):
     path = write(tmp_path / "int8.tflite", dtype=np.int8)
     with pytest.raises(CheckpointError, match="not a TFLite model of float convolutions"):

@@ -4,6 +4,7 @@ Corners are multiples of 1/16 and scores are sigmoid(0) = 1/2 wherever a compari
 equality, so that nothing depends on rounding.
 """
 
+import importlib
 import math
 
 import pytest
@@ -66,6 +67,21 @@ def test_softmax_shares_one_among_the_classes_and_the_background():
     logits = [[math.log(2), math.log(5)]]  # and log(1) for the background
     scores = decode([LEFT], logits, activation="softmax", score_threshold=0.1).scores
     torch.testing.assert_close(scores[0, :2], torch.tensor([0.625, 0.25]))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_scores_are_rounded_to_fp32_once(activation):
+    logits = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 3
+    expected = []
+    for row in logits.double().tolist():
+        shares = [math.exp(x) for x in row]
+        total = 1 + math.fsum(shares)  # 1 for the background's logit of 0
+        rule = {"softmax": lambda x, t=total: x / t, "sigmoid": lambda x: x / (1 + x)}[activation]
+        expected += map(rule, shares)
+    boxes = [[x / 8, y / 8, (x + 1) / 8, (y + 1) / 8] for y in range(8) for x in range(8)]
+    options = {"activation": activation, "score_threshold": 0, "max_detections": 192}
+    scores = decode(boxes, logits.tolist(), **options).scores[0]
+    assert torch.equal(scores, torch.tensor(sorted(expected, reverse=True)).float())
 
 
 def test_a_score_exactly_at_the_threshold_is_no_detection():
@@ -232,6 +248,101 @@ def test_a_box_without_area_inside_another_stays():
     assert len(found(boxes, [[1.0], [0.0]], iou_threshold=0.0)) == 2
 
 
+# Several images
+
+
+def decode_images(boxes_xyxy, logits, **options):
+    """decode_nms of several images of the same default boxes: `logits` is (B, A, C - 1)."""
+    default_boxes = xyxy_to_cxcywh(torch.tensor(boxes_xyxy, dtype=torch.float32))
+    logits = torch.tensor(logits, dtype=torch.float32)
+    cls_logits = torch.cat((torch.zeros(*logits.shape[:2], 1), logits), dim=2)
+    settings = DecodeSettings(
+        "sigmoid",
+        0.25,
+        options.pop("iou_threshold", 0.5),
+        options.pop("candidates_per_class", 100),
+        options.pop("max_detections", 8),
+    )
+    offsets = torch.zeros(*logits.shape[:2], 4)
+    result = decode_nms_reference(offsets, cls_logits, default_boxes, settings)
+    return [
+        list(zip(labels[:count].tolist(), boxes[:count].tolist(), strict=True))
+        for labels, boxes, count in zip(
+            result.labels, result.boxes, result.count.tolist(), strict=True
+        )
+    ]
+
+
+NOTHING = -9.0
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_every_class_of_every_image_has_its_own_best_candidates(images):
+    logits = [[[1.0, 2.0], [2.0, 1.0]]] * images
+    expected = [(1, RIGHT), (2, LEFT)]
+    assert decode_images([LEFT, RIGHT], logits, candidates_per_class=1) == [expected] * images
+
+
+def test_every_class_of_every_image_has_its_own_suppression():
+    # alike boxes: suppressed by one of their own class and image alone
+    logits = [[[2.0, NOTHING], [1.0, 1.0]], [[1.5, 0.5], [NOTHING, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]
+    expected = [[(1, LEFT), (2, LEFT)], [(1, LEFT), (2, LEFT)], [(1, LEFT), (2, LEFT)]]
+    assert decode_images([LEFT, LEFT], logits) == expected
+
+
+def test_the_last_class_of_an_image_suppresses_nothing_in_the_first_of_a_later_one():
+    logits = [[[NOTHING, 1.0]], [[NOTHING, NOTHING]], [[0.0, NOTHING]]]
+    assert decode_images([LEFT], logits) == [[(2, LEFT)], [], [(1, LEFT)]]
+
+
+def test_images_without_detections_come_between_others():
+    logits = [[[NOTHING], [NOTHING]], [[1.0], [NOTHING]], [[NOTHING], [NOTHING]], [[0.0], [1.0]]]
+    logits.append(logits[0])
+    found_there = [[], [(1, LEFT)], [], [(1, RIGHT), (1, LEFT)], []]
+    assert decode_images([LEFT, RIGHT], logits) == found_there
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_many_equal_scores_go_by_class_then_by_default_box_index(images):
+    """Sorting that is not stable shows from 17 numbers on."""
+    boxes = [[x / 8, y / 8, (x + 1) / 8, (y + 1) / 8] for y in range(8) for x in range(8)]
+    logits = [[[0.0, 0.0]] * 64] * images
+    kept = decode_images(boxes, logits, candidates_per_class=40, max_detections=60)
+    expected = [(1, box) for box in boxes[:40]] + [(2, box) for box in boxes[:20]]
+    assert kept == [expected] * images
+
+
+def test_each_image_keeps_its_own_best_detections():
+    logits = [[[1.0, 3.0], [2.0, NOTHING]], [[NOTHING, 1.0], [2.0, 0.5]]]
+    expected = [[(2, LEFT), (1, RIGHT)], [(1, RIGHT), (2, LEFT)]]
+    assert decode_images([LEFT, RIGHT], logits, max_detections=2) == expected
+
+
+def test_suppression_takes_groups_in_pieces_without_a_difference(monkeypatch):
+    """As memory demands it: a piece then holds one class of one image, or a few."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(40, 2, 2, generator=generator).sort(dim=1).values
+    boxes = corners.flatten(1).tolist()
+    logits = torch.randn(3, 40, 4, generator=generator).tolist()
+    whole = decode_images(boxes, logits, iou_threshold=0.3, max_detections=200)
+    assert sum(map(len, whole)) > 50
+    reference = importlib.import_module("ssd_core.ops.decode_nms_reference")
+    suppress, taken = reference._suppress, []
+
+    def spy(chunk, threshold):
+        taken.append(chunk.shape[:2])
+        return suppress(chunk, threshold)
+
+    monkeypatch.setattr(reference, "_suppress", spy)
+    for elements in (1, 40**2 * 2, 40**2 * 100):
+        monkeypatch.setattr(reference, "NMS_CHUNK_ELEMENTS", elements)
+        taken.clear()
+        assert decode_images(boxes, logits, iou_threshold=0.3, max_detections=200) == whole
+        assert sum(groups for groups, _ in taken) == 12
+        assert all(groups == 1 or groups * size**2 <= elements for groups, size in taken)
+    assert len(taken) == 1
+
+
 # 5. The best over all classes, and the padding
 
 
@@ -270,6 +381,18 @@ def test_outputs_have_their_types():
     result = decode([LEFT], [[0.0]])
     assert result.boxes.dtype == result.scores.dtype == torch.float32
     assert result.labels.dtype == result.count.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_fp32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    offsets, logits = (torch.randn(2, 20, n, generator=generator).to(dtype) for n in (4, 3))
+    default_boxes = torch.rand(20, 4, generator=generator) + 0.1
+    settings = DecodeSettings("softmax", 0.1, 0.5, 20, 40)
+    found = decode_nms_reference(offsets, logits, default_boxes, settings)
+    expected = decode_nms_reference(offsets.float(), logits.float(), default_boxes, settings)
+    assert found.count.min() > 5
+    assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
 
 
 def test_no_candidates_give_only_padding():

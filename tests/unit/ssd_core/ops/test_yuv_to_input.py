@@ -7,11 +7,12 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from torch.nn import functional as F
 
-from ssd_core.yuv import LUMA_WEIGHTS, YuvImage, yuv_to_rgb_matrix
+from ssd_core.yuv import LUMA_WEIGHTS, YuvImage
 from tests.clips import pictures
 from tests.conftest import KERNEL_DEVICE as DEVICE, WALKWAY
 from tests.params import mostly_long
 from tests.unit.ssd_core.kernels import compiled, with_each_triton
+from tests.unit.ssd_core.plain_scaling import resampled, scaled
 from worker.sources.conversion import PictureConverter
 
 pytestmark = pytest.mark.kernels
@@ -63,10 +64,18 @@ def image_of(picture, matrix="bt601"):
     return YuvImage(first[: picture.height, : picture.width], u, v, full_range, matrix)
 
 
-def convert(images, size, dtype=torch.float32, mean=(0, 0, 0), std=(1, 1, 1), **options):
+def convert(
+    images,
+    size,
+    dtype=torch.float32,
+    mean=(0, 0, 0),
+    std=(1, 1, 1),
+    antialias=True,
+    **options,
+):
     """(B, 3, H, W) through the kernel."""
     tables = op.ImageTables(*(table.to(DEVICE) for table in op.describe_images(images, **options)))
-    return op.yuv_to_input(tables, empty_input(len(images), size, dtype), mean, std)
+    return op.yuv_to_input(tables, empty_input(len(images), size, dtype), mean, std, antialias)
 
 
 def empty_input(batch, size, dtype=torch.float32):
@@ -74,34 +83,10 @@ def empty_input(batch, size, dtype=torch.float32):
     return out.contiguous(memory_format=torch.channels_last)
 
 
-def reference(image, size):
-    """(3, H, W) RGB in 0..255, in plain PyTorch."""
-    if image.quarter_turns:
-        sideways = size[::-1] if image.quarter_turns % 2 else size
-        upright = reference(replace(image, quarter_turns=0), sideways)
-        return torch.rot90(upright, image.quarter_turns, (1, 2))
-    y = F.interpolate(image.y[None, None].float(), size, mode="bilinear", antialias=True)[0]
-    rows = triangle_weights(image.u.shape[0], size[0], 0)
-    columns = triangle_weights(image.u.shape[1], size[1], 0.25)
-    u, v = (rows @ plane.double().cpu() @ columns.T for plane in (image.u, image.v))
-    linear, offset = map(torch.from_numpy, yuv_to_rgb_matrix(image.full_range, image.matrix))
-    rgb = torch.einsum("ij,jhw->ihw", linear, torch.stack([y[0].double().cpu(), u, v]))
-    return (rgb + offset[:, None, None]).clamp(0, 255).float()
-
-
-def triangle_weights(length, new_length, shift):
-    """(new_length, length): the share of each old pixel in each new one."""
-    scale = length / new_length
-    centre = (torch.arange(new_length).double()[:, None] + 0.5) * scale + shift
-    distance = (torch.arange(length) + 0.5 - centre).abs()
-    weights = (1 - distance / max(scale, 1)).clamp(min=0)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def assert_like_reference(images, size):
-    x = convert(images, size).cpu()
+def assert_like_reference(images, size, antialias=True):
+    x = convert(images, size, antialias=antialias).cpu()
     for got, image in zip(x, images, strict=True):
-        torch.testing.assert_close(got, reference(image, size), atol=1e-2, rtol=0)
+        torch.testing.assert_close(got, scaled(image, size, antialias), atol=1e-2, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -150,22 +135,24 @@ def test_every_format_range_and_matrix_is_what_the_cpu_path_makes_of_it(
 def test_the_reference_weighs_as_pytorch_does():
     plane = torch.rand(37, 11, dtype=torch.float64)
     expected = F.interpolate(plane[None, None], (5, 23), mode="bilinear", antialias=True)[0, 0]
-    weighted = triangle_weights(37, 5, 0) @ plane @ triangle_weights(11, 23, 0).T
-    torch.testing.assert_close(weighted, expected)
+    torch.testing.assert_close(resampled(plane, (5, 23), 0, antialias=True), expected)
 
 
 @pytest.mark.parametrize(
     ("height", "width"),
     [(1, 1), (2, 3), (3, 2), (1, 9), (9, 1), (5, 4), (17, 13), (24, 24), (75, 130), (301, 40)],
 )
-def test_any_size_is_like_the_reference(height, width):
-    assert_like_reference([random_image(height, width)], (24, 20))
+@pytest.mark.parametrize("antialias", [True, False])
+def test_any_size_is_like_the_reference(height, width, antialias):
+    assert_like_reference([random_image(height, width)], (24, 20), antialias)
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(16, 16), (30, 14)])
 def test_any_turn_is_like_the_reference(quarter_turns, size):
-    assert_like_reference([random_image(41, 64, quarter_turns=quarter_turns)], size)
+    image = random_image(41, 64, quarter_turns=quarter_turns)
+    assert_like_reference([image], size)
+    assert_like_reference([image], size, antialias=False)
 
 
 @pytest.mark.parametrize(("pixels", "taps"), mostly_long((64, 4), (32, 1), (16, 16)))
@@ -220,7 +207,7 @@ def test_every_type_is_normalised_and_channels_last(dtype, tolerance):
     x = convert([image], (10, 10), dtype, mean, std)
     assert x.dtype == dtype
     assert x.is_contiguous(memory_format=torch.channels_last)
-    pixels = reference(image, (10, 10))
+    pixels = scaled(image, (10, 10))
     expected = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     torch.testing.assert_close(x[0].float().cpu(), expected, atol=4e-4, rtol=tolerance)
 
@@ -289,7 +276,7 @@ def test_a_captured_launch_serves_other_images():
             table.copy_(new)
         graph.replay()
         for got, image in zip(out.cpu(), images, strict=True):
-            torch.testing.assert_close(got, reference(image, (32, 32)), atol=1e-2, rtol=0)
+            torch.testing.assert_close(got, scaled(image, (32, 32)), atol=1e-2, rtol=0)
 
 
 LAUNCHES = """

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from ssd_core import Detector
+from ssd_core.runners import cuda
 from ssd_core.runners.cuda import IN_FLIGHT
 from tests.conftest import KERNEL_DEVICE
 from tests.params import mostly_long
 from tests.unit.ssd_core.cuda_runners import (
     CPU,
+    DEVICE,
     THRESHOLD,
     assert_found,
     each,
+    found_alone,
     pictures,
     rgb,
     runner_of,
@@ -123,6 +126,47 @@ def test_cudnn_computes_the_network_by_the_same_algorithms_each_time(network, sp
 
     runner_of(spy, spec).submit(pictures(1))()
     assert set(seen) == {(True, True, False)}
+
+
+def test_planes_are_scaled_as_the_model_wants_them(network, spec):
+    filtered, plain = replace(spec, antialias=True), replace(spec, antialias=False)
+    expected = [found_alone(yuv(0), network, one) for one in (filtered, plain)]
+    assert not torch.equal(expected[0][1], expected[1][1])
+    for one, wanted in zip((filtered, plain), expected, strict=True):
+        assert_found(runner_of(network, one, for_planes=True).submit([yuv(0)])(), [wanted])
+
+
+def test_autocast_in_the_program_around_it_changes_no_number(network, spec, expect):
+    images = pictures(3)
+    expected = expect(images)
+    with torch.autocast(KERNEL_DEVICE, torch.bfloat16):
+        assert network(torch.zeros(1, 3, 8, 16, device=DEVICE))[0].dtype == torch.bfloat16
+        found = runner_of(network, spec).submit(images)()
+    assert_found(found, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_detections_are_ordinary_tensors_whatever_mode_they_are_made_in(runner, mode):
+    with mode():
+        found = runner.submit(pictures(2))()
+    for tensor in (found.boxes, found.scores, found.labels):
+        assert len(tensor) > 0
+        assert not tensor.is_inference()
+        tensor += 1
+
+
+def test_whoever_waits_for_a_batch_holds_the_runner(runner, monkeypatch):
+    """Else two threads could unpack one batch, or the next one write over it meanwhile."""
+    held = []
+    result = cuda._Part.result
+
+    def spy(part):
+        held.append(runner._lock._is_owned())
+        return result(part)
+
+    monkeypatch.setattr(cuda._Part, "result", spy)
+    runner.submit(pictures(2))()
+    assert held == [True]
 
 
 def test_no_images_give_no_detections(runner):

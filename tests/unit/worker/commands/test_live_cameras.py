@@ -2,15 +2,19 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.clips import pictures
 from tests.conftest import WALKWAY
 from tests.spools import spool_in
 from worker.commands.live_cameras import LiveCameras
 from worker.commands.wiring import DetectorSetup
 from worker.errors import UsageError
+from worker.frames import Frame
 from worker.settings.fields import RunSettings
 from worker.settings.loading import load_settings
+from worker.sources.conversion import PictureConverter
 
 AHEAD = round(time.time() * 1000) + 10**9
 """An epoch of a worker whose clock is ahead of ours."""
@@ -24,6 +28,7 @@ class Detector:
     default_threshold = 0.3
     score_threshold = 0.3
     image_size = (300, 300)
+    antialias = True
     takes_planes = False
 
     def lowest_threshold(self, thresholds):
@@ -93,6 +98,18 @@ def test_a_camera_with_other_settings_begins_above_what_another_worker_published
     sink.last["gate"] = AHEAD
     live.file.write_text(f"{GATE}fps = 2\n")
     assert epoch_of(live, "gate") == AHEAD + 1
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_frames_of_a_camera_are_scaled_as_the_model_wants_them(live, monkeypatch, antialias):
+    monkeypatch.setattr(Detector, "antialias", antialias)
+    (camera,) = live.read()
+    source = camera.open()
+    frame = next(item for item in source if isinstance(item, Frame))
+    source.stop()
+    *_, picture = pictures(WALKWAY, frame.frame_index + 1)
+    expected = PictureConverter((300, 300), antialias).convert(picture)
+    assert np.array_equal(frame.image, expected)
 
 
 def test_what_cannot_be_taken_over_leaves_the_detector_as_it_was(live, monkeypatch):

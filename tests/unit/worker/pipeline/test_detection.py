@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ssd_core import Detector
+from ssd_core import MODELS, Detector
 from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
@@ -188,6 +190,7 @@ def test_a_gpu_that_fails_ends_the_run_with_a_line(start):
         ({"score_threshold": 0.7}, "score_threshold"),
         ({"implementation": "compiled"}, "implementation"),
         ({"takes_yuv": True}, "scaled_by"),
+        ({"spec": replace(MODELS["ssd_mobilenet_v2_oid"], antialias=False)}, "scaled_by"),
     ],
 )
 def test_whatever_changes_detections_changes_what_a_replay_is_claimed_with(change, name):

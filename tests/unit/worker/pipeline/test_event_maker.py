@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 
 from tests.events import MODEL, PERSON
 from tests.frames import frame
-from worker.frames import FrameBatch, StreamDown, StreamUp
+from worker.frames import FrameBatch, StreamDown, StreamLate, StreamUp
 from worker.pipeline import event_maker
-from worker.pipeline.event_maker import EventMaker
+from worker.pipeline.event_maker import LATE_SECONDS, RECOVERY_SECONDS, EventMaker
 
 UP = StreamUp("gate", 1000)
 
@@ -119,6 +121,71 @@ def test_stopping_tells_only_of_cameras_that_are_up(live):
     )
 
 
+def test_a_camera_that_is_late_is_degraded_until_no_picture_was_late_for_a_while(live, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: now[0])
+
+    def of_age(seconds, found=()):
+        late = dataclasses.replace(frame(epoch=1000), captured_monotonic=now[0] - seconds)
+        return [
+            (e.data.state, e.data.reason) if e.type == "ssd.camera.v1" else "frame"
+            for e in make(live, late, found=[list(found)])
+        ]
+
+    make(live, UP)
+    assert of_age(LATE_SECONDS) == []
+    assert of_age(LATE_SECONDS + 0.1, [PERSON]) == [("degraded", "late"), "frame"]
+    assert of_age(LATE_SECONDS + 0.1, [PERSON]) == ["frame"]
+    now[0] += RECOVERY_SECONDS
+    assert of_age(0.1) == []
+    now[0] += 0.1
+    assert of_age(0.1, [PERSON]) == [("up", "caught_up"), "frame"]
+    assert of_age(0.1, [PERSON]) == ["frame"]
+    assert of_age(LATE_SECONDS + 0.1) == [("degraded", "late")]
+
+
+def test_a_camera_that_drops_what_is_late_is_degraded_at_once_and_its_losses_count(live):
+    make(live, UP)
+    (event,) = make(live, StreamLate("gate", 1000, 1.25, dropped=7, skipped=3))
+    assert (event.data.state, event.data.reason) == ("degraded", "late")
+    assert event.data.detail == "its pictures were 1.2 s old"
+    assert event.data.dropped == 7
+    assert make(live, StreamLate("gate", 1000, 1.25, dropped=2)) == []
+    (event,) = make(live, frame(epoch=1000, dropped=1, skipped=1))
+    assert (event.data.dropped, event.data.skipped) == (10, 4)
+
+
+def test_what_was_left_out_before_a_disconnect_is_counted(live):
+    make(live, UP)
+    (down,) = make(live, StreamDown("gate", 1000, "down", "closed", dropped=4, skipped=2))
+    assert down.data.dropped == 4
+    _, event = make(live, StreamUp("gate", 2000), frame(epoch=2000))
+    assert (event.data.dropped, event.data.skipped) == (4, 2)
+
+
+def test_lateness_is_repeated_as_the_heartbeat_and_ends_with_the_worker(live, monkeypatch):
+    make(live, UP, StreamLate("gate", 1000, 1.5))
+    now = event_maker.time.monotonic()
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: now + 11)
+    (beat,) = live.heartbeats()
+    assert (beat.data.state, beat.data.reason) == ("degraded", "late")
+    (stopped,) = live.stopped()
+    assert (stopped.data.state, stopped.data.reason) == ("down", "stopped")
+
+
+def test_a_camera_that_is_down_is_not_late(live):
+    make(live, UP, StreamDown("gate", 1000, "down", "closed"))
+    assert make(live, StreamLate("gate", 1000, 3.0)) == []
+
+
+def test_a_new_connection_is_not_late(live):
+    make(live, UP, StreamLate("gate", 1000, 1.5))
+    (up,) = make(live, StreamUp("gate", 2000))
+    assert (up.data.state, up.data.reason) == ("up", "connected")
+    (event,) = make(live, frame(epoch=2000))
+    assert event.type == "ssd.detections.v1"
+
+
 def test_a_down_without_an_epoch_belongs_to_the_current_one(live):
     make(live, UP)
     (event,) = make(live, StreamDown("gate", None, "ended", "internal_error"))
@@ -126,8 +193,6 @@ def test_a_down_without_an_epoch_belongs_to_the_current_one(live):
 
 
 def test_a_frame_without_pts_gives_an_event_without_pts(live):
-    import dataclasses
-
     (event,) = make(live, dataclasses.replace(frame(), pts=None))
     assert "pts" not in event.to_json().replace("pts_seconds", "")
     assert event.data.time_base == "1/10"

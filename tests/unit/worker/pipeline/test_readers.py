@@ -20,6 +20,7 @@ from worker.pipeline.filtering import DetectionFilter
 from worker.pipeline.pipeline import Pipeline
 from worker.publishing.live import LivePublisher
 from worker.sinks.memory import MemorySink
+from worker.sources import connection
 from worker.sources.live import LiveSource
 
 
@@ -204,7 +205,7 @@ def test_a_reader_that_is_late_once_is_left_alone(cameras, watch):
 
 def test_a_real_source_that_hangs_in_a_conversion_is_down_and_the_other_is_not(watch, monkeypatch):
     stuck, convert = threading.Event(), threading.Event()
-    real = LiveSource.__init__.__globals__["make_converter"]
+    real = connection.make_converter
 
     class Stuck:
         def convert(self, picture):
@@ -217,7 +218,7 @@ def test_a_real_source_that_hangs_in_a_conversion_is_down_and_the_other_is_not(w
     def make_converter(size, **options):
         return Stuck() if size == (30, 30) and not stuck.is_set() else real(size, **options)
 
-    monkeypatch.setattr("worker.sources.live.make_converter", make_converter)
+    monkeypatch.setattr("worker.sources.connection.make_converter", make_converter)
     gate = Camera(
         "gate",
         lambda: LiveSource("gate", str(WALKWAY), (60, 60), itertools.count(1).__next__, loop=True),

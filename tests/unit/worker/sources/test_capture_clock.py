@@ -1,45 +1,59 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
-from worker.sources.capture_clock import CaptureClock
+from worker.sources.arrivals import Arrival, Timeline
+from worker.sources.capture_clock import FURTHEST_SECONDS, CaptureClock
 
-ARRIVED = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
-ZERO = round(ARRIVED.timestamp() * 1e6)
+NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
+MONOTONIC = 5000.0
+"""The same moment."""
 
 
-def test_a_plausible_report_gives_the_time():
-    captured_at, clock = CaptureClock().time_of(ZERO - 10_200_000, 10.0, ARRIVED)
-    assert clock == "rtcp"
-    assert captured_at == ARRIVED - timedelta(seconds=0.2)
+def arrival(ago, *, delayed=0.0, **fields):
+    """A packet that arrived some seconds ago, delayed so much more than others."""
+    return Arrival(None, MONOTONIC - ago, timeline=Timeline(0.0), delay_seconds=delayed, **fields)
+
+
+def time_of(clock, arrived):
+    captured_at, source = clock.time_of(arrived, NOW, MONOTONIC)
+    return round((captured_at - NOW).total_seconds(), 6), source
+
+
+def test_without_a_report_it_is_the_arrival_not_the_end_of_decoding():
+    assert time_of(CaptureClock(), arrival(0.7)) == (-0.7, "arrival")
+
+
+def test_what_a_packet_was_delayed_more_than_others_is_taken_off():
+    assert time_of(CaptureClock(), arrival(0.7, delayed=1.5)) == (-2.2, "arrival")
+
+
+def test_a_report_gives_the_time():
+    reported = arrival(0.1, sender_seconds=NOW.timestamp() - 0.35)
+    assert time_of(CaptureClock(), reported) == (-0.35, "rtcp")
+
+
+def test_after_the_senders_clock_was_set_it_is_not_called_the_senders():
+    reported = arrival(0.1, sender_seconds=NOW.timestamp() - 0.35, clock_was_set=True)
+    assert time_of(CaptureClock(), reported) == (-0.35, "arrival")
 
 
 @pytest.mark.parametrize(
-    ("zero", "pts_seconds"),
-    [
-        (None, 1.0),
-        (0, 1.0),
-        (-5, 1.0),
-        (ZERO, None),
-        (86_400_000_000, 0.0),  # 1970: the clock was never set
-        (ZERO, 1e15),
-        (2**63 - 1, 0.0),
-    ],
+    "off", [-FURTHEST_SECONDS - 1, FURTHEST_SECONDS + 1, -NOW.timestamp(), 1e15]
 )
-def test_an_implausible_report_gives_this_hosts_time(zero, pts_seconds):
-    assert CaptureClock().time_of(zero, pts_seconds, ARRIVED) == (ARRIVED, "arrival")
+def test_an_implausible_report_gives_this_hosts_time(off):
+    reported = arrival(0.0, sender_seconds=NOW.timestamp() + off)
+    assert time_of(CaptureClock(), reported) == (0.0, "arrival")
 
 
-@pytest.mark.parametrize("jump", [-20.0, 20.0])
-def test_timestamps_are_not_trusted_again_after_a_jump(jump):
-    capture_clock = CaptureClock()
-    assert capture_clock.time_of(ZERO, 0.0, ARRIVED)[1] == "rtcp"
-    assert capture_clock.time_of(ZERO, jump, ARRIVED) == (ARRIVED, "arrival")
-    assert capture_clock.time_of(ZERO, 0.0, ARRIVED) == (ARRIVED, "arrival")
+@pytest.mark.parametrize("off", [-FURTHEST_SECONDS + 1, FURTHEST_SECONDS - 1])
+def test_a_clock_within_the_limit_is_believed(off):
+    reported = arrival(0.0, sender_seconds=NOW.timestamp() + off)
+    assert time_of(CaptureClock(), reported) == (off, "rtcp")
 
 
-def test_pictures_delayed_by_the_network_keep_their_time():
-    capture_clock = CaptureClock()
-    capture_clock.time_of(ZERO, 0.0, ARRIVED)
-    late = ARRIVED + timedelta(seconds=3)
-    assert capture_clock.time_of(ZERO, 0.1, late) == (ARRIVED + timedelta(seconds=0.1), "rtcp")
+def test_times_do_not_run_backwards_when_the_first_report_arrives():
+    clock = CaptureClock()
+    assert time_of(clock, arrival(0.0)) == (0.0, "arrival")
+    assert time_of(clock, arrival(0.0, sender_seconds=NOW.timestamp() - 0.06)) == (0.0, "rtcp")
+    assert time_of(clock, arrival(0.0, sender_seconds=NOW.timestamp() + 0.04)) == (0.04, "rtcp")

@@ -211,6 +211,14 @@ def test_a_recording_as_planes_has_the_same_frames(clip, options):
     assert [described(item) for item in as_planes] == [described(item) for item in as_images]
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+def test_frames_of_a_recording_are_scaled_as_the_model_wants_them(clip, antialias):
+    frames = [item for item in items_of(clip, antialias=antialias) if isinstance(item, Frame)]
+    converter = PictureConverter((120, 160), antialias)
+    for frame, picture in zip(frames, pictures(clip, 12), strict=True):
+        assert np.array_equal(frame.image, converter.convert(picture))
+
+
 def test_frames_of_a_recording_as_planes_carry_their_pictures_in_full_size(clip):
     frames = [item for item in items_of(clip, as_planes=True) if isinstance(item, Frame)]
     assert len(frames) == 12

@@ -1,0 +1,206 @@
+"""When pictures were captured, and which are published: compared with what the camera sent."""
+
+import itertools
+import re
+import time
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.faults.numbered_camera import NumberedCamera, number_in, numbered_clip
+from tests.faults.watching import BUSY_SECONDS, SIZE, Watch
+from worker.frames import Frame, StreamLate
+from worker.sources.connection import STALE_SECONDS
+from worker.sources.live import LiveSource
+
+RATE = 25
+FRAME_SECONDS = 1 / RATE
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """By the number of B-frames between two others."""
+    return {count: numbered_clip(b_frames=count) for count in (0, 2)}
+
+
+def number_of(camera, frame):
+    return number_in(frame.image, camera.numbered.size)
+
+
+def seconds_off(camera, frame):
+    """By how much a frame's time is later than its picture was captured."""
+    stated = frame.captured_at.timestamp()
+    return stated - camera.captured_at(number_of(camera, frame), stated)
+
+
+def watch_frames(camera, wanted, **options):
+    """Frames until ``wanted`` is true of them."""
+    with Watch(camera.url, **options) as watch:
+        return wait_until(lambda: wanted(f := watch.frames()) and f, 40, "the frames")
+
+
+def enough_with_reports(frames):
+    return sum(frame.clock == "rtcp" for frame in frames) >= 3 * RATE
+
+
+def assert_in_order(camera, frames):
+    seconds = [frame.pts * frame.time_base for frame in frames]
+    assert seconds == sorted(seconds)
+    times = [frame.captured_at for frame in frames]
+    assert times == sorted(times)
+    numbers = [number_of(camera, frame) for frame in frames]
+    assert all((b - a) % 256 < 128 for a, b in itertools.pairwise(numbers)), numbers
+
+
+CASES = [
+    # first timestamp, speed of the RTP clock, B-frames, stamps
+    (0, 0.95, 0, "presentation"),
+    (None, 1.0, 0, "presentation"),
+    (0, 1.0, 2, "decoding"),
+    (None, 1.05, 2, "presentation"),
+]
+MORE_CASES = [
+    (0, 1.05, 0, "presentation"),
+    (None, 0.95, 2, "presentation"),
+    (0, 1.0, 2, "presentation"),
+    (None, 1.0, 2, "decoding"),
+    (None, 1.0001, 0, "presentation"),
+]
+
+
+@pytest.mark.parametrize(
+    ("first_timestamp", "clock_speed", "b_frames", "stamps"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.long) for case in MORE_CASES)],
+)
+def test_times_are_right_to_a_frame_by_arrival_and_better_by_report(
+    clips, first_timestamp, clock_speed, b_frames, stamps
+):
+    with NumberedCamera(
+        clips[b_frames], first_timestamp=first_timestamp, clock_speed=clock_speed, stamps=stamps
+    ) as camera:
+        frames = watch_frames(camera, enough_with_reports)
+        assert_in_order(camera, frames)
+        by_arrival = [seconds_off(camera, f) for f in frames[2:] if f.clock == "arrival"]
+        by_report = [seconds_off(camera, f) for f in frames if f.clock == "rtcp"]
+    # FFmpeg passes a picture on when the next one begins; pictures arrive in decoding order.
+    held_back = (1 + camera.numbered.reordered) * FRAME_SECONDS
+    assert min(by_arrival) > -FRAME_SECONDS
+    assert max(by_arrival) < held_back + FRAME_SECONDS
+    # One frame, where timestamps count packets; up to the second report, 5 % of a second.
+    assert max(abs(off) for off in by_report) < 1.5 * FRAME_SECONDS
+    if stamps == "presentation":
+        assert max(abs(off) for off in by_report[RATE + 5 :]) < FRAME_SECONDS / 4
+
+
+def test_pts_count_the_pictures_that_were_sent(clips):
+    with NumberedCamera(clips[2], stamps="presentation") as camera:
+        frames = watch_frames(camera, lambda frames: len(frames) >= 2 * RATE)
+        first, *others = [frame for frame in frames if frame.pts is not None]
+        for frame in others:
+            pictures = (frame.pts - first.pts) * frame.time_base * RATE
+            assert pictures == (number_of(camera, frame) - number_of(camera, first)) % 256
+
+
+@pytest.mark.parametrize("reports", [1.0, None])
+def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clips, reports):
+    with NumberedCamera(clips[0], report_seconds=reports) as camera:
+        source = LiveSource("gate", camera.url, SIZE, itertools.count(1000).__next__)
+        frames, late, ages, began = [], [], [], time.monotonic()
+        for item in source:
+            if isinstance(item, StreamLate):
+                late.append(item)
+            if isinstance(item, Frame):
+                frames.append(item)
+                now = time.time()
+                ages.append(now - camera.captured_at(number_of(camera, item), now))
+                time.sleep(0.3)  # as decoding 4K does on a busy machine
+            if time.monotonic() - began > 12:
+                source.stop()
+        sent = camera.sent
+    assert max(ages) < STALE_SECONDS
+    assert late
+    dropped = sum(item.dropped for item in [*frames, *late])
+    # What waits, what FFmpeg holds, what it read before the camera was up.
+    assert sent - 3 * RATE <= len(frames) + dropped <= sent
+    assert {frame.clock for frame in frames[-20:]} == {"rtcp" if reports else "arrival"}
+    assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+    assert_in_order(camera, frames)
+
+
+@pytest.mark.parametrize("reports", [1.0, None])
+def test_of_a_server_that_sends_what_it_kept_only_what_is_of_now_is_handed_on(clips, reports):
+    began = time.monotonic()
+    with NumberedCamera(clips[0], cached=8 * RATE, report_seconds=reports) as camera:
+        with Watch(camera.url) as watch:
+            watch.wait_for_frames(2 * RATE)
+        ages = [at - began for at, item in watch.items if isinstance(item, Frame)]
+        frames = watch.frames()
+    assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+    # 8 s of video came at once; the next key frame would not have been waited for.
+    assert ages[0] < 3 + BUSY_SECONDS
+    assert frames[0].captured_at.timestamp() > camera.began_at + 8 - STALE_SECONDS
+    assert frames[0].dropped == 0
+    assert watch.downs() == []
+
+
+def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
+    # Half a second of delay more each second: a network that carries two thirds.
+    with (
+        NumberedCamera(clips[0], delay=lambda seconds: seconds / 2) as camera,
+        Watch(camera.url) as watch,
+    ):
+        down = watch.wait_for_down(timeout=40)
+        assert down.reason == "late"
+        assert re.fullmatch("its pictures arrive [23] s late", down.detail)
+        frames = watch.frames()
+        late = [item for _, item in watch.items if isinstance(item, StreamLate)]
+        assert late
+        lost = sum(item.dropped for item in [*late, *frames])
+        assert down.frames >= len(frames)
+        assert camera.sent - RATE <= len(frames) + lost + 25 * 3
+        for at, item in watch.items:
+            if isinstance(item, Frame):
+                assert at - item.captured_monotonic < STALE_SECONDS
+        wait_until(lambda: len(watch.ups()) == 2, 20, "the next connection")
+
+
+@pytest.mark.long
+def test_slow_timestamps_without_reports_are_found_out_and_then_ignored(clips, caplog):
+    with (
+        NumberedCamera(clips[0], clock_speed=0.5, report_seconds=None) as camera,
+        Watch(camera.url) as watch,
+    ):
+        wait_until(lambda: len(watch.ups()) == 3, 60, "the third connection")
+        third = watch.ups()[-1].epoch
+        wait_until(
+            lambda: len([f for f in watch.frames() if f.epoch == third]) > 20 * RATE, 40, "frames"
+        )
+        assert [down.reason for down in watch.downs()] == ["late", "late"]
+        frames = [frame for frame in watch.frames() if frame.epoch == third]
+        assert not any(frame.dropped for frame in frames)
+    assert "its timestamps are too slow, twice in a row" in caplog.text
+
+
+def test_a_camera_whose_timestamps_restart_begins_a_new_epoch(clips):
+    with NumberedCamera(clips[0]) as camera, Watch(camera.url) as watch:
+        watch.wait_for_frames(RATE)
+        camera.restart_timestamps()
+        wait_until(lambda: len(watch.ups()) == 2, 10, "the second epoch")
+        watch.wait_for_frames(3 * RATE)
+        assert [down.reason for down in watch.downs()] == ["timestamps"]
+        for up in watch.ups():
+            frames = [frame for frame in watch.frames() if frame.epoch == up.epoch]
+            assert frames[0].frame_index == 0
+            assert_in_order(camera, frames)
+            assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+
+
+def test_a_clock_that_is_set_in_a_connection_moves_no_time(clips):
+    with NumberedCamera(clips[0]) as camera, Watch(camera.url) as watch:
+        wait_until(lambda: enough_with_reports(watch.frames()), 20, "reports")
+        camera.set_clock_by = 20.0
+        wait_until(lambda: watch.frames()[-1].clock == "arrival", 10, "the other clock")
+        watch.wait_for_frames(len(watch.frames()) + RATE)
+        frames = watch.frames()
+        assert_in_order(camera, frames)
+        assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS

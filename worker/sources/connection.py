@@ -1,0 +1,364 @@
+"""One connection to a camera: from opening it to losing it.
+
+Takes what a camera's settings say, gives StreamUp, frames in presentation order, and the reason why
+they ended. Latency first: pictures that decoding cannot keep up with are dropped and counted, and
+none is handed on late without saying so. No URL ever leaves this module.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from av.error import FFmpegError
+
+from worker.frames import Frame, SourceItem, StreamDown, StreamLate, StreamUp
+from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
+from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
+from worker.sources.capture_clock import CaptureClock
+from worker.sources.conversion import make_converter
+from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
+from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, Liveness
+from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
+from worker.sources.picture import time_base_of, upright_size
+from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
+from worker.sources.sampling import Sampler
+from worker.sources.thinning import IN_TIME_SECONDS
+
+log = logging.getLogger(__name__)
+
+PLAYLIST_SILENCE_SECONDS = 30.0
+"""A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
+LONGEST_PACE_SECONDS = 10.0
+"""A longer gap between the pictures of a file is a jump of its clock, not a pause."""
+DEFAULT_RATE = 25
+STALE_SECONDS = 2.0
+"""No picture is handed on that is older than this."""
+LATE_INTERVAL_SECONDS = 1.0
+"""How often a camera that is late says so."""
+Transport = Literal["auto", "tcp", "udp"]
+RTSP_TRANSPORTS: dict[Transport, dict[str, str]] = {
+    # UDP only for a camera that refuses TCP (461), and only from that camera.
+    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp+filter_src"},
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp", "rtsp_flags": "filter_src"},
+}
+"""FFmpeg's options for each."""
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """How to read one camera."""
+
+    url: str
+    """Without ``://`` it is a file, played at its own speed."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the images; None: each picture's own."""
+    fps: float | None = None
+    as_planes: bool = False
+    """Frames carry YuvImages in full size."""
+    antialias: bool = True
+    """Whether pictures are filtered when they are scaled down."""
+    gpu: int | None = None
+    """CUDA device that decodes."""
+    limits: Limits = DEFAULT_LIMITS
+    allow_playlists: bool = False
+    transport: Transport = "auto"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file played like a camera."""
+        return "://" not in self.url
+
+
+class Connection:
+    """One attempt to read a camera."""
+
+    def __init__(
+        self,
+        camera_id: str,
+        settings: CameraSettings,
+        reader: ReaderThread,
+        next_epoch: Callable[[], int],
+        *,
+        trust_timestamps: bool = True,
+    ) -> None:
+        self._camera_id = camera_id
+        self._settings = settings
+        self._reader = reader
+        self._next_epoch = next_epoch
+        self._trust_timestamps = trust_timestamps
+        self._sampler = Sampler(fps=settings.fps)
+        self._converter = make_converter(
+            settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
+        )
+        self._capture_clock = CaptureClock()
+        playlist = settings.allow_playlists and not is_rtsp(settings.url)
+        self._silence_seconds = PLAYLIST_SILENCE_SECONDS if playlist else SILENCE_SECONDS
+        self._liveness = Liveness(self._silence_seconds)
+        self._meter = Meter(settings.limits)
+        self._pictures: CameraPictures | None = None
+        self._opened = False
+        self._last: Arrival | None = None
+        """Of the last picture."""
+        self._dropped = 0
+        """Pictures dropped since the last frame."""
+        self._late_at = 0.0
+        """When it last said that it is late, by the monotonic clock."""
+        self.epoch: int | None = None
+        self.up_at: float | None = None
+        """By the monotonic clock; None before the first picture."""
+        self.frame_index = 0
+        self.reason = "closed"
+        self.detail = ""
+
+    @property
+    def was_up(self) -> bool:
+        """Whether a picture has arrived."""
+        return self.up_at is not None
+
+    @property
+    def timestamps_mislead(self) -> bool:
+        """Whether only its timestamps say that it was late, and no RTCP report."""
+        pictures = self._pictures
+        return self.reason == "late" and pictures is not None and not pictures.has_reports
+
+    def items(self) -> Iterator[SourceItem]:
+        """StreamUp at the first frame, then frames; ``reason`` says afterwards why they ended.
+
+        StreamDown only where the timestamps jump back, with StreamUp after it.
+        """
+        is_file = self._settings.is_file
+        self._reader.expect_sign_within(2 * OPEN_SECONDS + READ_GRACE_SECONDS)
+        try:
+            with self._open() as container:
+                self._opened = True
+                stream = video_of(container)
+                if stream is None:
+                    self.reason = "no_video"
+                    self.detail = "there is no video stream that can be decoded"
+                    return
+                yield from (
+                    self._of_file(container, stream)
+                    if is_file
+                    else self._of_camera(container, stream)
+                )
+            whole = is_file and not self._meter.read_error
+            self.reason = "end_of_file" if whole else "closed"
+        except OverLimit as error:
+            self.reason, self.detail = "over_limit", str(error)
+        except FormatRefused as error:
+            self.reason, self.detail = "invalid_data", str(error)
+        except ConnectionLost as error:
+            self.reason, self.detail = error.reason, error.detail
+        except (FFmpegError, OSError) as error:
+            self.reason, self.detail = reason_of(
+                error,
+                self._settings.url,
+                opened=self._opened,
+                silent_seconds=0.0 if is_file else self._silent_seconds(),
+            )
+        except Exception:  # a bug must not end the camera for good
+            log.exception(
+                "camera %s: internal error, reconnecting: please report this traceback",
+                self._camera_id,
+            )
+            self.reason, self.detail = "internal_error", ""
+
+    def ended(
+        self,
+        state: Literal["down", "ended"],
+        reason: str,
+        detail: str = "",
+        epoch: int | None = None,
+    ) -> StreamDown:
+        """The end of its epoch, or of one that never was up."""
+        return StreamDown(
+            self._camera_id,
+            self.epoch or epoch,
+            state,
+            reason,
+            detail,
+            frames=self.frame_index,
+            skipped=self._sampler.take_skipped(),
+            dropped=self._take_dropped(),
+        )
+
+    def _silent_seconds(self) -> float:
+        reading = self._pictures.read_seconds if self._pictures is not None else 0.0
+        return self._liveness.silent_seconds(reading)
+
+    def _open(self) -> Any:
+        settings = self._settings
+        if settings.is_file:
+            return open_recording(Path(settings.url), settings.limits, self._meter, settings.gpu)
+        # Not "nobuffer": it discards what was read to find the streams, including the first key
+        # frame, and then nothing can be decoded until the next one.
+        # Skipping the measurement of the frame rate saves the 20 frames that FFmpeg reads for it: a
+        # 10 fps camera is up after 0.6 s instead of 2.8, and without a backlog of that length.
+        options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
+        if is_rtsp(settings.url):
+            # Without the sound that some cameras announce and do not send: FFmpeg would wait 5 s.
+            options |= RTSP_TRANSPORTS[settings.transport]
+            options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
+        else:
+            options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
+        # FFmpeg's own timeouts are per read of the socket. A camera that sends reports and no
+        # pictures, or its answer byte by byte, is only caught by PyAV's, which cover the whole.
+        return open_camera(
+            settings.url,
+            options,
+            settings.limits,
+            timeout_seconds=(OPEN_SECONDS, self._silence_seconds),
+            allow_playlists=settings.allow_playlists,
+            gpu=settings.gpu,
+        )
+
+    def _of_file(self, container: Any, stream: Any) -> Iterator[SourceItem]:
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
+        pace = Pace(self._reader.wait, 1 / float(rate))
+        for picture in of_file(container, stream, self._meter):
+            pace.wait_for(picture.arrival.seconds)
+            if self._reader.is_stopped:
+                return
+            yield from self._handed_on(picture, picture.arrival.seconds)
+
+    def _of_camera(self, container: Any, stream: Any) -> Iterator[SourceItem]:
+        self._liveness.opened(looked_into=stream.codec_context.width > 0)
+        self._pictures = pictures = CameraPictures(
+            container,
+            stream,
+            self._sampler,
+            self._liveness,
+            self._meter,
+            self._reader,
+            silence_seconds=self._silence_seconds,
+            trust_timestamps=self._trust_timestamps and not is_http(self._settings.url),
+            thread_name=f"camera {self._camera_id}",
+        )
+        for item in pictures:
+            if self._reader.is_stopped:
+                return
+            if self.was_up:  # what was late before is of the time before
+                self._dropped += pictures.dropped
+            pictures.dropped = 0
+            if isinstance(item, Late):
+                yield from self._late(item.lag_seconds)
+            else:
+                yield from self._handed_on(item, item.arrival.captured_at)
+
+    def _handed_on(self, picture: Picture, seconds: float | None) -> Iterator[SourceItem]:
+        """The picture as a frame, unless it is left out; ``seconds`` for ``--fps``."""
+        arrival, image = picture.arrival, picture.image
+        now = time.monotonic()
+        lag = arrival.lag_seconds(now)
+        if not self.was_up:
+            if lag > IN_TIME_SECONDS:  # of what the server kept from before
+                return
+            self.up_at = now
+            log.info("camera %s: up", self._camera_id)
+            yield self._up()
+        elif self._jumped_back(arrival):
+            log.warning(
+                "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
+            )
+            yield self.ended("down", "timestamps")
+            self._last = None
+            self._capture_clock = CaptureClock()
+            yield self._up()
+        frame_index = self.frame_index
+        self.frame_index += 1
+        if not self._in_order(arrival):
+            self._dropped += 1
+            return
+        self._last = arrival
+        if not self._sampler.accepts(frame_index, seconds, key_frame=bool(image.key_frame)):
+            return
+        if lag > STALE_SECONDS:
+            self._dropped += 1
+            yield from self._late(lag)
+            return
+        yield self._frame(picture, frame_index)
+
+    def _up(self) -> StreamUp:
+        self.epoch = self._next_epoch()
+        self.frame_index = 0
+        return StreamUp(self._camera_id, self.epoch)
+
+    def _late(self, lag_seconds: float) -> Iterator[StreamLate]:
+        now = time.monotonic()
+        if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
+            return
+        self._late_at = now
+        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
+
+    def _jumped_back(self, arrival: Arrival) -> bool:
+        last = self._last
+        if last is None or last.seconds is None or arrival.seconds is None:
+            return False
+        back = last.seconds - arrival.seconds
+        return back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
+
+    def _in_order(self, arrival: Arrival) -> bool:
+        """Whether its pts is above the last one's: a damaged stream may repeat pictures."""
+        if self._last is None or self._last.seconds is None or arrival.seconds is None:
+            return True
+        return arrival.seconds >= self._last.seconds
+
+    def _take_dropped(self) -> int:
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def _frame(self, picture: Picture, frame_index: int) -> Frame:
+        assert self.epoch is not None
+        image, arrival = picture.image, picture.arrival
+        captured_at, clock = self._capture_clock.time_of(
+            arrival, datetime.now(UTC), time.monotonic()
+        )
+        height, width = upright_size(image)
+        return Frame(
+            camera_id=self._camera_id,
+            epoch=self.epoch,
+            frame_index=frame_index,
+            pts=arrival.pts,
+            time_base=time_base_of(image),
+            captured_at=captured_at,
+            clock=clock,
+            width=width,
+            height=height,
+            image=self._converter.convert(image),
+            captured_monotonic=arrival.captured_at,
+            skipped=self._sampler.take_skipped(),
+            dropped=self._take_dropped(),
+        )
+
+
+class Pace:
+    """Delays the pictures of a file until they are due."""
+
+    def __init__(self, wait: Callable[[float], object], interval_seconds: float) -> None:
+        """``interval_seconds``: between pictures that have no pts (raw H.264)."""
+        self._wait = wait
+        self._interval_seconds = interval_seconds
+        self._zero: float | None = None
+        self._due = 0.0
+
+    def wait_for(self, seconds: float | None) -> None:
+        """Wait until the picture with this pts is due."""
+        now = time.monotonic()
+        if seconds is None:
+            self._due = max(self._due + self._interval_seconds, now)
+        else:
+            if self._zero is None or abs(self._zero + seconds - now) > LONGEST_PACE_SECONDS:
+                self._zero = now - seconds
+            self._due = self._zero + seconds
+        self._wait(max(self._due - now, 0))
+
+
+def microseconds(seconds: float) -> str:
+    """Format seconds as FFmpeg's options expect: whole microseconds."""
+    return str(round(seconds * 1e6))
