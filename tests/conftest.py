@@ -86,7 +86,7 @@ class RedisServer:
     def __init__(self, binary, directory, *options):
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._command = [
+        self.command = [
             str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
             "--appendonly", "yes", "--dir", str(directory), *options,
         ]  # fmt: skip
@@ -97,7 +97,7 @@ class RedisServer:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
         # Without redis-py's own waiting between tries: wait_until does that.
         self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
         wait_until(self._answers, what="the Redis server")

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except WorkerError as error:
-        print(f"ssd-worker: {redact(str(error))}", file=sys.stderr)
+        _print_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -75,13 +75,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        print(redact(f"ssd-worker: {what}{error.strerror or error}"), file=sys.stderr)
+        _print_error(f"{what}{error.strerror or error}")
         return WorkerError.exit_code
+
+
+def _print_error(message: str) -> None:
+    """In one line, though a name in it may have several."""
+    print(f"ssd-worker: {redact(' '.join(message.splitlines()))}", file=sys.stderr)
 
 
 def _hide_secrets(arguments: list[str]) -> None:
     """Comes before any output: other users see command lines, and logs are passed on."""
-    setproctitle(" ".join(["ssd-worker", *map(redact_argument, arguments)]))
+    title = " ".join(["ssd-worker", *map(redact_argument, arguments)])
+    setproctitle(title.encode(errors="replace").decode())  # file names may not be UTF-8
     for argument in arguments:
         hide(argument)
     redact_tracebacks()

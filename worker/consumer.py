@@ -9,32 +9,40 @@ outages of Redis are waited out.
 
 import logging
 import os
+import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
-from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from worker.errors import SinkUnavailable, UsageError
-from worker.events import Event, parse_event
+from worker.consuming.discovery import announced_cameras
+from worker.consuming.entries import Entry, EventReader
+from worker.consuming.filtering import EventFilter
+from worker.consuming.group import GroupReader
+from worker.consuming.lag import Backlog, backlog_of_group, lag_after
+from worker.consuming.plain import PlainReader
+from worker.consuming.reading import Stream, StreamReader
+from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.events import Event
 from worker.keys import Keys
-from worker.servers.address import REDIS_ERRORS, connect, explain, server_of_client
+from worker.servers.address import REDIS_ERRORS, connect, disconnect, explain, server_of_client
 
 log = logging.getLogger(__name__)
 
-READ_COUNT = 10
-"""Entries per camera and read. Entries queued behind a slow handler count as idle: unless ten
-events of each camera are handled within ``claim_after_seconds``, other consumers get them too."""
 BLOCK_SECONDS = 1.0
-CLUSTER_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
 DISCOVER_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
+CLAIM_AFTER_SECONDS = 60.0
+REMOVE_IDLE_AFTER_SECONDS = 3600.0
+START = re.compile(r"start|new|[0-9]+(-[0-9]+)?")
+UNKNOWN = Backlog(lag=None, pending=None)
 
-Entry = tuple[str, bytes, dict[bytes, bytes] | None]
-"""Stream, entry id, and fields (None if the entry has been trimmed)."""
+T = TypeVar("T")
 
 
 class EventConsumer:
@@ -55,37 +63,60 @@ class EventConsumer:
         start: str = "start",
         replay: bool = False,
         prefix: str = "ssd",
-        claim_after_seconds: float = 60.0,
+        labels: Collection[str] | None = None,
+        score_threshold: float | None = None,
+        states: Collection[str] | None = None,
+        claim_after_seconds: float = CLAIM_AFTER_SECONDS,
+        remove_idle_after_seconds: float = REMOVE_IDLE_AFTER_SECONDS,
         timeout_seconds: float | None = None,
     ) -> None:
         """Connect.
 
         ``cameras``: ids; None for all, including cameras that appear later. ``start``: ``start``
         (everything in the streams), ``new`` or an entry id; an existing group resumes from its
-        position instead. ``replay``: read the streams of replays. ``timeout_seconds``: end the
-        iteration after this long without an event; None: wait for ever.
+        position instead. ``replay``: read the streams of replays.
+
+        With ``labels``, ``score_threshold`` or ``states`` only what they name is delivered:
+        detections events in which a detection has one of the labels and scores above the
+        threshold, camera events with one of the states. In a group the others are acknowledged.
+
+        ``claim_after_seconds``: take over what other consumers leave unacknowledged for so long.
+        ``remove_idle_after_seconds``: remove other consumers from the group that have nothing
+        pending and have not been seen for so long. ``timeout_seconds``: end the iteration after
+        this long without an event; None: wait for ever.
 
         Raises UsageError, SinkUnavailable or SinkError.
         """
-        self._client = connect(url)
+        self._cameras = _checked(cameras, prefix, group, consumer)
+        if not START.fullmatch(start):
+            raise UsageError(f"start: {start!r}: expected start, new or an entry id")
+        self._filter = EventFilter.of(labels, score_threshold, states)
+        self._client = connect(url, retries=0)  # a lost reply must be seen here
         self._server = server_of_client(self._client)
-        self._cluster = isinstance(self._client, RedisCluster)
         self._keys = Keys(prefix)
-        self._cameras = None if cameras is None else list(cameras)
         self._group = group
-        self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}"
-        self._start = start
+        self._start = {"start": "0", "new": "$"}.get(start, start)
         self._replay = replay
-        self._claim_after_seconds = claim_after_seconds
         self._timeout_seconds = timeout_seconds
         self._stop_asked = False
-        self._positions: dict[str, bytes | str] = {}
-        self._history: dict[str, bytes | str] = {}
-        """Streams whose entries pending for this consumer are to be read, and from which id on."""
-        self._pending: dict[tuple[str, str], tuple[str, bytes]] = {}
-        self._yielded: set[tuple[str, bytes]] = set()
-        """Pending entries that the current iteration has already yielded."""
-        self._next_discovery = self._next_claim = 0.0
+        self._events = EventReader()
+        self._places: dict[tuple[str, str], tuple[str, str]] = {}
+        """Where unacknowledged events are, by camera and id: for those that come back as JSON."""
+        self._warnings: set[str] = set()
+        self._has_discovered = False
+        self._next_discovery = 0.0
+        self._reader: StreamReader
+        if group is None:
+            self._reader = PlainReader(self._client, self._server)
+        else:
+            self._reader = GroupReader(
+                self._client,
+                self._server,
+                group,
+                consumer or f"{socket.gethostname()}-{os.getpid()}",
+                claim_after_seconds,
+                remove_idle_after_seconds,
+            )
         self._retry(self._discover)
 
     def __enter__(self) -> "EventConsumer":
@@ -108,27 +139,61 @@ class EventConsumer:
 
         If ``stop`` is called while Redis is unavailable, the event stays unacknowledged.
         """
-        if self._group is None:
-            raise UsageError("ack needs a consumer group: EventConsumer(..., group=NAME)")
-        delivered = (event.data.camera_id, event.id)
-        if delivered in self._pending:
-            stream, entry_id = self._pending[delivered]
-            if self._retry(lambda: self._client.xack(stream, self._group, entry_id)) is not None:
-                self._yielded.discard(self._pending.pop(delivered))
+        self.ack_many([event])
+
+    def ack_many(self, events: Iterable[Event]) -> None:
+        """Acknowledge events as ``ack`` does, with one command per camera.
+
+        An event may also come from another consumer of the group, or be one that was delivered
+        here and parsed again from its JSON.
+        """
+        reader = self._group_reader("ack")
+        by_stream: dict[str, list[Event]] = {}
+        for event in events:
+            place = event.place or self._places.get(_key(event))
+            if place is not None:
+                by_stream.setdefault(place[0], []).append(event)
+        for stream, found in by_stream.items():
+            entry_ids = [(e.place or self._places[_key(e)])[1] for e in found]
+            if self._retry(partial(reader.acknowledge, stream, entry_ids)) is None:
+                return
+            for event in found:
+                self._places.pop(_key(event), None)
+
+    def lag(self) -> dict[str, int | None]:
+        """Entries not yet read, by camera: by the group, or by this reader without one.
+
+        None for a camera of which Redis cannot say it: more than 1,000 are left of a stream that
+        was trimmed, or its key is not a stream. Raises SinkUnavailable or SinkError.
+        """
+        if self._group is not None:
+            return {camera: backlog.lag for camera, backlog in self._backlogs().items()}
+        return self._of_each_stream(lambda s: lag_after(self._client, s.name, s.position))
+
+    def pending(self) -> dict[str, int | None]:
+        """Entries that the group's consumers have read and not acknowledged, by camera.
+
+        None for a camera whose key is not a stream. Raises UsageError without a group,
+        SinkUnavailable or SinkError.
+        """
+        self._group_reader("pending")
+        return {camera: backlog.pending for camera, backlog in self._backlogs().items()}
 
     def __iter__(self) -> Iterator[Event]:
         """Events as they arrive; ends at ``stop``, or after ``timeout_seconds`` of silence."""
         last_event = time.monotonic()
-        self._yielded.clear()
-        self._reset_history()
+        self._reader.restart()
         while not self._stopped():
-            for entry in self._retry(self._read) or ():
-                # Advanced here and not when reading: an entry not yet yielded must be read again.
-                if self._group is None:
-                    self._positions[entry[0]] = entry[1]
-                received = self._event(entry)
-                if received is not None:
-                    yield received
+            entries = self._retry(self._read) or ()
+            received = [(entry, self._event(entry)) for entry in entries]
+            skipped = [entry for entry, event in received if event is None]
+            self._retry(partial(self._reader.settle, skipped))
+            for entry, event in received:
+                self._reader.passed(entry, to_user=event is not None)
+                if event is not None:
+                    if self._group is not None:
+                        self._places[_key(event)] = entry.place
+                    yield event
                     last_event = time.monotonic()
                 if self._stopped():
                     return
@@ -137,169 +202,104 @@ class EventConsumer:
                 return
 
     def _read(self) -> list[Entry]:
-        """The next entries: own pending, else claimed if a check is due, else new ones."""
-        now = time.monotonic()
-        if self._cameras is None and now >= self._next_discovery:
+        if self._must_discover():
             self._discover()
-        own = self._read_own_pending()
-        if own:
-            return own
-        if self._group is not None and now >= self._next_claim:
-            for stream in self._positions:
-                claimed = self._claim(stream)
-                if claimed:
-                    return claimed  # the next check is still due: there may be more
-            self._next_claim = now + self._claim_after_seconds / 4
-        if not self._positions:
-            self._sleep(CLUSTER_POLL_SECONDS)
-            return []
-        return self._read_new()
-
-    def _read_new(self) -> list[Entry]:
-        block_ms = round(min(BLOCK_SECONDS, self._timeout_seconds or BLOCK_SECONDS) * 1000) or 1
-        if not self._cluster:
-            return self._entries(self._read_streams(self._positions, block_ms))
-        # Different cameras hash to different slots: read one stream at a time, in turn.
-        for stream in list(self._positions):
-            position = self._positions.pop(stream)
-            self._positions[stream] = position
-            entries = self._entries(self._read_streams({stream: position}, None))
-            if entries:
-                return entries
-        self._sleep(CLUSTER_POLL_SECONDS)
-        return []
-
-    def _read_streams(self, positions: dict[str, Any], block_ms: int | None) -> Any:
-        if self._group is None:
-            return self._client.xread(positions, count=READ_COUNT, block=block_ms)
-        try:
-            return self._client.xreadgroup(
-                self._group, self._consumer, positions, count=READ_COUNT, block=block_ms
-            )
-        except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
-                raise
-            for stream in positions:  # the stream or the group was deleted
-                self._create_group(stream, "0")
-            return []
-
-    def _entries(self, reply: Any) -> list[Entry]:
-        """Flatten a reply of XREAD: a list (RESP2) or a dict (RESP3)."""
-        streams = reply.items() if isinstance(reply, dict) else reply or ()
-        found: list[Entry] = []
-        for key, batches in streams:
-            stream = key.decode()
-            entries = batches[0] if batches and isinstance(batches[0], list) else batches
-            found += [(stream, entry_id, fields) for entry_id, fields in entries]
-        return found
-
-    def _reset_history(self) -> None:
-        """Read own pending entries again: of an earlier process, or of a reply that was lost.
-
-        Without this, those of a lost reply would be redelivered after ``claim_after_seconds`` only.
-        """
-        if self._group is not None:
-            self._history = dict.fromkeys(self._positions, "0")
-
-    def _read_own_pending(self) -> list[Entry]:
-        """Entries delivered to this consumer name, not acknowledged and not yet yielded."""
-        for stream in list(self._history):
-            while entries := self._entries(
-                self._read_streams({stream: self._history[stream]}, None)
-            ):
-                self._history[stream] = entries[-1][1]
-                new = [entry for entry in entries if entry[:2] not in self._yielded]
-                if new:
-                    return new
-            del self._history[stream]
-        return []
-
-    def _claim(self, stream: str) -> list[Entry]:
-        """Entries of any consumer left unacknowledged for ``claim_after_seconds``."""
-        idle_ms = round(self._claim_after_seconds * 1000)
-        cursor = b"0-0"
-        while True:  # one call looks at no more than ten times READ_COUNT pending entries
-            try:
-                cursor, found, *_ = self._client.xautoclaim(
-                    stream, self._group, self._consumer, idle_ms, cursor, READ_COUNT
-                )
-            except ResponseError as error:
-                if str(error).startswith("NOGROUP"):
-                    return []  # the next read recreates it
-                raise
-            # Redis 6.2 returns nil for entries that have been trimmed.
-            claimed = [(stream, entry_id, fields) for entry_id, fields in found if entry_id]
-            if claimed or cursor == b"0-0":
-                return claimed
+        block_seconds = min(BLOCK_SECONDS, self._timeout_seconds or BLOCK_SECONDS)
+        entries = self._reader.read(block_seconds)
+        if not entries and self._reader.must_poll:
+            self._sleep(POLL_SECONDS)
+        return entries
 
     def _event(self, entry: Entry) -> Event | None:
-        """The event of an entry; None for an entry without one, which is acknowledged."""
-        stream, entry_id, fields = entry
-        try:
-            event = parse_event((fields or {})[b"event"])
-        except (KeyError, ValueError):
-            problem = "was trimmed" if not fields else "holds no event of a known type"
-            log.warning("skipping entry %s of %s: it %s", entry_id.decode(), stream, problem)
-            if self._group is not None:
-                self._retry(lambda: self._client.xack(stream, self._group, entry_id))
-            return None
-        if self._group is not None:
-            self._pending[event.data.camera_id, event.id] = (stream, entry_id)
-            self._yielded.add((stream, entry_id))
-        return event
+        """The event of an entry, if it holds one that is wanted."""
+        event = self._events.event(entry)
+        return event if event is not None and self._filter.wants(event) else None
+
+    def _must_discover(self) -> bool:
+        if self._cameras is None and time.monotonic() >= self._next_discovery:
+            return True
+        return self._reader.lacks_streams
 
     def _discover(self) -> None:
         """Find new cameras and the starting points in their streams."""
-        first = self._next_discovery == 0.0
-        cameras = self._cameras
-        if cameras is None:
-            known = self._client.smembers(self._keys.ids(replay=self._replay))
-            cameras = sorted(camera_id.decode() for camera_id in known)
+        cameras = self._announced() if self._cameras is None else self._cameras
+        # A camera that appeared after this consumer has nothing old.
+        start = "0" if self._has_discovered else self._start
         for camera_id in cameras:
             stream = self._keys.camera(camera_id, replay=self._replay).stream
-            if stream in self._positions:
-                continue
-            # A camera that appeared after this consumer has nothing old.
-            start = {"start": "0", "new": "$"}.get(self._start, self._start) if first else "0"
-            if self._group is not None:
-                self._create_group(stream, start)
-                self._positions[stream] = ">"
-                self._history[stream] = "0"
-            else:
-                self._positions[stream] = self._last_id(stream) if start == "$" else start
+            if stream not in self._reader.streams:
+                self._reader.add(camera_id, stream, start)
+        self._reader.lacks_streams = False
+        self._has_discovered = True
         self._next_discovery = time.monotonic() + DISCOVER_SECONDS
 
-    def _last_id(self, stream: str) -> bytes | str:
-        """The id that ``$`` means now: with ``$`` itself, entries between two reads are missed."""
-        last = self._client.xrevrange(stream, count=1)
-        return last[0][0] if last else "0"
-
-    def _create_group(self, stream: str, start: str) -> None:
+    def _announced(self) -> list[str]:
+        """The ids of all cameras, or of all replays."""
+        key = self._keys.ids(replay=self._replay)
         try:
-            self._client.xgroup_create(stream, self._group, start, mkstream=True)
+            cameras, others = announced_cameras(self._client, key)
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
+            if not str(error).startswith("WRONGTYPE"):
                 raise
+            problem = f"{key} in Redis at {self._server} is not a set of camera ids"
+            if not self._has_discovered:
+                raise SinkError(f"{problem}: delete or rename it") from error
+            self._warn_once(f"{problem}, so that new cameras are not found: delete or rename it")
+            return []
+        for member in others:
+            self._warn_once(
+                f"the camera id {member!r} in {key} of Redis at {self._server} is not UTF-8, so "
+                "that it is not read: remove it with SREM"
+            )
+        return cameras
 
-    def _retry(self, call: Any) -> Any:
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.add(message)
+            log.warning("%s", message)
+
+    def _group_reader(self, name: str) -> GroupReader:
+        if not isinstance(self._reader, GroupReader):
+            raise UsageError(f"{name} needs a consumer group: EventConsumer(..., group=NAME)")
+        return self._reader
+
+    def _backlogs(self) -> dict[str, Backlog]:
+        group = self._group or ""
+        return self._of_each_stream(
+            lambda stream: backlog_of_group(self._client, stream.name, group) or UNKNOWN
+        )
+
+    def _of_each_stream(self, call: Callable[[Stream], T]) -> dict[str, T]:
+        try:
+            return {s.camera_id: call(s) for s in list(self._reader.streams.values())}
+        except REDIS_ERRORS as error:
+            raise explain(error, self._server) from error
+
+    def _retry(self, call: Callable[[], T]) -> T | None:
         """The result of a call, retried while Redis is unavailable; None if stopped meanwhile."""
         delay = FIRST_RETRY_SECONDS
-        warned = False
+        failed = False
         while True:
             try:
-                return call()
+                result = call()
             except REDIS_ERRORS as error:
                 explained = explain(error, self._server)
                 if not isinstance(explained, SinkUnavailable):
                     raise explained from error
-                self._reset_history()
-                if not warned:
+                self._reader.lost_reply()
+                # Where the address leads to another server now, the old one is no use.
+                disconnect(self._client)
+                if not failed:
                     log.warning("%s; retrying", explained)
-                    warned = True
+                    failed = True
                 self._sleep(delay)
                 if self._stopped():
                     return None
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
+            else:
+                if failed:
+                    self._reader.recovered()
+                return result
 
     def _sleep(self, seconds: float) -> None:
         """Wait in short steps: ``stop`` sets a plain flag, since signal handlers must not lock."""
@@ -309,3 +309,19 @@ class EventConsumer:
 
     def _stopped(self) -> bool:
         return self._stop_asked
+
+
+def _key(event: Event) -> tuple[str, str]:
+    return event.data.camera_id, event.id
+
+
+def _checked(cameras: Sequence[str] | None, *names: str | None) -> list[str] | None:
+    """The ids as a list. Raises UsageError for names that Redis cannot be asked for."""
+    if isinstance(cameras, str):
+        raise UsageError(f"cameras: {cameras!r}: expected a list of camera ids, or None for all")
+    for name in (*(cameras or ()), *names):
+        try:
+            (name or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{name!r} is not a name that can be written in UTF-8") from None
+    return None if cameras is None else list(cameras)

@@ -6,7 +6,7 @@ The schema is the contract with consumers. A leaf: it knows neither video nor tr
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 SCORE_DECIMALS = 4
 BOX_DECIMALS = 5
@@ -82,6 +82,25 @@ class _CloudEvent(_Model):
     type: str
     time: datetime | None = None
     datacontenttype: Literal["application/json"] = "application/json"
+    _place: tuple[str, str] | None = PrivateAttr(None)
+
+    @property
+    def entry_id(self) -> str | None:
+        """The id of the Redis entry that the event was read from; None if it was not.
+
+        Says where an event was found and not what it is: the JSON and the schema lack it, and
+        events that differ in it only are equal.
+        """
+        return self._place and self._place[1]
+
+    @property
+    def place(self) -> tuple[str, str] | None:
+        """The key of the stream and the entry id that the event was read from, if it was."""
+        return self._place
+
+    def __eq__(self, other: object) -> bool:
+        # pydantic's own would compare the place, too.
+        return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def to_json(self) -> str:
         """Compact JSON; equal events give equal bytes. Fields that are None are omitted."""
@@ -104,9 +123,16 @@ class CameraEvent(_CloudEvent):
 
 Event: TypeAlias = DetectionsEvent | CameraEvent
 
+EVENT_TYPES = ("ssd.detections.v1", "ssd.camera.v1")
+
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
-def parse_event(text: str | bytes) -> Event:
-    """Parse an event's JSON. Raises pydantic.ValidationError (a ValueError)."""
-    return _ADAPTER.validate_json(text)
+def parse_event(text: str | bytes, place: tuple[str, str] | None = None) -> Event:
+    """Parse an event's JSON. Raises pydantic.ValidationError (a ValueError).
+
+    ``place``: the key of the stream and the entry id that it was read from.
+    """
+    event = _ADAPTER.validate_json(text)
+    event._place = place
+    return event

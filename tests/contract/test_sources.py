@@ -263,6 +263,15 @@ def test_an_rtsp_camera_is_read_and_lost_with_a_reason(rtsp_server):
     assert all(f.captured_at.tzinfo is not None for f in frames(items))
 
 
+def test_an_rtsp_url_may_be_in_capitals(rtsp_server):
+    url = rtsp_server.publish(WALKWAY, "walkway.mp4").replace("rtsp://", "RTSP://")
+    source = LiveSource("gate", url, SIZE, epochs())
+    up, first = itertools.islice(source, 2)
+    source.stop()
+    assert isinstance(up, StreamUp)
+    assert (first.width, first.height) == (768, 576)
+
+
 @pytest.mark.parametrize(("path", "reason"), [("missing.mp4", "not_found"), (None, "refused")])
 def test_a_camera_that_cannot_be_opened_gives_its_reason_once(rtsp_server, path, reason):
     url = f"rtsp://user:secret@127.0.0.1:{rtsp_server.port}/{path}"

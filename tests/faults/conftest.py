@@ -1,9 +1,11 @@
-"""A camera that fails on command, and a source that watches it."""
+"""A camera that fails on command, and a source that watches it; events for consumers."""
 
 import pytest
 
+from tests.events import detections_event
 from tests.faults.rtsp_faults import Camera, Clip
 from tests.faults.watching import BUSY_SECONDS, Watch
+from worker.sinks.redis_stream import RedisStreamSink
 
 BACK_SECONDS = 5.0
 """After the end of a fault a camera is back at its full rate."""
@@ -43,3 +45,17 @@ def assert_back(record_property):
         assert seconds < within + BUSY_SECONDS
 
     return assert_back
+
+
+@pytest.fixture
+def publish(redis_server):
+    """Publish live events numbered first to last of a camera."""
+    sinks = []
+
+    def publish(camera_id, first, last, server=redis_server):
+        sinks.append(RedisStreamSink(server.url))
+        sinks[-1].publish([detections_event(camera_id, seq=seq) for seq in range(first, last + 1)])
+
+    yield publish
+    for sink in sinks:
+        sink.close()

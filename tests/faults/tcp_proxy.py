@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can delay or lose replies."""
+"""A TCP proxy on loopback that can delay or lose replies, and lead to another server."""
 
 import contextlib
 import socket
@@ -14,8 +14,14 @@ class TcpProxy:
         """Delay of each piece of a reply."""
         self.cut_replies_to = None
         """Bytes in a request whose reply is lost, once, and the connection with it."""
+        self.abandon_request = None
+        """Bytes in a request after which the client's connection is lost, once, while the server
+        keeps its own and goes on with the request, as when a firewall forgets a connection."""
+        self.when_abandoned = lambda: None
+        """Called after such a loss."""
         self.cuts = 0
-        self._target_port = target_port
+        self.target_port = target_port
+        """Where connections lead from now on."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._sockets = []
@@ -36,7 +42,7 @@ class TcpProxy:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target_port), 5)
+                server = socket.create_connection(("127.0.0.1", self.target_port), 5)
             except OSError:
                 return
             server.settimeout(None)
@@ -53,6 +59,13 @@ class TcpProxy:
                 if is_request and self.cut_replies_to and self.cut_replies_to in data:
                     self.cut_replies_to = None
                     cut.set()
+                elif is_request and self.abandon_request and self.abandon_request in data:
+                    self.abandon_request = None
+                    sink.sendall(data)
+                    self.cuts += 1
+                    source.shutdown(socket.SHUT_RDWR)
+                    self.when_abandoned()
+                    return
                 elif not is_request and cut.is_set():
                     self.cuts += 1  # the server has executed it, and the client gets no reply
                     break

@@ -107,18 +107,23 @@ def read(url):
     for of_replays, count in ((False, len(CAMERA_EVENTS)), (True, 1)):
         with EventConsumer(url, replay=of_replays, timeout_seconds=0.1) as consumer:
             assert len(list(consumer)) == count
+            assert set(consumer.lag().values()) == {0}
     with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:
         assert list(consumer) == []
 
 
 def read_in_a_group(url):
-    group = uuid.uuid4().hex
+    options = {"group": uuid.uuid4().hex, "timeout_seconds": 0.1, "remove_idle_after_seconds": 0}
     for of_replays, count in ((False, len(CAMERA_EVENTS)), (True, 1)):
-        with EventConsumer(url, group=group, replay=of_replays, timeout_seconds=0.1) as consumer:
+        with EventConsumer(url, consumer="first", replay=of_replays, **options) as consumer:
             events = list(consumer)
             assert len(events) == count
-            for event in events:
-                consumer.ack(event)
+            consumer.ack_many(events)
+        with EventConsumer(url, consumer="second", replay=of_replays, **options) as consumer:
+            assert list(consumer) == []  # and the first one is removed
+            assert set(consumer.lag().values()) == {0}
+            assert set(consumer.pending().values()) == {0}
+    EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
 
 
 def operate(url):

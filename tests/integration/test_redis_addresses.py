@@ -37,8 +37,6 @@ def publish_and_read_back(url):
     with EventConsumer(url, group="g", consumer="c", timeout_seconds=0.5) as consumer:
         assert list(consumer) == []
     assert plain == sorted(grouped) == sorted((c, seq) for c in CAMERAS for seq in range(3))
-    deleted = [each for camera in CAMERAS for each in forget(url, Keys(), camera, force=True)]
-    assert sum(each.events or 0 for each in deleted) == 3 * len(CAMERAS)
 
 
 @pytest.fixture
@@ -73,7 +71,10 @@ def test_a_cluster(start):
     node = redis.Redis(port=server.port)
     node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"))
-    publish_and_read_back(f"redis+cluster://127.0.0.1:{server.port}")
+    url = f"redis+cluster://127.0.0.1:{server.port}"
+    publish_and_read_back(url)
+    deleted = [each for camera in CAMERAS for each in forget(url, Keys(), camera, force=True)]
+    assert sum(each.events or 0 for each in deleted) == 3 * len(CAMERAS)
 
 
 def test_a_missing_cluster_and_a_server_that_is_not_a_cluster_are_distinguished(start):
@@ -134,4 +135,42 @@ def test_a_listener_that_never_answers_times_out(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SinkUnavailable, match=f"127.0.0.1:{port}"):
-            connect(f"redis://:secret@127.0.0.1:{port}")
+            connect(f"redis://:p4ss-w0rd@127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "open_it", [EventConsumer, lambda url: RedisStreamSink(url).last_epoch("a")]
+)
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("decode_responses=true", "the option decode_responses after the ? cannot be chosen: r"),
+        ("decode_responses=false", "the option decode_responses after the ? cannot be chosen: r"),
+        ("db=0&protocol=3", "the option protocol after the ? cannot be chosen: remove it"),
+        ("encoding=latin-1", "the option encoding after the ? cannot be chosen: remove it"),
+        ("encoding_errors=x", "the option encoding_errors after the ? cannot be chosen: remove it"),
+        ("legacy_responses=no", "the option legacy_responses after the ? cannot be chosen"),
+        ("socket_timeout=0.5", "the option socket_timeout after the ? cannot be chosen: remove it"),
+        ("Decode_Responses=1", "unknown option Decode_Responses after the ?: remove or correct it"),
+        ("a%20secret%0Aword=1", ": unknown option after the ?: remove or correct it"),
+        ("db=first", "the option db after the ? does not fit this address, or its value is wrong"),
+        ("ssl_ciphers=x", "the option ssl_ciphers after the ? does not fit this address, or its v"),
+    ],
+)
+def test_options_that_would_change_replies_are_refused_in_one_line(
+    valkey_server, open_it, option, words
+):
+    with pytest.raises(UsageError) as caught:
+        open_it(f"{valkey_server.url}?{option}")
+    assert words in str(caught.value)
+    assert f"127.0.0.1:{valkey_server.port}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_say_how_to_reach_a_server_are_taken(valkey_server):
+    options = "client_name=camera-hall&health_check_interval=5&socket_keepalive=true&db=1"
+    publish_and_read_back(f"{valkey_server.url}?{options}")
+    client = connect(f"{valkey_server.url}?{options}")
+    assert client.client_getname() in (b"camera-hall", "camera-hall")
+    assert client.scard("ssd:cameras") == len(CAMERAS)
+    client.close()

@@ -75,7 +75,9 @@ def hide(text: str) -> None:
     if found is None:
         return
     url = found.group()
-    _hidden[url] = redact_url(url)
+    scheme, separator, rest = url.partition("://")
+    for form in (url, scheme.lower() + separator + rest):  # FFmpeg is given the second
+        _hidden[form] = redact_url(form)
     login, at, _ = url.partition("://")[2].rpartition("@")
     if at:
         _hidden[f"{login}@"] = f"{REDACTED}@"

@@ -72,14 +72,53 @@ TLS_FAILURES = (
 """What OpenSSL's messages mean, the first match counts: redis-py has no exceptions for them."""
 DENIED_IN_SCRIPT = ("The user executing the script can't", "ACL failure in script")
 """How Redis and Valkey report NOPERM for a command inside a script."""
+URL_OPTIONS = (
+    "client_name",
+    "db",
+    "health_check_interval",
+    "password",
+    "socket_keepalive",
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_min_version",
+    "ssl_password",
+    "username",
+)
+"""What may stand after the ? of a URL: how to reach the server and what to show it."""
+FIXED_OPTIONS = (
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "legacy_responses",
+    "max_connections",
+    "protocol",
+    "retry_on_error",
+    "retry_on_timeout",
+    "single_connection_client",
+    "socket_connect_timeout",
+    "socket_read_size",
+    "socket_timeout",
+    "timeout",
+)
+"""Options of redis-py that change how replies read, or how long they are waited for: publisher and
+consumer depend on them."""
 CONNECT_TIMEOUT_SECONDS = 3.0
 REPLY_TIMEOUT_SECONDS = 10.0
 LIVE_REPLY_TIMEOUT_SECONDS = 2.0
 """For live events, which the spool holds meanwhile: a hung server must not delay the shutdown."""
 
 
-def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
+def connect(url: str, reply_timeout: float | None = None, *, retries: int = 1) -> RedisClient:
     """A client for ``redis://``, ``rediss://``, ``unix://`` or ``redis+cluster://``, connected.
+
+    ``retries``: how often a cluster client sends a command again by itself, for commands whose
+    repetition does no harm.
 
     Raises UsageError for a URL that cannot work, SinkUnavailable if nothing answers there, and
     SinkError if the server refuses the client.
@@ -102,11 +141,11 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
     try:
         client: RedisClient
         if scheme in CLUSTER_SCHEMES:
-            # One retry, once it has asked which node has the slot now; its default of 10 takes
+            # A retry comes once it has asked which node has the slot now; its default of 10 takes
             # too long.
             client = RedisCluster.from_url(
                 CLUSTER_SCHEMES[scheme] + url[len(scheme) :],
-                retry=Retry(NoBackoff(), 1),
+                retry=Retry(NoBackoff(), retries),
                 **options,
             )
         else:
@@ -118,20 +157,32 @@ def connect(url: str, reply_timeout: float | None = None) -> RedisClient:
         if cut and scheme.startswith("rediss"):  # the reset may arrive before the alert
             raise SinkUnavailable(f"Redis at {server_of_url(url)} {TLS_CLOSED}") from error
         raise explain(error, server_of_url(url)) from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
+        # redis-py passes the URL's options on as keyword arguments: not all to every connection.
+        option = re.search(r"(?:unexpected keyword argument|Invalid value for) '(\w+)'", str(error))
+        if option is not None:
+            raise UsageError(
+                f"--redis-url: {server_of_url(url)}: the option {option[1]} after the ? does not "
+                "fit this address, or its value is wrong: remove or correct it"
+            ) from error
+        if isinstance(error, TypeError):
+            raise
         raise UsageError(
             f"--redis-url: {server_of_url(url)}: not a Redis URL: write "
             "redis://USER:PASSWORD@HOST:PORT/DATABASE"
         ) from error
-    except TypeError as error:  # redis-py passes the URL's options on as keyword arguments
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None:
-            raise
-        raise UsageError(
-            f"--redis-url: {server_of_url(url)}: unknown option {unknown[1]} after the ?: "
-            "remove or correct it"
-        ) from error
     return client
+
+
+def disconnect(client: RedisClient) -> None:
+    """Close a client's connections; the next command opens one again, to where its address leads.
+
+    Without this a client stays with a server that has become a replica.
+    """
+    if is_cluster(client):
+        client.disconnect_connection_pools()
+    else:
+        client.connection_pool.disconnect()
 
 
 def is_cluster(client: RedisClient) -> bool:
@@ -140,8 +191,17 @@ def is_cluster(client: RedisClient) -> bool:
 
 
 def _check(url: str) -> None:
-    """Raise UsageError for a URL with an ambiguous host or unusable TLS files."""
+    """Raise UsageError for a URL with an ambiguous host, wrong options or unusable TLS files."""
     options = {name: values[0] for name, values in parse_qs(_parts(url).query).items()}
+    for option in options:
+        if option in URL_OPTIONS:
+            continue
+        problem = f"unknown option {option} after the ?: remove or correct it"
+        if option in FIXED_OPTIONS:
+            problem = f"the option {option} after the ? cannot be chosen: remove it"
+        elif not re.fullmatch(r"\w{1,40}", option):  # it may be anything, a password for example
+            problem = "unknown option after the ?: remove or correct it"
+        raise UsageError(f"--redis-url: {server_of_url(url)}: {problem}")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for option in ("ssl_ca_certs", "ssl_certfile"):
         path = options.get(option)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_state_path
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
+from worker.events import CameraState
 from worker.sources.limits import Limits
 
 ENV_PREFIX = "SSD_WORKER_"
@@ -26,6 +27,13 @@ EMBEDDED_MIN_BYTES = 10_000_000
 Transport = Literal["auto", "tcp", "udp"]
 
 
+Sources = Annotated[
+    CliPositionalArg[list[str]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+"""Text is one source as it is."""
+
+
 class Settings(BaseSettings):
     """What every command takes."""
 
@@ -35,6 +43,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="\0",  # nobody can type it: any word may be the name of a file
         cli_exit_on_error=False,
         extra="forbid",
     )
@@ -198,7 +207,7 @@ class SpoolPlace(StateSettings):
 class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
     """Watch cameras until stopped."""
 
-    sources: CliPositionalArg[list[str]] = Field(
+    sources: Sources = Field(
         default=[], description="camera URL (rtsp://, http://) or file, or CAMERA_ID=SOURCE"
     )
     cameras: Path | None = Field(
@@ -253,9 +262,7 @@ class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
 class ReplaySettings(DetectorSettings):
     """Analyse every frame of recordings."""
 
-    paths: CliPositionalArg[list[str]] = Field(
-        min_length=1, description="video file, or CAMERA_ID=PATH"
-    )
+    paths: Sources = Field(default=[], description="video file, or CAMERA_ID=PATH")
     output: Path | None = Field(
         None, description="file for the events: .jsonl, .parquet, or .json for COCO"
     )
@@ -269,6 +276,8 @@ class ReplaySettings(DetectorSettings):
 
     @model_validator(mode="after")
     def _outputs_fit(self) -> "ReplaySettings":
+        if not self.paths:
+            raise ValueError("no recording to replay: give PATH, such as clip.mp4")
         if self.output is not None and self.output.suffix not in (".jsonl", ".parquet", ".json"):
             raise ValueError(f"--output {self.output}: expected .jsonl, .parquet or .json (COCO)")
         if self.annotate is not None and self.annotate.suffix != ".mp4":
@@ -309,11 +318,45 @@ class SubscribeSettings(RedisSettings):
     group: str | None = Field(None, description="consumer group to read and acknowledge in")
     consumer: str | None = Field(None, description="name in the group; default: host and process")
     replay: bool = Field(False, description="read the events of replays instead of live cameras")
+    filter_labels: Annotated[list[str] | None, NoDecode] = Field(
+        None,
+        description="print only detections events with one of these labels, separated by commas",
+    )
+    filter_score: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="print only detections events with a detection scoring above this, of one of "
+        "the --filter-labels if given",
+    )
+    filter_states: Annotated[list[CameraState] | None, NoDecode] = Field(
+        None,
+        description="print only camera events with one of these states, separated by commas: up, "
+        "down, degraded, ended",
+    )
+    lag: bool = Field(
+        False,
+        description="print per camera how many entries the --group has not read (lag) and not "
+        "acknowledged (pending), then exit; null: unknown",
+    )
+
+    @field_validator("filter_labels", "filter_states", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        values = [value] if isinstance(value, str) else value
+        names = [part.strip() for item in values for part in str(item).split(",")]
+        if not names or not all(names):
+            raise ValueError("expected names separated by commas")
+        return names
 
     @model_validator(mode="after")
     def _group_and_server_fit(self) -> "SubscribeSettings":
         if self.consumer is not None and self.group is None:
             raise ValueError("--consumer names a member of a group: give --group too")
+        if self.lag and self.group is None:
+            raise ValueError("--lag is that of a group: give --group too")
         if self.redis_url == "none":
             raise ValueError("--redis-url none has no events to read")
         return self

@@ -8,10 +8,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -34,6 +36,9 @@ from worker.settings.fields import (
     SubscribeSettings,
 )
 from worker.settings.toml_lines import TomlError, read
+
+SEVERAL = ("sources", "paths", "ids")
+"""Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -72,10 +77,11 @@ def _load_settings(settings_class: type[_S], command: str, arguments: list[str])
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            if settings_class is SubscribeSettings and isinstance(env_settings, EnvSettingsSource):
+            environment = _Environment(settings_cls)
+            if settings_class is SubscribeSettings:
                 # The variable names the file of `run`, not the cameras to subscribe to.
-                env_settings.env_vars = _without_cameras(env_settings.env_vars)
-            return (init_settings, env_settings, InitSettingsSource(settings_cls, from_file))
+                environment.env_vars = _without_cameras(environment.env_vars)
+            return (init_settings, environment, InitSettingsSource(settings_cls, from_file))
 
     try:
         formatter = _CamerasHelp if settings_class is CamerasSettings else _HelpFormatter
@@ -112,6 +118,19 @@ def _without_cameras(variables: Mapping[str, str | None]) -> dict[str, str | Non
     return {name: value for name, value in variables.items() if name.lower() != cameras}
 
 
+class _Environment(EnvSettingsSource):
+    """Takes a variable of sources as a JSON list of them or, if it is none, as one source."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if field_name not in SEVERAL or not isinstance(value, str):
+            return super().decode_complex_value(field_name, field, value)
+        with suppress(ValueError, RecursionError):
+            listed = json.loads(value)
+            if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
+                return listed
+        return [value] if value else []
+
+
 class _CommandLine(CliSettingsSource[Any]):
     """Takes sources and paths as they were typed.
 
@@ -120,7 +139,7 @@ class _CommandLine(CliSettingsSource[Any]):
     """
 
     def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
-        if field_name in ("sources", "paths"):
+        if field_name in SEVERAL:
             return json.dumps(parsed_list)
         return super()._merge_parsed_list(parsed_list, field_name)
 
@@ -193,6 +212,9 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         raise UsageError(
             f"--config {path}: unknown setting {', '.join(map(redact_argument, unknown))}"
         )
+    for key, value in content.items():
+        if isinstance(value, str) and "\0" in value:
+            raise UsageError(f"--config {path}: {key} contains a NUL character: remove it")
     return content
 
 
@@ -220,9 +242,7 @@ def _first_line(settings_class: type[Settings], error: ValidationError) -> str:
 
 def _flag(settings_class: type[Settings], name: str) -> str:
     """A field as it is typed: its flag, or the name that the help gives a positional argument."""
-    if name in ("sources", "paths", "ids", "action") or (
-        name == "cameras" and settings_class is not RunSettings
-    ):
+    if name in (*SEVERAL, "action") or (name == "cameras" and settings_class is not RunSettings):
         return "FILE" if settings_class is CamerasSettings else name.upper()
     kebab = name.replace("_", "-")
     shortcut = (settings_class.model_config.get("cli_shortcuts") or {}).get(kebab, kebab)

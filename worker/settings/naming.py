@@ -33,11 +33,14 @@ def parse_sources(arguments: Iterable[str]) -> dict[str, str]:
 
 
 def _parse_source(argument: str) -> tuple[str, str]:
+    if not argument:
+        raise UsageError("a source is empty: give a camera's URL or a file")
+    check_text(argument)
     hide(argument)
     named, equals, source = argument.partition("=")
     if "@" in argument and "://" not in argument:
         _check_that_one_is_a_file(argument, source)
-    if equals and "/" not in named and not Path(argument).exists():
+    if equals and "/" not in named and not _exists(argument):
         check_camera_id(named)
         if not source:
             raise UsageError(f"camera {named}: no source after the =: write {named}=SOURCE")
@@ -60,6 +63,7 @@ def check_camera_id(camera_id: str) -> None:
 
 def check_source(source: str) -> None:
     """Raise UsageError, without the source, if a URL or path cannot mean what its writer meant."""
+    check_text(source)
     if "://" in source:
         _host(source)
     elif "@" in source:
@@ -67,11 +71,31 @@ def check_source(source: str) -> None:
 
 
 def _check_that_one_is_a_file(*paths: str) -> None:
-    if not any(path and Path(path).exists() for path in paths):
+    if not any(path and _exists(path) for path in paths):
         raise UsageError(
             "a source contains an @ and is not an existing file: a camera's URL must start with "
             "its protocol, as in rtsp://USER:PASSWORD@HOST/PATH"
         )
+
+
+def check_text(source: str) -> None:
+    """Raise UsageError for a source that no file and no URL can have, or that events cannot hold.
+
+    Names of files that are not UTF-8 reach Python as lone surrogates.
+    """
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise UsageError("a source is not UTF-8 text: rename the file that it names") from None
+    if "\0" in source:
+        raise UsageError("a source contains a NUL character: no file has one, remove it")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long, for example
+        return False
 
 
 def _derived_id(source: str) -> str:

@@ -40,7 +40,7 @@ def write_annotated(
     """
     analysed = (event for event in events if isinstance(event, DetectionsEvent))
     try:
-        with complete_or_absent(target) as path, av.open(str(path), "w") as container:
+        with complete_or_absent(target) as path, av.open(_as_file(path), "w") as container:
             stream: Any = None
             annotate: Any = None
             next_pts = _RisingPts(rate)
@@ -58,6 +58,11 @@ def write_annotated(
                 container.mux(stream.encode(None))
     except av.error.FFmpegError as error:
         raise SinkError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _as_file(path: Path) -> str:
+    """As FFmpeg takes it for a file: a relative name with a colon in it would be a URL."""
+    return str(path) if path.is_absolute() else f"./{path}"
 
 
 class Annotator:

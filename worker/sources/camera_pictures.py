@@ -14,9 +14,12 @@ import av
 from av.error import FFmpegError
 
 from worker.sources.arrivals import Arrival, ArrivalClock
+from worker.sources.image_stream import interrupting
 from worker.sources.intake import READ_WAITED_SECONDS, Intake
 from worker.sources.limits import Meter
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, WORK_SECONDS, Liveness
+from worker.sources.opening import PLAYLISTS
+from worker.sources.pacing import PlaylistPace
 from worker.sources.presentation import PresentationOrder
 from worker.sources.reasons import ConnectionLost
 from worker.sources.sampling import Sampler
@@ -143,8 +146,14 @@ class CameraPictures:
         self._clock = ArrivalClock(timed=timed, has_b_frames=lambda: context.reorder_depth > 0)
         self._reader = reader
         self._read_seconds = silence_seconds + READ_GRACE_SECONDS
+        self._container = container
+        self._pace = None
+        packets = container.demux()
+        if container.format.name in PLAYLISTS:
+            self._pace = PlaylistPace(stream, is_stopped=lambda: reader.is_stopped)
+            packets = self._pace.of(packets)
         self._intake = Intake(
-            container.demux(),
+            packets,
             self._date,
             thread_name,
             silence_seconds=silence_seconds,
@@ -164,7 +173,7 @@ class CameraPictures:
 
     def __iter__(self) -> Iterator[Picture | Late]:
         """The pictures, and while some are dropped undecoded, Late."""
-        with self._intake as intake:
+        with self._intake as intake, interrupting(self._container):
             self._reader.expect_sign_within(self._read_seconds)
             intake.wait_until_caught_up(CATCH_UP_SECONDS)
             for arrival, read_seconds in intake:  # of every stream: sound alone is no picture
@@ -181,6 +190,8 @@ class CameraPictures:
     def _date(self, packet: Any, at: float) -> Arrival:
         if packet.stream_index != self._stream.index:
             return Arrival(packet, at)
+        if self._pace is not None:  # to the moment, so that --fps chooses by pts
+            at = self._pace.played_at
         return self._clock.date(packet, at)
 
     def _check_arrival(self, arrival: Arrival, read_seconds: float) -> None:

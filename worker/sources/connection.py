@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,20 +21,21 @@ from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
 from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
+from worker.sources.http_camera import HttpCamera
+from worker.sources.image_stream import ImageStream
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS, Liveness
 from worker.sources.opening import FormatRefused, open_camera, open_recording, video_of
+from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
-from worker.sources.sampling import Sampler
+from worker.sources.sampling import MediaTime, Sampler
 from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
 
 PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
-LONGEST_PACE_SECONDS = 10.0
-"""A longer gap between the pictures of a file is a jump of its clock, not a pause."""
 DEFAULT_RATE = 25
 STALE_SECONDS = 2.0
 """No picture is handed on that is older than this."""
@@ -85,7 +87,12 @@ class Connection:
         next_epoch: Callable[[], int],
         *,
         trust_timestamps: bool = True,
+        http: HttpCamera | None = None,
     ) -> None:
+        """``http``: what opens the camera, if it is read with HTTP."""
+        self._http = http
+        self._images: ImageStream | None = None
+        """Of an HTTP camera that FFmpeg does not read by itself."""
         self._camera_id = camera_id
         self._settings = settings
         self._reader = reader
@@ -188,6 +195,8 @@ class Connection:
         )
 
     def _silent_seconds(self) -> float:
+        if self._images is not None:
+            return self._images.silent_seconds
         reading = self._pictures.read_seconds if self._pictures is not None else 0.0
         return self._liveness.silent_seconds(reading)
 
@@ -206,12 +215,13 @@ class Connection:
             options |= {"allowed_media_types": "video", "timeout": microseconds(SILENCE_SECONDS)}
         else:
             options |= {"rw_timeout": microseconds(SILENCE_SECONDS)}
+        if self._http is not None:
+            opening = partial(self._http.open, options, self._reader)
+        else:
+            opening = partial(open_camera, settings.url, options, settings.limits)
         # FFmpeg's own timeouts are per read of the socket. A camera that sends reports and no
         # pictures, or its answer byte by byte, is only caught by PyAV's, which cover the whole.
-        return open_camera(
-            settings.url,
-            options,
-            settings.limits,
+        return opening(
             timeout_seconds=(OPEN_SECONDS, self._silence_seconds),
             allow_playlists=settings.allow_playlists,
             gpu=settings.gpu,
@@ -220,13 +230,19 @@ class Connection:
     def _of_file(self, container: Any, stream: Any) -> Iterator[SourceItem]:
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
         pace = Pace(self._reader.wait, 1 / float(rate))
+        media_time = MediaTime(1 / float(rate))
         for picture in of_file(container, stream, self._meter):
-            pace.wait_for(picture.arrival.seconds)
+            seconds = media_time.of(picture.arrival.seconds)
+            pace.wait_for(seconds)
             if self._reader.is_stopped:
                 return
-            yield from self._handed_on(picture, picture.arrival.seconds)
+            yield from self._handed_on(picture, seconds)
 
     def _of_camera(self, container: Any, stream: Any) -> Iterator[SourceItem]:
+        if isinstance(container, ImageStream):
+            self._images = container
+            self._silence_seconds = container.longest_read_seconds
+            self._liveness.allow_silence(self._silence_seconds)
         self._liveness.opened(looked_into=stream.codec_context.width > 0)
         self._pictures = pictures = CameraPictures(
             container,
@@ -275,7 +291,9 @@ class Connection:
             self._dropped += 1
             return
         self._last = arrival
-        if not self._sampler.accepts(frame_index, seconds, key_frame=bool(image.key_frame)):
+        # A file is sampled as in a replay.
+        key_frame = bool(image.key_frame) and not self._settings.is_file
+        if not self._sampler.accepts(frame_index, seconds, key_frame=key_frame):
             return
         if lag > STALE_SECONDS:
             self._dropped += 1
@@ -335,28 +353,6 @@ class Connection:
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
         )
-
-
-class Pace:
-    """Delays the pictures of a file until they are due."""
-
-    def __init__(self, wait: Callable[[float], object], interval_seconds: float) -> None:
-        """``interval_seconds``: between pictures that have no pts (raw H.264)."""
-        self._wait = wait
-        self._interval_seconds = interval_seconds
-        self._zero: float | None = None
-        self._due = 0.0
-
-    def wait_for(self, seconds: float | None) -> None:
-        """Wait until the picture with this pts is due."""
-        now = time.monotonic()
-        if seconds is None:
-            self._due = max(self._due + self._interval_seconds, now)
-        else:
-            if self._zero is None or abs(self._zero + seconds - now) > LONGEST_PACE_SECONDS:
-                self._zero = now - seconds
-            self._due = self._zero + seconds
-        self._wait(max(self._due - now, 0))
 
 
 def microseconds(seconds: float) -> str:

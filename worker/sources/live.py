@@ -15,8 +15,10 @@ from typing import Literal
 
 from worker.frames import SourceItem, StreamDown, StreamUp
 from worker.sources.connection import CameraSettings, Connection, Transport
+from worker.sources.http_camera import HttpCamera
 from worker.sources.limits import DEFAULT_LIMITS, Limits
 from worker.sources.liveness import WORK_SECONDS
+from worker.sources.reasons import is_http
 from worker.sources.reconnecting import CONNECTS, Backoff
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class LiveSource:
             allow_playlists,
             transport,
         )
+        self._http = HttpCamera(url, limits, fps) if is_http(url) else None
         self._next_epoch = next_epoch
         self._loop = loop
         self._misled = 0
@@ -143,6 +146,7 @@ class LiveSource:
             self,
             self._next_epoch,
             trust_timestamps=self._misled < MAX_MISLED,
+            http=self._http,
         )
 
     def _learn_from(self, connection: Connection, ended: float) -> None:

@@ -45,6 +45,10 @@ class Liveness:
             return self._waited_seconds + read_seconds
         return time.monotonic() - self._began_at
 
+    def allow_silence(self, seconds: float) -> None:
+        """A packet may take so long from now on."""
+        self._silence_seconds = seconds
+
     def opened(self, *, looked_into: bool) -> None:
         """It was opened; ``looked_into``: FFmpeg has found the size of its pictures.
 

@@ -8,9 +8,9 @@ file. Knows nothing of frames.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.codec.hwaccel import HWAccel
@@ -28,8 +28,12 @@ RECORDING_FORMATS = (
     "dirac,mjpeg,mpjpeg,jpeg_pipe,asf,flv,ogg,mxf,gxf,nut,dv,dhav,nsv,wtv,rm,gif,yuv4mpegpipe"
 )
 """Containers and raw streams that contain their pictures themselves."""
+RAW_FORMAT = "data"
+"""FFmpeg's demuxer that returns bytes as they arrive."""
+IMAGE_FORMATS = {"jpeg": "jpeg_pipe", "png": "png_pipe"}
 CAMERA_FORMATS = f"{RECORDING_FORMATS},rtsp,rtp,live_flv"
-PLAYLIST_FORMATS = f"{CAMERA_FORMATS},hls,dash,aac,ac3,mp3,webvtt"
+PLAYLISTS = ("hls", "dash")
+PLAYLIST_FORMATS = f"{CAMERA_FORMATS},{','.join(PLAYLISTS)},aac,ac3,mp3,webvtt"
 
 HTTP = "http,https,httpproxy,tcp,tls"
 PROTOCOLS = {
@@ -81,6 +85,12 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
+def _as_ffmpeg_reads(url: str) -> str:
+    """The URL with its scheme in lower case: FFmpeg knows no other, RFC 3986 treats them alike."""
+    _, separator, rest = url.partition("://")
+    return scheme_of(url) + separator + rest
+
+
 @contextmanager
 def open_camera(
     url: str,
@@ -97,7 +107,35 @@ def open_camera(
     FFmpegError, OverLimit, FormatRefused.
     """
     safe = camera_options(url, limits, allow_playlists=allow_playlists)
+    url = _as_ffmpeg_reads(url)
     with _opened(url, options | safe, limits, gpu, timeout_seconds) as container:
+        yield container
+
+
+@contextmanager
+def open_bytes(
+    url: str, options: dict[str, str], limits: Limits, *, timeout_seconds: tuple[float, float]
+) -> Iterator[Any]:
+    """A camera's bytes as they arrive, in packets: one stream, which cannot be decoded.
+
+    Opens what ``open_camera`` would. Raises FFmpegError.
+    """
+    raw = {"format_whitelist": RAW_FORMAT, "raw_packet_size": str(BUFFER_BYTES)}
+    safe = camera_options(url, limits) | raw
+    url = _as_ffmpeg_reads(url)
+    with _opened(url, options | safe, limits, None, timeout_seconds, RAW_FORMAT) as container:
+        yield container
+
+
+@contextmanager
+def open_image(content: bytes, kind: Literal["jpeg", "png"], limits: Limits) -> Iterator[Any]:
+    """The container of one image. Raises FFmpegError, OverLimit."""
+    image_format = IMAGE_FORMATS[kind]
+    options = limits.container_options() | {
+        "protocol_whitelist": "none",
+        "format_whitelist": image_format,
+    }
+    with _opened(BytesIO(content), options, limits, None, None, image_format) as container:
         yield container
 
 
@@ -129,12 +167,15 @@ def _opened(
     limits: Limits,
     gpu: int | None,
     timeout_seconds: tuple[float, float] | None = None,
+    file_format: str | None = None,
 ) -> Iterator[Any]:
+    """``file_format``: FFmpeg's name of it; None: the one that FFmpeg finds."""
     limits.limit_blocks()
     try:
         container = av.open(
             source,
             "r",
+            format=file_format,
             options=options,
             buffer_size=BUFFER_BYTES,
             metadata_errors="ignore",

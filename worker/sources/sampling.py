@@ -54,3 +54,17 @@ class Sampler:
         """Frames skipped since the last call."""
         skipped, self.skipped = self.skipped, 0
         return skipped
+
+
+class MediaTime:
+    """The times of pictures in a video that may not state them, such as raw H.264."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        """``interval_seconds``: assumed between a picture without pts and the one before."""
+        self._interval_seconds = interval_seconds
+        self._last = -interval_seconds
+
+    def of(self, pts_seconds: float | None) -> float:
+        """Seconds of the next picture: its pts, or an interval after the one before."""
+        self._last = self._last + self._interval_seconds if pts_seconds is None else pts_seconds
+        return self._last

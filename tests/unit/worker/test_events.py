@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 
 import pytest
 from hypothesis import given, strategies as st
@@ -57,3 +59,54 @@ def test_rounded_numbers_are_written_without_extra_digits(box, score):
     parsed = json.loads(detections_event(detections=(detection,)).to_json())
     found = parsed["data"]["detections"][0]
     assert (found["box"], found["score"]) == (box, score)
+
+
+# Where an event was read
+
+
+def read_from(place, event=None):
+    return parse_event((event or detections_event()).to_json(), place)
+
+
+def test_an_event_that_was_read_from_redis_knows_its_entry():
+    event = read_from(("ssd:{gate}:detections", "5-1"))
+    assert event.entry_id == "5-1"
+    assert event.place == ("ssd:{gate}:detections", "5-1")
+
+
+def test_an_event_that_was_not_read_from_redis_has_no_entry():
+    for event in (detections_event(), parse_event(camera_event().to_json())):
+        assert event.entry_id is None
+        assert event.place is None
+
+
+@pytest.mark.parametrize("made", [detections_event(), camera_event()])
+def test_where_an_event_was_read_is_no_part_of_it(made):
+    one, other = read_from(("s", "1-0"), made), read_from(("s", "2-0"), made)
+    assert one == other == made
+    assert len({one, other, made}) == 1
+    assert one.to_json() == made.to_json()
+    assert "entry_id" not in one.model_dump()
+    assert "entry_id" not in json.dumps(type(made).model_json_schema())
+
+
+def test_events_that_differ_are_not_equal():
+    assert detections_event(seq=1) != detections_event(seq=2)
+    assert detections_event() != camera_event()
+    assert detections_event() != detections_event().to_json()
+
+
+def test_an_event_cannot_claim_an_entry_in_its_json():
+    text = json.loads(detections_event().to_json()) | {"entry_id": "7-0", "_place": ["s", "7-0"]}
+    assert parse_event(json.dumps(text)).entry_id is None
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)),
+              lambda e: e.model_copy()],
+    ids=["copy", "deepcopy", "pickle", "model_copy"],
+)  # fmt: skip
+def test_a_copy_knows_the_entry_too(again):
+    event = read_from(("s", "5-1"))
+    assert again(event) == event
+    assert again(event).entry_id == "5-1"

@@ -83,3 +83,9 @@ def test_the_name_of_a_secret_is_not_a_secret():
     assert redact("{GATE_PASSWORD} is not there") == "{GATE_PASSWORD} is not there"
     hide_value("correct horse")
     assert redact("a correct horse") == "a ***"
+
+
+def test_a_url_is_hidden_with_its_scheme_in_lower_case_too():
+    redaction.hide("RTSP://admin:s3cret-word@camera.local/token-7f3a")
+    said = redaction.redact("cannot open rtsp://admin:s3cret-word@camera.local/token-7f3a")
+    assert said == "cannot open rtsp://camera.local"

@@ -185,6 +185,14 @@ def test_an_http_camera_is_read(server, segment):
     assert down.reason == "closed"
 
 
+@pytest.mark.parametrize("scheme", ["HTTP", "Http"])
+def test_a_scheme_may_be_in_capitals(server, segment, scheme):
+    server.pages["/camera"] = segment.read_bytes()
+    frames, down = read_camera(server.url("/camera").replace("http", scheme))
+    assert len(frames) == 8
+    assert down.reason == "closed"
+
+
 def test_a_playlist_is_not_a_camera_unless_allowed(server, elsewhere, segment):
     elsewhere.pages["/segment.ts"] = segment.read_bytes()
     server.pages["/live.m3u8"] = playlist(elsewhere.url("/segment.ts")).encode()

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from worker.sources.sampling import Sampler
+from worker.sources.sampling import MediaTime, Sampler
 
 
 def accepted(sampler, seconds):
@@ -41,3 +41,10 @@ def test_after_a_gap_there_is_no_burst():
 @given(st.lists(st.floats(0, 1000), max_size=60), st.floats(0.1, 100))
 def test_two_samplers_make_the_same_decisions(seconds, fps):
     assert accepted(Sampler(fps=fps), seconds) == accepted(Sampler(fps=fps), seconds)
+
+
+def test_times_that_a_video_does_not_state_follow_at_its_rate():
+    time = MediaTime(0.04)
+    assert [round(time.of(None), 2) for _ in range(3)] == [0.0, 0.04, 0.08]
+    assert time.of(7.0) == 7.0
+    assert time.of(None) == pytest.approx(7.04)

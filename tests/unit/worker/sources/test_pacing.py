@@ -1,0 +1,107 @@
+"""When pictures are played, by a clock that only waiting moves."""
+
+import itertools
+import math
+
+import pytest
+
+from worker.sources import pacing
+from worker.sources.pacing import FASTEST, Pace
+
+
+class Clock:
+    """In the place of the module ``time``."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def wait(self, seconds):
+        assert seconds >= 0
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(pacing, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def of_file(clock):
+    return Pace(clock.wait, 0.04)
+
+
+@pytest.fixture
+def of_playlist(clock):
+    return Pace(clock.wait, 0.04, longest_gap_seconds=2, latest_seconds=math.inf)
+
+
+def played(clock, pace, seconds, busy_seconds=0.0):
+    """When each picture is played, if each then takes so long."""
+    times = []
+    for each in seconds:
+        pace.wait_for(each)
+        times.append(clock.now)
+        clock.now += busy_seconds
+    return times
+
+
+def steps(times):
+    return [round(b - a, 6) for a, b in itertools.pairwise(times)]
+
+
+@pytest.mark.parametrize("start", [0.0, 3600.0, -5.0])
+def test_pictures_are_played_when_their_times_say(clock, of_file, start):
+    times = played(clock, of_file, [start, start + 0.1, start + 0.5, start + 5])
+    assert steps(times) == [0.1, 0.4, 4.5]
+
+
+def test_waiting_that_takes_too_long_is_made_up_for(clock, of_file):
+    times = played(clock, of_file, [i / 25 for i in range(50)], busy_seconds=0.03)
+    assert times[-1] - times[0] == pytest.approx(49 / 25)
+
+
+def test_what_is_late_is_caught_up_without_a_burst(clock, of_playlist):
+    played(clock, of_playlist, [0.0, 0.04])
+    clock.now += 3
+    times = played(clock, of_playlist, [i / 25 for i in range(2, 400)])
+    assert min(steps(times)) == pytest.approx(0.04 / FASTEST, abs=1e-6)
+    assert times[-1] == pytest.approx(1000 + 399 / 25)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, -1.0, 12.0, 3600.0])
+def test_after_a_jump_the_next_picture_is_played_at_once(clock, of_file, jump):
+    before = [0.0, 0.04]
+    times = played(clock, of_file, [*before, 0.08 + jump, 0.12 + jump])
+    assert steps(times) == [0.04, 0.0, 0.04]
+
+
+def test_a_gap_is_a_pause_in_a_file_and_not_in_a_playlist(clock, of_file, of_playlist):
+    assert steps(played(clock, of_file, [0.0, 4.0])) == [4.0]
+    assert steps(played(clock, of_playlist, [0.0, 4.0])) == [0.0]
+
+
+def test_a_playlist_of_few_pictures_has_no_gaps(clock):
+    pace = Pace(clock.wait, 5.0, longest_gap_seconds=2, latest_seconds=math.inf)
+    assert steps(played(clock, pace, [0.0, 5.0, 10.0])) == [5.0, 5.0]
+
+
+def test_pictures_that_are_slightly_out_of_order_do_not_move_the_schedule(clock, of_file):
+    times = played(clock, of_file, [0.0, 0.12, 0.04, 0.08, 0.16, 0.2, 0.24, 0.28, 0.32])
+    assert times[-1] - times[0] == pytest.approx(0.32)
+
+
+def test_a_file_that_is_far_behind_goes_on_from_where_it_is(clock, of_file, of_playlist):
+    for pace, expected in ((of_file, 0.04), (of_playlist, 0.04 / FASTEST)):
+        played(clock, pace, [0.0, 0.04])
+        clock.now += 11
+        assert steps(played(clock, pace, [0.08, 0.12]))[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_when_the_last_picture_was_played_is_known_to_the_moment(clock, of_file):
+    played(clock, of_file, [5.0, 5.04], busy_seconds=0.01)
+    assert of_file.played_at == pytest.approx(1000.04)
