@@ -148,6 +148,15 @@ class Detector:
         """The batch size that gives nearly the highest throughput."""
         return self._runner.default_batch
 
+    def compute_alike(self, batch: int) -> int:
+        """Compute from now on as on every machine with this device, however many cores it has.
+
+        The last digits of scores depend on how many images are computed together. Returns how many
+        are in batches of ``batch`` images: batches that begin at a multiple of that number give
+        equal results, however long they are.
+        """
+        return self._runner.compute_alike(batch)
+
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """Detections of each image; an image is (H, W, 3) uint8 RGB of any size.
 

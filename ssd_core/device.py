@@ -1,6 +1,5 @@
 """Which device and which precision: decided once, with the reason when it is not available."""
 
-import os
 import platform
 import re
 from pathlib import Path
@@ -64,8 +63,3 @@ def cpu_has_bf16() -> bool:
         if line.startswith(("flags", "Features")):
             return not CPU_BF16_FLAGS.isdisjoint(line.split())
     return False
-
-
-def cpu_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,7 +18,10 @@ from pathlib import Path
 LARGEST_REQUEST = 1 << 20
 MODULES = (
     "worker.cli",
-    *(f"worker.commands.{name}" for name in ("run", "replay", "subscribe", "models", "doctor")),
+    *(
+        f"worker.commands.{name}"
+        for name in ("run", "replay", "subscribe", "spool", "forget", "models", "doctor")
+    ),
     "ssd_core.detector",
     "worker.pipeline.detection",
 )

@@ -8,8 +8,10 @@ from worker.publishing.spool import Spool
 LARGE = 1 << 30
 
 
-def spool_in(directory, cameras=("gate", "yard"), *, destination="here", max_bytes=LARGE):
-    return Spool(Path(directory), destination, cameras, max_bytes)
+def spool_in(
+    directory, cameras=("gate", "yard"), *, destination="here", max_bytes=LARGE, in_use=False
+):
+    return Spool(Path(directory), destination, cameras, max_bytes, in_use=in_use)
 
 
 def no_spool():

@@ -22,10 +22,12 @@ from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
     DoctorSettings,
+    ForgetSettings,
     ModelsSettings,
     ReplaySettings,
     RunSettings,
     Settings,
+    SpoolSettings,
     SubscribeSettings,
 )
 from worker.settings.loading import load_settings
@@ -37,6 +39,8 @@ usage: ssd-worker COMMAND ...
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   subscribe [CAMERA...]  print events as JSON Lines
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
+  spool [list|purge]     events that wait on disk for a Redis server
+  forget ID...           delete what Redis holds of cameras and replays
   models                 list the models
   doctor                 check this machine: device, decoders, Redis
 
@@ -118,6 +122,14 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.cameras import check_cameras
 
             return check_cameras(settings)
+        case SpoolSettings():
+            from worker.commands.spool import run_spool
+
+            return run_spool(settings)
+        case ForgetSettings():
+            from worker.commands.forget import run_forget
+
+            return run_forget(settings)
         case ModelsSettings():
             from worker.commands.models import print_models
 

@@ -234,8 +234,8 @@ class EventConsumer:
         self._next_discovery = time.monotonic() + DISCOVER_SECONDS
 
     def _announced(self) -> list[str]:
-        """The ids of all cameras."""
-        key = self._keys.cameras
+        """The ids of all cameras, or of all replays."""
+        key = self._keys.ids(replay=self._replay)
         try:
             cameras, others = announced_cameras(self._client, key)
         except ResponseError as error:

@@ -8,7 +8,8 @@ WorkerError                 exit code 1: the run failed
 └── SinkError               events cannot be written
     ├── SinkUnavailable     for now: retrying the same events is safe
     └── CameraRefused       ever, for one camera; other cameras are not affected
-        └── Fenced          another worker owns the camera
+        ├── Fenced          the camera's stream has later events
+        └── TakenOver       another worker owns the camera
 """
 
 
@@ -53,9 +54,22 @@ class CameraRefused(SinkError):
 
 
 class Fenced(CameraRefused):
-    """A worker with a later epoch, or another replay, owns the camera's stream."""
+    """The camera's stream has events of a later epoch, or of another replay."""
 
     def __init__(self, camera_id: str, epoch: int, message: str) -> None:
         """``epoch``: the latest epoch among the refused events."""
         super().__init__(camera_id, message)
         self.epoch = epoch
+
+
+class TakenOver(CameraRefused):
+    """Another worker has become the owner of a camera."""
+
+    def __init__(self, camera_id: str, owner: str = "") -> None:
+        """``owner``: the other worker, if known."""
+        by = f" ({owner})" if owner else ""
+        super().__init__(
+            camera_id,
+            f"camera {camera_id}: another worker{by} has taken over its stream; "
+            "give each camera to one worker, or another id with ID=SOURCE",
+        )

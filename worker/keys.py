@@ -10,6 +10,7 @@ class CameraKeys:
     stream: str
     producer: str
     status: str
+    snapshot: str
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,20 @@ class Keys:
         """Set of camera ids, for discovery."""
         return f"{self.prefix}:cameras"
 
+    @property
+    def replays(self) -> str:
+        """Set of the ids of replays, for discovery."""
+        return f"{self.prefix}:replays"
+
+    def ids(self, *, replay: bool) -> str:
+        """Set of the ids of live cameras, or of replays."""
+        return self.replays if replay else self.cameras
+
     def camera(self, camera_id: str, *, replay: bool) -> CameraKeys:
         """A camera's live keys, or those of its replay."""
         base = f"{self.prefix}:{{{camera_id}}}"
+        snapshot = f"{base}:snapshot"
         if replay:
             producer = f"{base}:replay:producer"
-            return CameraKeys(f"{base}:replay", producer, status=producer)
-        return CameraKeys(f"{base}:detections", f"{base}:producer", f"{base}:status")
+            return CameraKeys(f"{base}:replay", producer, producer, snapshot)
+        return CameraKeys(f"{base}:detections", f"{base}:producer", f"{base}:status", snapshot)

@@ -41,9 +41,17 @@ class _NoPublisher:
     """Nothing is published, so that no camera is refused."""
 
     refused: Mapping[str, str] = {}
+    held: Mapping[str, str] = {}
 
     def add_cameras(self, camera_ids: Collection[str]) -> None:
         """Nothing is left of earlier runs."""
+
+    def remove_cameras(self, camera_ids: Collection[str]) -> None:
+        """Nothing was added."""
+
+    def may_watch(self, camera_id: str) -> bool:
+        """Any number of processes may look."""
+        return True
 
 
 def watch(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd_core.device import cpu_threads
+from ssd_core.cores import usable_cores
 from ssd_core.found import Found, joined, unpadded
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
@@ -54,7 +54,8 @@ class CpuRunner:
         self._spec = spec
         self._dtype = dtype
         self._default_boxes_cxcywh = spec.default_boxes()
-        self._threads = cpu_threads()
+        self._threads = usable_cores()
+        self._alike = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
@@ -82,6 +83,11 @@ class CpuRunner:
         """A whole share for each core."""
         return IMAGES_PER_SHARE * self._threads
 
+    def compute_alike(self, batch: int) -> int:
+        """Cut batches into the same shares whatever the number of cores: see ``Runner``."""
+        self._alike = True
+        return IMAGES_PER_SHARE if batch % IMAGES_PER_SHARE == 0 else batch
+
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
         """Start on a batch; the function returned waits for its detections.
 
@@ -91,7 +97,7 @@ class CpuRunner:
         pool, settings = self._started_pool(), self.settings
         shares = [
             pool.submit(self._run_share, tensors[start : start + size], settings)
-            for start, size in shares_of(len(tensors), self._threads)
+            for start, size in self._shares(len(tensors))
         ]
         return lambda: joined([share.result() for share in shares])
 
@@ -101,7 +107,7 @@ class CpuRunner:
         Weights are laid out in memory for each size when it first runs.
         """
         blank = torch.from_numpy(np.zeros((*self._spec.image_size, 3), np.uint8))
-        largest = max((size for _, size in shares_of(batch, self._threads)), default=0)
+        largest = max((size for _, size in self._shares(batch)), default=0)
         for size in range(1, largest + 1):
             shares = [
                 self._started_pool().submit(self._run_share, [blank] * size, self.settings)
@@ -109,6 +115,9 @@ class CpuRunner:
             ]
             for share in shares:
                 share.result()
+
+    def _shares(self, images: int) -> list[tuple[int, int]]:
+        return shares_of(images, 1 if self._alike else self._threads)
 
     @torch.inference_mode()
     def _run_share(self, images: Sequence[Tensor], settings: DecodeSettings) -> Found:

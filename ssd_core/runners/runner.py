@@ -41,6 +41,13 @@ class Runner(Protocol):
     @settings.setter
     def settings(self, settings: DecodeSettings) -> None: ...
 
+    def compute_alike(self, batch: int) -> int:
+        """Compute from now on as on every machine with this device, however many cores it has.
+
+        The last digits of scores depend on how many images are computed together. Returns how many
+        are in batches of ``batch``: batches that begin at a multiple of it give equal results.
+        """
+
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
         """Start on a batch; the function returned waits for its detections."""
 

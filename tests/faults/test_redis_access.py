@@ -13,8 +13,11 @@ from tests.conftest import REDIS_BINARIES, ROOT, RedisServer, free_port, json_li
 from tests.events import camera_event, detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.keys import Keys
 from worker.publishing.checkpoint import ReplayClaim
+from worker.publishing.ownership import NOBODY, Bid
 from worker.servers.address import connect
+from worker.sinks.forgetting import forget
 from worker.sinks.redis_stream import RedisStreamSink
 
 PASSWORD = "alpha@bravo:charlie/delta#eagle?fox07%golfer"  # an ACL file allows no spaces
@@ -53,6 +56,7 @@ class Guarded:
         publish(self.url("publisher"))
         replay(self.url("replayer"))
         self.admin.delete("ssd:{gate}:producer", "ssd:{clip}:replay:producer")
+        self.admin.hset("ssd:{gate}:producer", "owner", "")
 
     def refused(self):
         """The commands that the server has refused since the last call."""
@@ -78,10 +82,12 @@ def guarded(started):
 
 
 def publish(url):
-    sink = RedisStreamSink(url, stream_maxlen=100)
+    sink = RedisStreamSink(url, stream_maxlen=100, owner="worker")
     try:
         sink.last_epoch("gate")
+        sink.own({"gate": Bid("worker", NOBODY)})
         sink.publish(CAMERA_EVENTS)
+        sink.own({"gate": Bid("", "worker")})
     finally:
         sink.close()
 
@@ -120,7 +126,15 @@ def read_in_a_group(url):
     EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
 
 
-WORK = {"publisher": publish, "replayer": replay, "reader": read, "group-reader": read_in_a_group}
+def operate(url):
+    assert forget(url, Keys(), "gate")
+    assert forget(url, Keys(), "clip", live=False)
+
+
+WORK = {
+    "publisher": publish, "replayer": replay, "reader": read, "group-reader": read_in_a_group,
+    "operator": operate,
+}  # fmt: skip
 
 
 def test_with_the_shipped_rules_everything_works_and_nothing_is_refused(guarded):

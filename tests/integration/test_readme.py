@@ -27,7 +27,7 @@ PAGES = {
     ]
 }
 README = PAGES["README.md"]
-POSITIONAL = {"sources", "paths"}
+POSITIONAL = {"sources", "paths", "ids", "action"}
 MADE_BY_THE_USER = {"deploy/.env", "deploy/secrets"}
 
 

@@ -11,14 +11,19 @@ from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.keys import Keys
+from worker.publishing.ownership import NOBODY, Bid
 from worker.servers.address import connect
+from worker.sinks.forgetting import forget
 from worker.sinks.redis_stream import RedisStreamSink
 
 CAMERAS = ("gate", "yard", "door", "hall")  # in different cluster slots
 
 
 def publish_and_read_back(url):
-    sink = RedisStreamSink(url)
+    sink = RedisStreamSink(url, owner="worker")
+    holders = sink.own(dict.fromkeys(CAMERAS, Bid("worker", NOBODY)))
+    assert [holder.taken for holder in holders.values()] == [True] * len(CAMERAS)
     sink.publish([detections_event(camera, seq=seq) for camera in CAMERAS for seq in range(3)])
     sink.publish([detections_event("gate", seq=2)])
     sink.close()
@@ -66,7 +71,10 @@ def test_a_cluster(start):
     node = redis.Redis(port=server.port)
     node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_until(lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"))
-    publish_and_read_back(f"redis+cluster://127.0.0.1:{server.port}")
+    url = f"redis+cluster://127.0.0.1:{server.port}"
+    publish_and_read_back(url)
+    deleted = [each for camera in CAMERAS for each in forget(url, Keys(), camera, force=True)]
+    assert sum(each.events or 0 for each in deleted) == 3 * len(CAMERAS)
 
 
 def test_a_missing_cluster_and_a_server_that_is_not_a_cluster_are_distinguished(start):
@@ -127,7 +135,7 @@ def test_a_listener_that_never_answers_times_out(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SinkUnavailable, match=f"127.0.0.1:{port}"):
-            connect(f"redis://:secret@127.0.0.1:{port}")
+            connect(f"redis://:p4ss-w0rd@127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import time
 
@@ -29,7 +30,8 @@ def test_replay_publishes_one_event_per_frame_and_an_end(cli, redis_server):
     assert end["type"] == "ssd.camera.v1"
     assert end["data"]["state"] == "ended"
     assert end["data"]["frames"] == FRAMES
-    assert redis_server.client.smembers("ssd:cameras") == {b"walkway"}
+    assert redis_server.client.smembers("ssd:replays") == {b"walkway"}
+    assert not redis_server.client.exists("ssd:cameras")  # subscribers would wait for it
     people = sum(d["label"] == "Person" for e in frames for d in e["data"]["detections"])
     assert 600 < people < 1000  # the clip has about five walkers at a time
     assert "Person" in result.stderr
@@ -371,3 +373,26 @@ def test_a_recording_that_is_stored_mirrored_has_the_boxes_of_the_plain_one(
     boxes = np.array([d["box"] for d in found[1]])
     assert len(sure) > 1
     assert all(abs(boxes - box).max(axis=1).min() < 0.02 for box in sure)
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else True,
+    reason="two cores (there is one)",
+)
+def test_a_replay_resumes_on_another_number_of_cores_with_the_same_events(
+    cli, exec_cli, valkey_server, tmp_path
+):
+    uninterrupted = tmp_path / "uninterrupted.jsonl"
+    assert cli("replay", WALKWAY, "--output", uninterrupted).returncode == 0
+    one_core = {min(os.sched_getaffinity(0))}
+    arguments = "replay", WALKWAY, "--redis-url", valkey_server.url
+    process = exec_cli.start(*arguments, preexec_fn=lambda: os.sched_setaffinity(0, one_core))
+    wait_until(lambda: valkey_server.client.xlen(STREAM) >= 12, 60, "some events")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    stored = valkey_server.client.xlen(STREAM)
+    assert stored < FRAMES
+    result = cli(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"resuming after {stored} frames" in result.stderr
+    assert stream_events(valkey_server.client, STREAM) == uninterrupted.read_text().splitlines()

@@ -198,3 +198,18 @@ def test_the_stream_is_trimmed_to_about_the_length_asked_for(valkey_server, run,
     wait_until(many, 40, "150 entries")
     stop(worker)
     assert valkey_server.client.xlen("ssd:{gate}:detections") < 120  # nodes hold 100 entries
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_in_quick_succession_are_one_request_to_stop(
+    valkey_server, run, short_clip, number, code
+):
+    worker = run(f"gate={short_clip}", "--loop")
+    wait_until(lambda: frames_of(valkey_server.client, "gate"), 40, "a frame")
+    for _ in range(3):
+        worker.send_signal(number)
+        time.sleep(0.005)  # else the kernel makes one of them
+    _, said = worker.communicate(timeout=15)
+    assert worker.returncode == code, said
+    assert "Traceback" not in said
+    assert states_of(valkey_server.client, "gate")[-1] == ("down", "stopped")

@@ -47,11 +47,14 @@ def _torch(settings: DoctorSettings) -> str:
 
 
 def _device(settings: DoctorSettings) -> str:
+    from ssd_core.cores import usable_cores
     from ssd_core.device import choose_device, choose_precision
 
     device = choose_device(settings.device)
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
-    return f"{device}, {precision} by default"
+    count = usable_cores()
+    cores = f", {count} usable core{'s' * (count > 1)}" if device.type == "cpu" else ""
+    return f"{device}{cores}, {precision} by default"
 
 
 def _cuda(settings: DoctorSettings) -> str:

@@ -48,7 +48,8 @@ class LiveCameras:
         self._setup = setup
         self._make_sink = make_sink
         self._make_spool = make_spool
-        self._epochs = Epochs()
+        self.epochs = Epochs()
+        """Those of all cameras of the run."""
         self._last_read: Mapping[str, CameraSettings] = {}
 
     def read(self) -> list[Camera]:
@@ -72,7 +73,7 @@ class LiveCameras:
         if not camera_ids:
             return
         with closing(self._make_sink()) as sink, closing(self._make_spool(camera_ids)) as spool:
-            self._epochs.learn(camera_ids, sink, spool)
+            self.epochs.learn(camera_ids, sink, spool)
 
     def _camera(self, camera: CameraSettings) -> Camera:
         settings, detector = self._settings, self._setup.detector
@@ -85,7 +86,7 @@ class LiveCameras:
                 camera.camera_id,
                 source,
                 detector.image_size,
-                self._epochs.of(camera.camera_id),
+                self.epochs.of(camera.camera_id),
                 fps=camera.fps,
                 loop=settings.loop,
                 as_planes=detector.takes_planes,

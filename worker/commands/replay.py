@@ -21,6 +21,7 @@ from worker.commands.wiring import (
     load_detector,
     on_stop_signals,
     resolve_redis_url,
+    watching_embedded,
 )
 from worker.errors import UsageError
 from worker.pipeline.batching import LosslessBatcher
@@ -63,7 +64,7 @@ def run_replay(settings: ReplaySettings) -> int:
     ]
     check_outputs(settings, recordings)
     check_model(settings)
-    setup = load_detector(settings)
+    setup = load_detector(settings, alike=True)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None
@@ -74,13 +75,14 @@ def run_replay(settings: ReplaySettings) -> int:
                 stream_maxlen=settings.stream_maxlen,
             )
             stack.callback(redis.close)
+            stack.enter_context(watching_embedded(settings, redis_url))
         claims = [_claim(recording, setup, settings) for recording in recordings]
         journal = None
         output = settings.output or settings.annotate
         if output is not None:
             names = "\n".join(r.camera_id for r in recordings)
             claim = sha256("\n".join([names, *(c.digest for c in claims)]).encode()).hexdigest()
-            journal = JsonlSink(output, claim, batch=setup.max_batch, restart=settings.restart)
+            journal = JsonlSink(output, claim, batch=setup.together, restart=settings.restart)
             stack.callback(journal.close)
             made = made_outputs(settings)
             if made is not None and settings.restart:
@@ -195,7 +197,7 @@ def _claim(recording: Recording, setup: DetectorSetup, settings: ReplaySettings)
         "stride": settings.stride,
         "fps": settings.fps,
         "labels": sorted(settings.labels) if settings.labels is not None else None,
-        "max_batch": setup.max_batch,
+        "computed_together": setup.together,
         "decoded_by": "cpu" if setup.gpu is None else "gpu",
         **setup.detector.affecting,
     }

@@ -1,6 +1,7 @@
 """`ssd-worker run`: cameras to Redis until stopped."""
 
 import logging
+import secrets
 import signal
 from collections.abc import Callable, Collection
 from functools import partial
@@ -13,6 +14,8 @@ from worker.commands.wiring import (
     load_detector,
     on_stop_signals,
     resolve_redis_url,
+    run_embedded,
+    watching_embedded,
 )
 from worker.errors import SpoolError, UsageError
 from worker.pipeline.batching import LatestFrameBatcher
@@ -20,9 +23,10 @@ from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
+from worker.publishing.ownership import Ownership
 from worker.publishing.spool import Spool
+from worker.publishing.spool_contents import contents
 from worker.servers.address import LIVE_REPLY_TIMEOUT_SECONDS
-from worker.servers.embedded import ensure_running
 from worker.settings.fields import RunSettings
 from worker.sinks.redis_stream import RedisStreamSink
 
@@ -39,13 +43,19 @@ def run_live(settings: RunSettings) -> int:
     labels = check_model(settings)
     wanted = settings_of_cameras(settings, labels)
     setup = load_detector(settings, [camera.score_threshold for camera in wanted.values()])
-    make_sink = _sinks(settings)
+    owner = secrets.token_hex(6)  # says nothing about machine, user or cameras
+    make_sink = _sinks(settings, owner)
     make_spool = partial(_spool, settings, make_sink().destination)
     live_cameras = LiveCameras(settings, setup, make_sink, make_spool)
     # Once more if labels are known only now: those of the weights.
     cameras = live_cameras.read() if labels is None else live_cameras.made_of(wanted)
-    sink, spool = make_sink(), make_spool([camera.camera_id for camera in cameras])
-    publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS)
+    sink = make_sink()
+    _report_other_events(settings, sink.destination, [camera.camera_id for camera in cameras])
+    spool = make_spool([], in_use=True)  # the publisher adds the cameras that are ours
+    ownership = Ownership(
+        sink, owner, take_over=settings.take_over, on_taken=live_cameras.epochs.raise_to
+    )
+    publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
     pipeline = Pipeline(
         cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
@@ -59,6 +69,7 @@ def run_live(settings: RunSettings) -> int:
         waits_for_cameras=settings.cameras is not None or not settings.sources,
     )
     names = ", ".join(camera.camera_id for camera in cameras)
+    log.info("this is worker %s", owner)  # as others name it, if they find it has a camera
     log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
     seconds = settings.watchdog_seconds
     try:
@@ -66,6 +77,7 @@ def run_live(settings: RunSettings) -> int:
             on_stop_signals(pipeline.stop) as signals,
             watchdog(pipeline, seconds),
             watchdog(publisher, seconds),
+            watching_embedded(settings, settings.redis_url or "embedded"),
             reloading(
                 settings.camera_files, taken_over, lambda: pipeline.watch(live_cameras.read())
             ),
@@ -79,7 +91,7 @@ def run_live(settings: RunSettings) -> int:
     return 130 if signal.SIGINT in signals else 0
 
 
-def _sinks(settings: RunSettings) -> Callable[[], RedisStreamSink]:
+def _sinks(settings: RunSettings, owner: str) -> Callable[[], RedisStreamSink]:
     """Makes sinks for the server, each with connections of its own."""
     redis_url = settings.redis_url or "embedded"
     return partial(
@@ -87,19 +99,40 @@ def _sinks(settings: RunSettings) -> Callable[[], RedisStreamSink]:
         resolve_redis_url(settings, redis_url),
         prefix=settings.key_prefix,
         stream_maxlen=settings.stream_maxlen,
+        owner=owner,
         reply_timeout=LIVE_REPLY_TIMEOUT_SECONDS,
         # An embedded server that died is started again.
         before_connecting=(
-            (lambda: ensure_running(settings.state_dir, settings.embedded_port))
-            if redis_url == "embedded"
-            else lambda: None
+            (lambda: run_embedded(settings)) if redis_url == "embedded" else lambda: None
         ),
     )
 
 
-def _spool(settings: RunSettings, destination: str, cameras: Collection[str]) -> Spool:
-    directory = settings.spool_dir or settings.state_dir / "spool"
+def _spool(
+    settings: RunSettings, destination: str, cameras: Collection[str], *, in_use: bool = False
+) -> Spool:
+    directory, max_bytes = settings.spool_directory, settings.spool_max_bytes
     try:
-        return Spool(directory.expanduser(), destination, cameras, settings.spool_max_bytes)
+        return Spool(directory, destination, cameras, max_bytes, in_use=in_use)
     except SpoolError as error:
         raise UsageError(f"--spool-dir: {error}: choose another place") from error
+
+
+def _report_other_events(settings: RunSettings, destination: str, cameras: Collection[str]) -> None:
+    """Events that wait in the spool, and which neither this worker nor another will publish."""
+    try:
+        found = contents(settings.spool_directory)
+    except SpoolError:  # reported by the spool itself
+        return
+    others = [
+        waiting
+        for waiting in found
+        if not waiting.in_use
+        and (waiting.destination != destination or waiting.camera_id not in cameras)
+    ]
+    if others:
+        log.warning(
+            "the spool holds %d events that this worker does not publish, of other cameras or for "
+            "other servers: `ssd-worker spool` lists and purges them",
+            sum(waiting.events for waiting in others),
+        )

@@ -2,18 +2,23 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from worker.errors import UsageError
 from worker.secrecy.names import fill_in
-from worker.servers.embedded import HOST, ensure_running
+from worker.servers.embedded import HOST, ensure_running, watching_memory
 from worker.settings.fields import DetectorSettings, RedisSettings
 
 log = logging.getLogger(__name__)
+
+SECOND_SIGNAL_SECONDS = 1.0
+"""Signals within this time of the first are one request to stop: `timeout -s INT` sends two within
+milliseconds, and a supervisor's may meet the one that a terminal sends to the whole group."""
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +30,18 @@ def resolve_redis_url(settings: RedisSettings, redis_url: str) -> str:
     """The URL to connect to; starts the embedded server if that is what was asked for."""
     if redis_url == "embedded":
         log.info("using the embedded Valkey on %s:%d", HOST, settings.embedded_port)
-        return ensure_running(settings.state_dir, settings.embedded_port)
+        return run_embedded(settings)
     return fill_in(redis_url, settings.secrets)
+
+
+def run_embedded(settings: RedisSettings) -> str:
+    """The URL of the embedded server, which runs after this."""
+    return ensure_running(settings.state_dir, settings.embedded_port, settings.embedded_max_bytes)
+
+
+def watching_embedded(settings: RedisSettings, redis_url: str) -> AbstractContextManager[None]:
+    """Warn before the embedded server is full, if that is where events go."""
+    return watching_memory(settings.embedded_port) if redis_url == "embedded" else nullcontext()
 
 
 def check_model(settings: DetectorSettings) -> tuple[str, ...] | None:
@@ -56,26 +71,34 @@ class DetectorSetup:
     detector: "FrameDetector"
     max_batch: int
     """Frames it takes at once."""
+    together: int
+    """Frames of a replay that are computed together, on which results depend."""
     gpu: int | None
     """CUDA device that decodes frames for it; None: the CPU does."""
 
 
 def load_detector(
-    settings: DetectorSettings, thresholds: Collection[float | None] | None = None
+    settings: DetectorSettings,
+    thresholds: Collection[float | None] | None = None,
+    *,
+    alike: bool = False,
 ) -> DetectorSetup:
     """Load what the settings name, ready to run. Raises UsageError.
 
     ``thresholds``: those of the cameras, to run at the lowest; default: that of the settings.
+    ``alike``: with the same results on any number of cores.
     """
     thresholds = [settings.score_threshold] if thresholds is None else thresholds
     import torch
 
     from ssd_core import Detector
+    from ssd_core.cores import usable_cores
     from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
     from ssd_core.runners.heap import keep_freed_memory
     from worker.pipeline.detection import FrameDetector, check_labels
 
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     try:
         device = choose_device(settings.device)
         if device.type == "cpu":
@@ -92,6 +115,7 @@ def load_detector(
         frame_detector = FrameDetector(detector)
         frame_detector.score_threshold = frame_detector.lowest_threshold(thresholds)
         max_batch = settings.max_batch or frame_detector.default_batch
+        together = frame_detector.compute_alike(max_batch) if alike else max_batch
         frame_detector.warm_up(max_batch)
     except SsdError as error:
         raise UsageError(str(error)) from error
@@ -110,7 +134,7 @@ def load_detector(
     if device.type == "cuda":
         where = "CPU" if gpu is None else "GPU, where it knows the codec"
         log.info("frames are decoded on the %s%s", where, reason and f": {reason}")
-    return DetectorSetup(frame_detector, max_batch, gpu)
+    return DetectorSetup(frame_detector, max_batch, together, gpu)
 
 
 def _claim_decoding_gpu(
@@ -133,13 +157,19 @@ def _claim_decoding_gpu(
 def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Call ``stop`` at SIGINT and SIGTERM; gives the list that the signals are noted in.
 
-    The second signal ends the process the hard way.
+    A signal that comes ``SECOND_SIGNAL_SECONDS`` or more after the first ends the process the hard
+    way. After a signal the handlers stay: the process is about to end, and the rest of the same
+    request must not interrupt its last steps.
     """
     received: list[int] = []
+    first_at = 0.0
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        first_at = first_at or now
         received.append(number)
-        if len(received) > 1:
+        if now - first_at >= SECOND_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop()
@@ -148,5 +178,6 @@ def on_stop_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -91,6 +91,10 @@ class FrameDetector:
         """Whether it computes while its caller does other work, on a device of its own."""
         return self._detector.works_ahead
 
+    def compute_alike(self, batch: int) -> int:
+        """Make results independent of the number of cores; returns how many frames go together."""
+        return self._detector.compute_alike(batch)
+
     def warm_up(self, batch: int) -> None:
         """Prepare for batches of up to ``batch`` images before the first frame comes."""
         with _gpu_failure():

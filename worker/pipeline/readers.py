@@ -37,8 +37,21 @@ class Accepts(Protocol):
         """Cameras whose events are not accepted any more, and why."""
         ...
 
+    @property
+    def held(self) -> Mapping[str, str]:
+        """Cameras that other workers watch at present, and what to do about it."""
+        ...
+
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
         """Accept the events of these cameras, too."""
+        ...
+
+    def remove_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Forget cameras that were added and are not watched yet."""
+        ...
+
+    def may_watch(self, camera_id: str) -> bool:
+        """Whether an added camera may be watched now."""
         ...
 
 
@@ -99,14 +112,18 @@ class Readers:
         self._lossless = lossless
         self._asked: deque[Sequence[Camera]] = deque()
         self._readers: dict[str, _Reader] = {}
+        self._waiting: dict[str, Camera] = {}
+        """Cameras that may not be watched yet."""
         self._hung: dict[str, list[threading.Thread]] = {}
         self._set_aside: dict[str, tuple[Camera, str]] = {}
         """Cameras that are wanted and cannot be watched in this run, and why."""
 
     @property
     def have_ended(self) -> bool:
-        """Whether every source has ended."""
-        return not any(reader.thread.is_alive() for reader in self._readers.values())
+        """Whether every source has ended, and none waits to begin."""
+        return not self._waiting and not any(
+            reader.thread.is_alive() for reader in self._readers.values()
+        )
 
     def watch(self, cameras: Sequence[Camera]) -> None:
         """Read these cameras and no others, from the next ``look_after`` on; from any thread."""
@@ -119,13 +136,17 @@ class Readers:
         """
         while self._asked:
             self._take_over(self._asked.popleft())
+        self._open_free()
         for camera_id, why in list(self._publisher.refused.items()):  # its thread adds to them
+            if camera_id in self._waiting:
+                self._set_aside[camera_id] = self._waiting.pop(camera_id), why
             if camera_id in self._readers:  # no event of it says so: nothing takes its events
                 self._put_aside(camera_id, "refused", why)
         self._replace_hung()
-        if self._set_aside and not self._readers:
-            why = next(why for _, why in self._set_aside.values())
-            raise SinkError(f"there is no camera left to watch: {why}")
+        held = self._publisher.held
+        whys = [*(why for _, why in self._set_aside.values()), *held.values()]
+        if whys and not self._readers and self._waiting.keys() <= held.keys():
+            raise SinkError(f"there is no camera left to watch: {whys[0]}")
 
     def failed(self, camera_id: str, error: Exception) -> None:
         """A source has failed; called in its thread."""
@@ -164,19 +185,27 @@ class Readers:
         for camera_id in [name for name in self._readers if name not in wanted]:
             self._take_down(self._readers.pop(camera_id), "ended", "removed")
             log.info("camera %s: removed", camera_id)
-        new = [name for name in wanted if name not in {*self._readers, *self._set_aside}]
+        self._publisher.remove_cameras([name for name in self._waiting if name not in wanted])
+        self._waiting = {name: wanted[name] for name in self._waiting if name in wanted}
+        known = {*self._readers, *self._set_aside, *self._waiting}
+        new = [name for name in wanted if name not in known]
         self._publisher.add_cameras(new)
         for camera_id, camera in wanted.items():
             self._records.of(camera_id).filter = camera.filter
             reader = self._readers.get(camera_id)
             if camera_id in new:
-                self._readers[camera_id] = _Reader(camera, self)
+                self._waiting[camera_id] = camera
             elif reader is not None and reader.camera.source_settings == camera.source_settings:
                 reader.camera = camera
             elif reader is not None:
                 self._take_down(reader, "down", "reconfigured")
                 log.info("camera %s: reconnecting with other settings", camera_id)
                 self._readers[camera_id] = _Reader(camera, self)
+
+    def _open_free(self) -> None:
+        """Begin to read cameras that no other worker watches."""
+        for camera_id in [name for name in self._waiting if self._publisher.may_watch(name)]:
+            self._readers[camera_id] = _Reader(self._waiting.pop(camera_id), self)
 
     def _replace_hung(self) -> None:
         """Reconnect the cameras whose readers hang."""

@@ -49,6 +49,15 @@ class Publisher(Protocol):
         """Cameras whose events are not accepted any more, and why."""
         ...
 
+    @property
+    def held(self) -> dict[str, str]:
+        """Cameras that other workers watch at present, and what to do about it."""
+        ...
+
+    def may_watch(self, camera_id: str) -> bool:
+        """Whether an added camera may be watched: no other worker does."""
+        ...
+
     def progress(self) -> int:
         """Rises with every attempt of the thread, even one that fails."""
         ...
@@ -63,6 +72,10 @@ class Publisher(Protocol):
 
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
         """Publish for these cameras too, starting with what an earlier run left of them."""
+        ...
+
+    def remove_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Stop waiting for cameras that were added and not watched yet."""
         ...
 
     def submit(self, events: Sequence[Event]) -> bool:

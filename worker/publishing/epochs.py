@@ -39,11 +39,11 @@ class Epochs:
         camera_ids = list(camera_ids)
         with contextlib.suppress(SpoolError):  # a full disk: the spool has reported it
             for camera_id in camera_ids:
-                self._raise_to(camera_id, spool.last_epoch(camera_id))
+                self.raise_to(camera_id, spool.last_epoch(camera_id))
         try:
             for camera_id in camera_ids:
                 with contextlib.suppress(CameraRefused):  # reported when it is to be published
-                    self._raise_to(camera_id, sink.last_epoch(camera_id))
+                    self.raise_to(camera_id, sink.last_epoch(camera_id))
         except SinkUnavailable as error:
             log.warning("events are spooled to disk until Redis is available: %s", error)
 
@@ -58,7 +58,8 @@ class Epochs:
 
         return next_epoch
 
-    def _raise_to(self, camera_id: str, epoch: int) -> None:
+    def raise_to(self, camera_id: str, epoch: int) -> None:
+        """The camera's next epoch is above this one."""
         with self._lock:
             self._last[camera_id] = max(epoch, self._last.get(camera_id, 0))
 

@@ -5,7 +5,8 @@ has caught up, every event passes through the spool, so that none overtakes anot
 have taken without confirming is sent again: sinks drop what they have. If the disk takes nothing
 either, events stay in a bounded queue in memory, whose oldest are dropped and counted. A process
 that is killed loses what is in that queue: the events of the moment, or, if the sink hangs, of the
-seconds that an attempt takes. ``submit`` never blocks.
+seconds that an attempt takes. ``submit`` never blocks. Cameras are published, and watched, by one
+worker at a time: see ``ownership``.
 """
 
 import logging
@@ -14,12 +15,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
 
-from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
+from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError, TakenOver
 from worker.events import Event
 from worker.publishing import Sink
 from worker.publishing.epochs import PublishedEpochs
 from worker.publishing.outage import Outage
-from worker.publishing.spool import Spool
+from worker.publishing.ownership import Ownership
+from worker.publishing.spool import INT64_MAX, Spool
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +34,24 @@ DISK_RETRY_SECONDS = 1.0
 class LivePublisher:
     """The publishing thread of a live run."""
 
-    def __init__(self, sink: Sink, spool: Spool, *, capacity: int) -> None:
-        """``capacity`` bounds the events in memory."""
+    def __init__(
+        self, sink: Sink, spool: Spool, *, capacity: int, ownership: Ownership | None = None
+    ) -> None:
+        """``capacity`` bounds the events in memory.
+
+        What is in the ``spool`` is published first; it serves further cameras once they are added
+        and, by ``ownership``, may be watched. Without an ownership all may.
+        """
         self._sink = sink
+        self._ownership = ownership or Ownership(None)
         self._spool = spool
         self._capacity = capacity
         self._condition = threading.Condition()
         self._queue: deque[Event] = deque()
         self._in_flight: list[Event] = []
         self._lost: Counter[str] = Counter()
-        self._added: deque[str] = deque()
-        """Cameras that are new to the spool."""
+        self._added: deque[tuple[bool, str]] = deque()
+        """Cameras to begin with (True), or to wait for no longer (False)."""
         self._epochs = PublishedEpochs(spool)
         self._outage = Outage(sink.name)
         self._retry_at = 0.0
@@ -56,11 +65,7 @@ class LivePublisher:
 
     def start(self) -> None:
         """Begin to publish, first what an earlier process left in the spool."""
-        if len(self._spool):
-            log.info(
-                "%d events of an earlier run are in the spool: publishing them first",
-                len(self._spool),
-            )
+        self._report_earlier(len(self._spool))
         self._thread.start()
 
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
@@ -68,8 +73,23 @@ class LivePublisher:
         with self._condition:
             for camera_id in camera_ids:
                 self.refused.pop(camera_id, None)
-                self._added.append(camera_id)
+                self._added.append((True, camera_id))
             self._condition.notify_all()
+
+    def remove_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Stop waiting for cameras that were added and not watched yet."""
+        with self._condition:
+            self._added += [(False, camera_id) for camera_id in camera_ids]
+            self._condition.notify_all()
+
+    def may_watch(self, camera_id: str) -> bool:
+        """Whether an added camera may be watched: no other worker does."""
+        return self._ownership.may_watch(camera_id)
+
+    @property
+    def held(self) -> dict[str, str]:
+        """Cameras that other workers watch at present, and what to do about it."""
+        return self._ownership.held
 
     def submit(self, events: Sequence[Event]) -> bool:
         """Queue events; never blocks, always True."""
@@ -170,7 +190,9 @@ class LivePublisher:
                 self._steps += 1
                 self._take_over_cameras()
                 self._epochs.keep(events)
-                may_send = time.monotonic() >= self._retry_at and not self._closing
+                self._ownership.add_watched(events, but=self.refused)
+                may_send = not self._closing and time.monotonic() >= self._retry_at
+                may_send = may_send and self._keep_ownership()
                 if len(self._spool) or (self._outage and not may_send):
                     self._keep(events)
                     if may_send:
@@ -181,6 +203,8 @@ class LivePublisher:
                     self._in_flight = []
             if self._is_behind and not self._outage:
                 self._catch_up()
+            if not self._outage:
+                self._ownership.give_back()
         except Exception as error:  # handed to the pipeline, which ends the run with it
             self.failure = error
 
@@ -200,8 +224,10 @@ class LivePublisher:
 
     def _seconds_left(self) -> float | None:
         """Seconds until there is something to do without new events; None: never."""
-        if not len(self._spool) and not (self._is_behind and self._queue):
-            return None
+        to_renew = self._ownership.seconds_left()
+        is_waiting = self._outage and to_renew is not None
+        if not len(self._spool) and not (self._is_behind and self._queue) and not is_waiting:
+            return to_renew
         return max(self._retry_at - time.monotonic(), 0)
 
     def _send_or_keep(self, events: list[Event]) -> None:
@@ -216,12 +242,50 @@ class LivePublisher:
 
     def _take_over_cameras(self) -> None:
         with self._condition:
-            added, self._added = [*self._added], deque()
+            changes, self._added = [*self._added], deque()
+        for is_added, camera_id in changes:
+            if is_added:
+                self._ownership.add([camera_id])
+            else:
+                self._ownership.give_back([camera_id])
+        self._add_to_spool()
+
+    def _keep_ownership(self) -> bool:
+        """Ask for cameras and renew what is ours, where that is due; False if the sink is away.
+
+        Not while a portion of the spool is on its way: it may add cameras to the spool.
+        """
+        try:
+            for error in self._ownership.step(all_due=bool(self._outage)):
+                self._refuse(error, drop_until=INT64_MAX if isinstance(error, TakenOver) else None)
+        except SinkUnavailable as error:
+            self._sink_failed(error)
+            return False
+        finally:
+            self._add_to_spool()
+        if self._outage and not len(self._spool) and self._ownership.seconds_left():
+            self._sink_recovered()  # it answered a renewal
+        return True
+
+    def _add_to_spool(self) -> None:
+        """Let the spool serve the cameras that may be watched from now on."""
+        added = self._ownership.take_watchable()
+        if not added:
+            return
+        before = len(self._spool)
         try:
             self._spool.add_cameras(added)
         except SpoolError as error:
             names = ", ".join(added)
             log.error("cannot read the spooled events of new cameras, %s: %s", names, error)
+        if not before:
+            self._report_earlier(len(self._spool))
+        if not self._outage:
+            self._take_lost()
+
+    def _report_earlier(self, events: int) -> None:
+        if events:
+            log.info("%d events of an earlier run are in the spool: publishing them first", events)
 
     def _send(self, events: Sequence[Event]) -> None:
         """Publish, except for cameras that the sink refuses. Raises SinkUnavailable."""
@@ -230,6 +294,8 @@ class LivePublisher:
             events = [e for e in events if e.data.camera_id not in self.refused]
             try:
                 self._sink.publish(events)
+            except TakenOver as error:
+                self._refuse(error, drop_until=INT64_MAX)
             except Fenced as error:
                 if self._epochs.are_later_than(error.camera_id, error.epoch):
                     events = _without_older(events, error)
@@ -238,11 +304,12 @@ class LivePublisher:
             except CameraRefused as error:
                 self._refuse(error)
             else:
+                self._ownership.give_back_ended(events, self._epochs.are_later_than)
                 return
 
     def _catch_up(self) -> None:
         """Publish what is in the spool; new events are appended to it meanwhile."""
-        while True:
+        while self._keep_ownership():
             try:
                 portion = self._spool.oldest(EVENTS_AT_ONCE)
             except SpoolError as error:
@@ -250,7 +317,8 @@ class LivePublisher:
                 self._retry_at = time.monotonic() + DISK_RETRY_SECONDS
                 return
             if not portion.rows:
-                break
+                self._sink_recovered()
+                return
             try:
                 self._send(portion.events)
             except SinkUnavailable as error:
@@ -266,7 +334,6 @@ class LivePublisher:
                 events = self._in_flight = list(self._queue)
                 self._queue.clear()
             self._keep(events)
-        self._sink_recovered()
 
     def _keep(self, events: Sequence[Event]) -> None:
         """Spool events; if the disk refuses them, put them back at the front of the queue."""
@@ -301,6 +368,7 @@ class LivePublisher:
         """
         log.error("%s", error)
         self.refused[error.camera_id] = str(error)
+        self._ownership.lost([error.camera_id])
         try:
             if drop_until is not None:
                 dropped = self._spool.drop_events(error.camera_id, drop_until)
@@ -317,6 +385,10 @@ class LivePublisher:
 
     def _sink_recovered(self) -> None:
         self._outage.end()
+        self._take_lost()
+
+    def _take_lost(self) -> None:
+        """Losses that the spool has counted, of this process or an earlier one."""
         try:
             lost = self._spool.take_lost()
         except SpoolError as error:

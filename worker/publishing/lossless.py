@@ -25,6 +25,7 @@ class LosslessPublisher:
         self._closing = False
         self.failure: Exception | None = None
         self.refused: dict[str, str] = {}
+        self.held: dict[str, str] = {}
         self._steps = 0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -34,6 +35,13 @@ class LosslessPublisher:
 
     def add_cameras(self, camera_ids: Sequence[str]) -> None:
         """Nothing is left of earlier runs: a resumed replay makes its events again."""
+
+    def remove_cameras(self, camera_ids: Sequence[str]) -> None:
+        """Nothing was added."""
+
+    def may_watch(self, camera_id: str) -> bool:
+        """A recording is read by whoever replays it."""
+        return True
 
     def submit(self, events: Sequence[Event]) -> bool:
         """Queue events; False if the queue is full: submit them again."""

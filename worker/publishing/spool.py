@@ -19,6 +19,7 @@ from pathlib import Path
 
 from worker.errors import SpoolError
 from worker.events import Event, parse_event
+from worker.publishing.spool_use import SpoolUse
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,18 @@ class Spool:
     """The events of some cameras on their way to one server."""
 
     def __init__(
-        self, directory: Path, destination: str, cameras: Collection[str], max_bytes: int
+        self,
+        directory: Path,
+        destination: str,
+        cameras: Collection[str],
+        max_bytes: int,
+        *,
+        in_use: bool = False,
     ) -> None:
         """``destination`` names the server and the keys; it must hold no secret.
+
+        ``in_use``: keep others from purging the events of these cameras; for one spool of each
+        process and directory.
 
         Raises SpoolError if the directory cannot be used. A damaged database is moved aside.
         One that cannot be opened now, on a full disk for example, is tried again with each call.
@@ -89,7 +99,9 @@ class Spool:
             raise SpoolError(f"{directory}: {error.strerror}") from error
         self._published = self._waiting = self._bytes = 0
         self._database = _closed_database()
+        self._use: SpoolUse | None = None
         try:
+            self._begin_to_use(in_use)
             self._database = self._open()
             with self._errors():
                 self._waiting, self._bytes = self._count(0)
@@ -163,6 +175,7 @@ class Spool:
         """Serve these cameras, too, and what an earlier process left of them."""
         if set(camera_ids) <= set(self._cameras):
             return
+        self._use_cameras(set(camera_ids) - set(self._cameras))
         self._cameras = tuple(sorted({*self._cameras, *camera_ids}))
         # Their events may lie before what was published of the others. What was published and
         # could not be deleted is sent again: sinks drop what they have.
@@ -172,6 +185,8 @@ class Spool:
 
     def remove_camera(self, camera_id: str) -> None:
         """Ignore a camera; its events stay for a later process."""
+        if self._use is not None:
+            self._use.end(self._destination, camera_id)
         self._cameras = tuple(name for name in self._cameras if name != camera_id)
         with self._errors():
             self._waiting, self._bytes = self._count(self._published)
@@ -227,6 +242,21 @@ class Spool:
     def close(self) -> None:
         """Close the database; the events stay."""
         self._database.close()
+        if self._use is not None:
+            self._use.close()
+
+    def _begin_to_use(self, in_use: bool) -> None:
+        try:
+            if in_use:
+                self._use = SpoolUse(self._directory)
+            self._use_cameras(self._cameras)
+        except OSError as error:
+            raise SpoolError(f"{self._directory}: {error.strerror}") from error
+
+    def _use_cameras(self, camera_ids: Collection[str]) -> None:
+        if self._use is not None:
+            for camera_id in camera_ids:
+                self._use.begin(self._destination, camera_id)
 
     def _count(self, after: int, last: int = INT64_MAX) -> tuple[int, int]:
         """Events after the place ``after``, up to ``last``, and their bytes."""
@@ -250,7 +280,7 @@ class Spool:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            return _connect(self._path)
+            return connect_spool(self._path)
         except OSError as error:
             raise SpoolError(f"{self._path}: {error.strerror}") from error
         except sqlite3.OperationalError as error:
@@ -258,7 +288,7 @@ class Spool:
         except sqlite3.DatabaseError as error:
             self._move_damaged(error)
         try:
-            return _connect(self._path)
+            return connect_spool(self._path)
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"{self._path}: {error}") from error
 
@@ -337,7 +367,8 @@ def _closed_database() -> sqlite3.Connection:
     return database
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect_spool(path: Path) -> sqlite3.Connection:
+    """The database of a spool, made if it does not exist. Raises OSError or sqlite3.Error."""
     # What cameras saw is private; SQLite gives its other files the permissions of this one.
     path.touch(mode=0o600)
     path.chmod(0o600)

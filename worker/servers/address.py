@@ -136,6 +136,7 @@ def connect(url: str, reply_timeout: float | None = None, *, retries: int = 1) -
         "socket_connect_timeout": min(CONNECT_TIMEOUT_SECONDS, reply_timeout),
         "socket_timeout": reply_timeout,
         "health_check_interval": 30,
+        "protocol": 2,  # redis-py 8 asks for 3, with a command that Redis 5 does not know
     }
     try:
         client: RedisClient
@@ -246,6 +247,11 @@ def explain(error: Exception, server: str) -> SinkError:
     if "max number of clients" in str(error):
         return SinkUnavailable(
             f"Redis at {server} accepts no more clients: close some, or raise its maxclients"
+        )
+    if isinstance(error, OutOfMemoryError):
+        return SinkUnavailable(
+            f"Redis at {server} takes no writes now ({redact(str(error))}): delete what you do not "
+            "need with `ssd-worker forget ID`, or raise its maxmemory (--embedded-max-bytes)"
         )
     if isinstance(error, TEMPORARY_ERRORS) or str(error).startswith(TEMPORARY_ANSWERS):
         return SinkUnavailable(f"Redis at {server} takes no writes now ({redact(str(error))})")

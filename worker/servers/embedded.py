@@ -2,13 +2,15 @@
 
 It listens on 127.0.0.1 only, keeps its data in the user's state directory (append-only file), and
 outlives the worker that started it, so that all workers and subscribers of a user share it. Any
-other server on the port is left alone.
+other server on the port is left alone. Its memory is bounded: a full server refuses events, which
+live workers spool and replays wait with, and evicts nothing.
 """
 
 import fcntl
 import logging
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +31,17 @@ START_SECONDS = 30.0
 """Maximum wait for a start: a large append-only file takes a while to load."""
 
 
-def ensure_running(state_dir: Path, port: int) -> str:
+DEFAULT_MAX_BYTES = 2 << 30
+"""1.6 million events of 1.3 kB: 16 cameras with 100,000 each, or 18 hours of a 25 fps replay."""
+WARN_AT = (0.75, 0.9)
+"""Shares of the memory at which a warning is due."""
+LOOK_SECONDS = 30.0
+
+
+def ensure_running(state_dir: Path, port: int, max_bytes: int | None = None) -> str:
     """URL of the embedded server, started if it is not running.
 
+    ``max_bytes``: memory that it may use, from now on; None: as it is, or ``DEFAULT_MAX_BYTES``.
     Raises WorkerError if another program uses the port, or the server does not start.
     """
     directory = data_directory(state_dir, port)
@@ -39,7 +49,9 @@ def ensure_running(state_dir: Path, port: int) -> str:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory / "lock"):
             if not is_ours(directory, port):
-                _start(directory, port)
+                _start(directory, port, max_bytes or DEFAULT_MAX_BYTES)
+            else:
+                _bound(port, max_bytes)
     except OSError as error:
         raise WorkerError(
             f"the embedded server cannot use {directory} ({error.strerror}): "
@@ -102,7 +114,65 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _start(directory: Path, port: int) -> None:
+def _bound(port: int, max_bytes: int | None) -> None:
+    """Set the memory of a running server, if asked for, or if it has no bound yet."""
+    client: Any = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
+    try:
+        held = int(client.config_get("maxmemory")["maxmemory"])
+        wanted = max_bytes or held or DEFAULT_MAX_BYTES
+        if wanted != held:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", wanted)
+            log.info("the embedded Valkey may use %s of memory from now on", _gib(wanted))
+    except (ValkeyError, OSError) as error:
+        log.warning("cannot bound the memory of the embedded Valkey: %s", error)
+    finally:
+        client.close()
+
+
+@contextmanager
+def watching_memory(port: int, seconds: float = LOOK_SECONDS) -> Iterator[None]:
+    """Warn well before the embedded server is full, while the body runs."""
+    over = threading.Event()
+    watch = threading.Thread(
+        target=_watch_memory, args=(port, seconds, over), name="embedded-memory", daemon=True
+    )
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch_memory(port: int, seconds: float, over: threading.Event) -> None:
+    warned = 0.0
+    client: Any = valkey.Valkey(HOST, port, socket_connect_timeout=2, socket_timeout=2)
+    while True:
+        try:
+            memory = client.info("memory")
+        except (ValkeyError, OSError):
+            memory = {}  # others report that it is down
+        used, bound = memory.get("used_memory", 0), memory.get("maxmemory", 0)
+        reached = max((share for share in WARN_AT if bound and used >= share * bound), default=0.0)
+        if reached > warned:
+            log.warning(
+                "the embedded Valkey has used %s of its %s; when it is full, it takes no more "
+                "events: delete what you do not need with `ssd-worker forget ID`, or raise "
+                "--embedded-max-bytes",
+                _gib(used),
+                _gib(bound),
+            )
+        warned = reached
+        if over.wait(seconds):
+            client.close()
+            return
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB"
+
+
+def _start(directory: Path, port: int, max_bytes: int) -> None:
     try:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as error:
@@ -115,6 +185,8 @@ def _start(directory: Path, port: int) -> None:
         "dir": str(directory),
         "appendonly": "yes",
         "save": "",
+        "maxmemory": str(max_bytes),
+        "maxmemory-policy": "noeviction",
         "pidfile": str(directory / "valkey.pid"),
         "logfile": str(directory / "valkey.log"),
         "daemonize": "no",

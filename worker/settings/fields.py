@@ -21,6 +21,9 @@ INT_MAX = 2**31 - 1
 SPOOL_MAX_BYTES = 1 << 30
 """About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
 
+EMBEDDED_MIN_BYTES = 10_000_000
+"""An empty Valkey takes 1 MB, each client up to 1 MB more for a moment."""
+
 Transport = Literal["auto", "tcp", "udp"]
 
 
@@ -52,6 +55,15 @@ class Settings(BaseSettings):
     log_json: bool = Field(False, description="log JSON lines instead of text")
 
 
+class StateSettings(Settings):
+    """Where this machine keeps what outlives a process."""
+
+    state_dir: Path = Field(
+        user_state_path("ssd-worker", appauthor=False),
+        description="where the embedded server and the spool keep their data",
+    )
+
+
 class SecretsSettings(Settings):
     """Where names in braces are looked up."""
 
@@ -63,7 +75,7 @@ class SecretsSettings(Settings):
     )
 
 
-class RedisSettings(SecretsSettings):
+class RedisSettings(SecretsSettings, StateSettings):
     """Where events go, or come from."""
 
     redis_url: str | None = Field(
@@ -74,9 +86,11 @@ class RedisSettings(SecretsSettings):
     )
     key_prefix: str = Field("ssd", pattern=r"^[A-Za-z0-9._-]+$", description="first part of keys")
     embedded_port: int = Field(6390, ge=1, le=65535, description="port of the embedded server")
-    state_dir: Path = Field(
-        user_state_path("ssd-worker", appauthor=False),
-        description="where the embedded server and the spool keep their data",
+    embedded_max_bytes: int | None = Field(
+        None,
+        ge=EMBEDDED_MIN_BYTES,
+        description="memory that the embedded server may use, also if it is running already; then "
+        "it takes no more events, and deletes none; default: 2 GiB",
     )
 
 
@@ -175,7 +189,22 @@ class CameraDefaults(DetectionSettings, SecretsSettings):
     )
 
 
-class RunSettings(DetectorSettings, CameraDefaults):
+class SpoolPlace(StateSettings):
+    """Where the spool is."""
+
+    spool_dir: Path | None = Field(
+        None,
+        description="where events are kept on disk while Redis is unavailable; default: spool in "
+        "--state-dir",
+    )
+
+    @property
+    def spool_directory(self) -> Path:
+        """The directory, or the default."""
+        return (self.spool_dir or self.state_dir / "spool").expanduser()
+
+
+class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
     """Watch cameras until stopped."""
 
     sources: Sources = Field(
@@ -197,6 +226,11 @@ class RunSettings(DetectorSettings, CameraDefaults):
         False,
         description="accept a camera that is an HLS or DASH playlist, which can open other hosts",
     )
+    take_over: bool = Field(
+        False,
+        description="take cameras over from workers that are watching them now, for a planned "
+        "change: those stop watching them",
+    )
     publish: Literal["detections", "all"] = Field(
         "detections", description="publish frames with detections, or all frames"
     )
@@ -206,11 +240,6 @@ class RunSettings(DetectorSettings, CameraDefaults):
         description="approximate number of entries kept per camera; 0: all",
     )
 
-    spool_dir: Path | None = Field(
-        None,
-        description="where events are kept on disk while Redis is unavailable; default: spool in "
-        "--state-dir",
-    )
     spool_max_bytes: int = Field(
         SPOOL_MAX_BYTES,
         ge=0,
@@ -358,11 +387,49 @@ class DoctorSettings(RedisSettings):
     device: str = Field("auto", description="device to check: auto, cpu or cuda[:N]")
 
 
+class ForgetSettings(RedisSettings):
+    """Delete the streams and keys of cameras and replays from Redis; asks nothing."""
+
+    ids: CliPositionalArg[list[str]] = Field(min_length=1, description="id of a camera or replay")
+    replay: bool = Field(False, description="only the replay of this id, not the live camera")
+    force: bool = Field(False, description="even if a worker is publishing to the camera")
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> "ForgetSettings":
+        if self.redis_url == "none":
+            raise ValueError("--redis-url none has nothing to forget: give a URL")
+        return self
+
+
+class SpoolSettings(SpoolPlace):
+    """Show, or purge, the events that wait on disk for a Redis server."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    action: CliPositionalArg[Literal["list", "purge"]] = Field(
+        "list", description="list them, or delete them: purge CAMERA..., or purge --all"
+    )
+    ids: CliPositionalArg[list[str]] = Field(default=[], description="only those of these cameras")
+    server: str | None = Field(
+        None, description="only those for this server: HOST:PORT, as the list shows it"
+    )
+    all: bool = Field(False, description="purge the events of every camera that is not in use")
+    as_json: bool = Field(False, description="print one JSON object instead of a table")
+
+    @model_validator(mode="after")
+    def _says_what_to_purge(self) -> "SpoolSettings":
+        if self.action == "purge" and not self.ids and not self.all and self.server is None:
+            raise ValueError("purge what? give CAMERA..., --server HOST:PORT or --all")
+        return self
+
+
 COMMANDS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "replay": ReplaySettings,
     "subscribe": SubscribeSettings,
     "cameras": CamerasSettings,
+    "spool": SpoolSettings,
+    "forget": ForgetSettings,
     "models": ModelsSettings,
     "doctor": DoctorSettings,
 }

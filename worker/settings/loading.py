@@ -37,7 +37,7 @@ from worker.settings.fields import (
 )
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths")
+SEVERAL = ("sources", "paths", "ids")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
@@ -156,6 +156,8 @@ class _HelpFormatter(argparse.HelpFormatter):
         "SOURCES": "SOURCE",
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
+        "IDS": "ID",
+        "ACTION": "list|purge",
     }
 
     def _metavar_formatter(
@@ -240,7 +242,7 @@ def _first_line(settings_class: type[Settings], error: ValidationError) -> str:
 
 def _flag(settings_class: type[Settings], name: str) -> str:
     """A field as it is typed: its flag, or the name that the help gives a positional argument."""
-    if name in SEVERAL or (name == "cameras" and settings_class is not RunSettings):
+    if name in (*SEVERAL, "action") or (name == "cameras" and settings_class is not RunSettings):
         return "FILE" if settings_class is CamerasSettings else name.upper()
     kebab = name.replace("_", "-")
     shortcut = (settings_class.model_config.get("cli_shortcuts") or {}).get(kebab, kebab)

@@ -16,6 +16,7 @@ import numpy as np
 import supervision as sv
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from ssd_core.cores import usable_cores
 from worker.errors import SinkError
 from worker.events import Detection, DetectionsEvent, Event
 from worker.frames import ShownPicture
@@ -89,6 +90,7 @@ class _Video:
         stream.height, stream.width = self._size
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
+        codec.thread_count = usable_cores()
         has_pts = event.data.pts is not None
         codec.time_base = Fraction(event.data.time_base) if has_pts else 1 / rate
         codec.sample_aspect_ratio = pixel_aspect

@@ -2,23 +2,30 @@
 --
 -- KEYS  stream, producer hash, status hash (all of one camera: one cluster slot; a replay has no
 --       status and passes its producer hash twice)
--- ARGV  claim ('' for live; for a replay the claim in its producer hash), maxlen (0: do not trim),
---       then per event, oldest first: epoch, seq, id, type, JSON, state, reason
+-- ARGV  claim ('' for live; for a replay the claim in its producer hash), owner ('': not checked),
+--       maxlen (0: do not trim), then per event, oldest first: epoch, seq, id, type, JSON, state, reason
 --       (state and reason are '' unless the event reports the camera's state)
 -- Returns the number of events appended; -1 if another producer owns the stream; for a replay, -2 if
 -- Redis has lost events that it had confirmed (restored from older data), -3 if it has lost all;
--- -4 if the producer hash holds no valid numbers.
+-- -4 if the producer hash holds no valid numbers; -5 if the camera belongs to another owner (own.lua).
 -- One call may carry several epochs: in a retry, the older ones are duplicates. The stream belongs to
 -- another producer only if even the newest epoch is below the one in the hash.
+if redis.replicate_commands then
+  redis.replicate_commands()  -- for Redis before 7 with lua-replicate-commands off: ids of entries vary
+end
+
 local stream, producer, status = KEYS[1], KEYS[2], KEYS[3]
-local claim, maxlen = ARGV[1], tonumber(ARGV[2])
-local first, fields = 3, 7
+local claim, owner, maxlen = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local first, fields = 4, 7
 local newest_epoch = tonumber(ARGV[#ARGV - fields + 1])
 
-local held = redis.call('HMGET', producer, 'epoch', 'seq', 'claim')
+local held = redis.call('HMGET', producer, 'epoch', 'seq', 'claim', 'owner')
 local last_epoch, last_seq = tonumber(held[1] or -1), tonumber(held[2] or -1)
 if not last_epoch or not last_seq then
   return -4
+end
+if owner ~= '' and (held[4] or '') ~= '' and held[4] ~= owner then
+  return -5
 end
 if claim ~= '' and not held[1] then
   return -3

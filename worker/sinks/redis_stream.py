@@ -2,7 +2,8 @@
 
 Delivery: ``publish.lua`` appends the events whose (epoch, seq) is newer than the camera's producer
 hash and updates the hash atomically. So a retry after a lost reply appends nothing, a replay
-resumes from the hash, and a stalled worker with an older epoch is fenced off (Fenced).
+resumes from the hash, and a stalled worker with an older epoch is fenced off (Fenced), as is one
+that is not the camera's owner any more (TakenOver). ``own.lua`` makes and keeps owners.
 Cost: one round trip per batch, in a cluster one per camera and batch, plus one per camera every
 30 s to announce its id. Each camera's script is atomic, the batch as a whole is not.
 """
@@ -21,12 +22,14 @@ from worker.errors import (
     Fenced,
     SinkError,
     SinkUnavailable,
+    TakenOver,
     UsageError,
     WorkerError,
 )
 from worker.events import CameraEvent, Event
 from worker.keys import Keys
 from worker.publishing.checkpoint import Checkpoint, ReplayClaim
+from worker.publishing.ownership import Bid, Holder
 from worker.servers.address import (
     MISSING_SCRIPT,
     REDIS_ERRORS,
@@ -53,10 +56,12 @@ class RedisStreamSink:
         *,
         prefix: str = "ssd",
         stream_maxlen: int = 0,
+        owner: str = "",
         reply_timeout: float = REPLY_TIMEOUT_SECONDS,
         before_connecting: Callable[[], object] = lambda: None,
     ) -> None:
         """``stream_maxlen`` caps each stream approximately (MAXLEN ~); 0 does not trim it.
+        ``owner``: this worker; a camera that belongs to another is refused. "": not checked.
 
         ``before_connecting`` may start the server, or raise WorkerError.
 
@@ -71,6 +76,7 @@ class RedisStreamSink:
         self.destination = f"{destination(url)} {prefix}"
         """Identifies server, database and prefix; contains no secret."""
         self._stream_maxlen = stream_maxlen
+        self._owner = owner
         self._claims: dict[str, str] = {}
         self._announced: dict[str, float] = {}
 
@@ -82,7 +88,7 @@ class RedisStreamSink:
         calls = {camera_id: self._call(camera_id, found) for camera_id, found in by_camera.items()}
         for camera_id in calls:
             self._announce(camera_id)
-        for camera_id, appended in self._answers(calls):
+        for camera_id, appended in self._answers("publish.lua", calls):
             self._check(camera_id, by_camera[camera_id][-1].data.epoch, appended)
 
     def last_epoch(self, camera_id: str) -> int:
@@ -95,6 +101,25 @@ class RedisStreamSink:
         except ValueError:
             raise _damaged(camera_id, key) from None
 
+    def own(self, bids: Mapping[str, Bid]) -> dict[str, Holder | CameraRefused]:
+        """Place a bid for each live camera; see ``worker.publishing.ownership``."""
+        found: dict[str, Holder | CameraRefused] = {}
+        calls = {
+            camera_id: _Call(
+                [self._keys.camera(camera_id, replay=False).producer],
+                [bid.owner, bid.expected, bid.expected_seen],
+            )
+            for camera_id, bid in bids.items()
+        }
+        while calls:  # a camera that is refused may leave the others without an answer
+            try:
+                for camera_id, answer in self._answers("own.lua", calls):
+                    found[camera_id] = _holder(*answer)
+            except CameraRefused as error:
+                found[error.camera_id] = error
+            calls = {name: call for name, call in calls.items() if name not in found}
+        return found
+
     def claim_replay(self, camera_id: str, claim: ReplayClaim, *, restart: bool) -> Checkpoint:
         """Claim a camera's replay stream for one recording, model and set of settings.
 
@@ -106,8 +131,9 @@ class RedisStreamSink:
         fields = ("recording", claim.recording, "model", claim.model, "settings", claim.settings)
         with self._connected(camera_id) as redis:
             reply = redis.claim(
-                keys=[keys.stream, keys.producer],
-                args=[claim.digest, "1" if restart else "0", *fields],
+                _Call(
+                    [keys.stream, keys.producer], [claim.digest, "1" if restart else "0", *fields]
+                )
             )
         values = [value.decode() if value is not None else "" for value in reply]
         if len(values) == 3:
@@ -129,7 +155,9 @@ class RedisStreamSink:
     def _call(self, camera_id: str, events: Sequence[Event]) -> "_Call":
         """The call of ``publish.lua`` for a camera's events."""
         keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
-        arguments: list[str | int] = [self._claims.get(camera_id, ""), self._stream_maxlen]
+        claim = self._claims.get(camera_id, "")
+        owner = "" if claim else self._owner
+        arguments: list[str | int] = [claim, owner, self._stream_maxlen]
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
@@ -142,18 +170,19 @@ class RedisStreamSink:
         return _Call([keys.stream, keys.producer, keys.status], arguments)
 
     def _announce(self, camera_id: str) -> None:
-        """Add a camera to the set for discovery, periodically: a server may lose its data."""
+        """Add an id to its set for discovery, periodically: a server may lose its data."""
         with self._connected(camera_id) as redis:
             if time.monotonic() >= self._announced.get(camera_id, 0):
-                redis.client.sadd(self._keys.cameras, camera_id)
+                known = self._keys.ids(replay=camera_id in self._claims)
+                redis.client.sadd(known, camera_id)
                 self._announced[camera_id] = time.monotonic() + ANNOUNCE_SECONDS
 
-    def _answers(self, calls: Mapping[str, "_Call"]) -> Iterator[tuple[str, int]]:
+    def _answers(self, script: str, calls: Mapping[str, "_Call"]) -> Iterator[tuple[str, Any]]:
         """The script's answer to each camera's call."""
         if not calls:
             return
         with self._connected(next(iter(calls))) as redis:
-            answers = redis.publish(list(calls.values()))
+            answers = redis.run(script, list(calls.values()))
         for camera_id, answer in zip(calls, answers, strict=False):  # they may end with an error
             with self._connected(camera_id):
                 if isinstance(answer, Exception):
@@ -177,6 +206,8 @@ class RedisStreamSink:
         if appended == -4:
             keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
             raise _damaged(camera_id, keys.producer)
+        if appended == -5:
+            raise TakenOver(camera_id)
         if appended == -3:
             raise SinkError(
                 f"camera {camera_id}: Redis has lost all events of this replay: "
@@ -219,38 +250,56 @@ class _ScriptedClient:
 
     def __init__(self, client: RedisClient) -> None:
         self.client = client
-        self._publish = client.register_script(_script("publish.lua"))
-        self.claim = client.register_script(_script("claim.lua"))
+        self._scripts = {
+            name: client.register_script(_script(name))
+            for name in ("publish.lua", "own.lua", "claim.lua")
+        }
 
-    def publish(self, calls: Sequence[_Call]) -> list[Any]:
-        """The answer to each call of ``publish.lua``, or the error that it failed with.
+    def claim(self, call: _Call) -> Any:
+        """The answer of ``claim.lua``."""
+        return self._scripts["claim.lua"](keys=call.keys, args=call.arguments)
 
-        Calls after a failed one may have no answer. Raises errors that end the connection.
+    def run(self, script: str, calls: Sequence[_Call]) -> list[Any]:
+        """The answer to each call of a script, or the error that it failed with.
+
+        Calls after a failed one may have no answer. Raises errors that end the connection. The
+        script must do no harm if it runs twice.
         """
         # In a cluster, whose servers each have some of the keys, redis-py pipelines no scripts.
         if len(calls) == 1 or is_cluster(self.client):
-            return self._one_by_one(calls)
-        answers = self._pipelined(calls)
+            return self._one_by_one(script, calls)
+        answers = self._pipelined(script, calls)
         if any(isinstance(answer, MISSING_SCRIPT) for answer in answers):
-            self.client.script_load(self._publish.script)
-            answers = self._pipelined(calls)  # safe: the script appends nothing twice
+            self.client.script_load(self._scripts[script].script)
+            answers = self._pipelined(script, calls)
         return answers
 
-    def _one_by_one(self, calls: Sequence[_Call]) -> list[Any]:
+    def _one_by_one(self, script: str, calls: Sequence[_Call]) -> list[Any]:
         answers: list[Any] = []
         for call in calls:
             try:
-                answers.append(self._publish(keys=call.keys, args=call.arguments))
+                answers.append(self._scripts[script](keys=call.keys, args=call.arguments))
             except REDIS_ERRORS as error:
                 return [*answers, error]
         return answers
 
-    def _pipelined(self, calls: Sequence[_Call]) -> list[Any]:
+    def _pipelined(self, script: str, calls: Sequence[_Call]) -> list[Any]:
         with self.client.pipeline(transaction=False) as pipeline:
             for call in calls:
-                pipeline.evalsha(self._publish.sha, len(call.keys), *call.keys, *call.arguments)
+                sha = self._scripts[script].sha
+                pipeline.evalsha(sha, len(call.keys), *call.keys, *call.arguments)
             answers: list[Any] = pipeline.execute(raise_on_error=False)
         return answers
+
+
+def _holder(taken: bytes, owner: bytes | None, seen: bytes, age_ms: bytes, epoch: bytes) -> Holder:
+    return Holder(
+        taken=taken == b"1",
+        owner=None if owner is None else owner.decode(errors="replace"),
+        seen=seen.decode(errors="replace"),
+        age_seconds=max(int(age_ms) / 1000, 0),
+        epoch=int(epoch) if epoch.isdigit() else 0,  # a damaged hash refuses the events
+    )
 
 
 def _damaged(camera_id: str, key: str) -> CameraRefused:
@@ -270,9 +319,9 @@ def _conflict(camera_id: str, claim: ReplayClaim, recording: str, model: str, se
     if recording != claim.recording:
         differs = "another recording"
     elif model != claim.model:
-        differs = "this recording, analysed with another model,"
+        differs = "this recording, analysed with another model"
     elif settings != claim.settings:
-        differs = "this recording, analysed with other settings,"
+        differs = "this recording, analysed with other settings"
     else:
         raise _damaged_replay(camera_id)
     return (

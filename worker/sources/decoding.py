@@ -13,6 +13,7 @@ from typing import Any
 
 from av.error import FFmpegError, InvalidDataError
 
+from ssd_core.cores import usable_cores
 from worker.errors import SourceError
 from worker.sources.completeness import Completeness, is_cut
 from worker.sources.limits import DEFAULT_LIMITS, Limits, Meter, OverLimit
@@ -141,6 +142,9 @@ class DecodedPictures:
         """The pictures of an open container, in presentation order."""
         # Not frame threads: with those, damaged pictures differ from run to run.
         stream.thread_type = "SLICE"
+        # Two at least: a single one conceals errors in damaged H.264 in another way. FFmpeg advises
+        # against more than 16.
+        stream.thread_count = min(max(usable_cores(), 2), 16)
         self._is_multipart = container.format.name == MULTIPART
         completeness = Completeness(self._path, container, stream, float(1 / rate_of(stream)))
         orientations = Orientations()

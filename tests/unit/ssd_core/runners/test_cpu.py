@@ -42,7 +42,7 @@ def spec(tiny_spec):
 @pytest.fixture
 def run(spec, monkeypatch):
     def make(cores=2, before=lambda number: None):
-        monkeypatch.setattr(cpu, "cpu_threads", lambda: cores)
+        monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
         network = CountingNetwork(64, before)
         return CpuRunner(network, spec, torch.float32, spec.decode_settings()), network
 
@@ -76,6 +76,26 @@ def test_a_batch_is_cut_into_shares_for_the_cores_none_above_the_best_size(cores
     cut = shares_of(images, cores)
     assert [size for _, size in cut] == shares
     assert [start for start, _ in cut] == [sum(shares[:k]) for k in range(len(shares))]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 32])
+@pytest.mark.parametrize(
+    ("batches_of", "together", "shares"), [(8, 4, [4, 2]), (12, 4, [4, 2]), (6, 6, [4, 2])]
+)
+def test_asked_to_it_computes_the_same_images_together_on_any_number_of_cores(
+    run, cores, batches_of, together, shares
+):
+    runner, network = run(cores)
+    assert runner.compute_alike(batches_of) == together
+    assert numbers_of(runner.submit(batch(1, 2, 3, 4, 5, 6))()) == [1, 2, 3, 4, 5, 6]
+    assert sorted(size for size, _ in network.calls) == sorted(shares)
+
+
+def test_batches_of_less_than_a_share_are_computed_as_they_are(run):
+    runner, network = run(cores=8)
+    assert runner.compute_alike(3) == 3
+    runner.submit(batch(1, 2, 3))()
+    assert network.calls == [(3, 1)]
 
 
 def test_each_share_runs_on_one_thread(run):

@@ -62,7 +62,10 @@ def live(tmp_path, sink):
     file.write_text(GATE)
     settings = load_settings(RunSettings, "run", ["--cameras", str(file)])
     live = LiveCameras(
-        settings, DetectorSetup(Detector(), 4, None), lambda: sink, partial(spool_in, tmp_path)
+        settings,
+        DetectorSetup(Detector(), 4, together=4, gpu=None),
+        lambda: sink,
+        partial(spool_in, tmp_path),
     )
     live.file = Path(file)
     return live

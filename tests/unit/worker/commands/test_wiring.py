@@ -1,4 +1,7 @@
 import logging
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -156,3 +159,42 @@ def test_the_batch_is_the_detectors_unless_asked_for():
 def test_what_the_machine_does_not_have_is_refused_as_wrong_usage(arguments, message):
     with pytest.raises(UsageError, match=message):
         wiring.load_detector(settings_of(*arguments))
+
+
+TWO_SIGNALS = """
+import signal, sys
+from worker.commands import wiring
+wiring.SECOND_SIGNAL_SECONDS = float(sys.argv[1])
+stops = []
+with wiring.on_stop_signals(lambda: stops.append(1)) as signals:
+    signal.raise_signal(signal.SIGINT)
+signal.raise_signal(signal.SIGTERM)
+print(len(stops), signals)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code", "printed"), [(60, 0, "2 [2, 15]\n"), (1e-9, -signal.SIGTERM, "")]
+)
+def test_a_second_signal_ends_the_process_only_some_time_after_the_first(seconds, code, printed):
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_SIGNALS, str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, done.stdout) == (code, printed)
+
+
+def test_pytorch_uses_no_more_threads_than_a_quota_allows(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    monkeypatch.setattr("ssd_core.cores.usable_cores", lambda: 2)
+    try:
+        wiring.load_detector(settings_of("--device", "cpu", "--max-batch", 1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_replays_detector_says_how_many_frames_are_computed_together():
+    settings = settings_of("--device", "cpu", "--max-batch", 8)
+    assert wiring.load_detector(settings, alike=True).together == 4
+    assert wiring.load_detector(settings).together == 8

@@ -360,20 +360,117 @@ def test_a_camera_that_the_sink_refuses_is_tried_again_only_with_other_settings(
     run.wait_for_frames("yard")
 
 
+class Publisher:
+    """What readers ask of one: which cameras may be watched, and why others may not."""
+
+    def __init__(self, *free):
+        self.free, self.refused, self.held = {*free}, {}, {}
+        self.added, self.removed = [], []
+
+    def add_cameras(self, camera_ids):
+        self.added += camera_ids
+
+    def remove_cameras(self, camera_ids):
+        self.removed += camera_ids
+
+    def may_watch(self, camera_id):
+        return camera_id in self.free
+
+
+@pytest.fixture
+def of_run():
+    """Readers over a publisher, looked after by the test."""
+    started = []
+
+    def of_run(publisher, *cameras):
+        found = readers.Readers(
+            LatestFrameBatcher(4, 0.01), publisher, CameraRecords(), lossless=False
+        )
+        started.append(found)
+        found.watch(cameras)
+        return found
+
+    yield of_run
+    for found in started:
+        found.stop(1)
+
+
+def test_a_camera_is_connected_only_once_no_other_worker_watches_it(cameras, of_run):
+    publisher = Publisher("gate")
+    found = of_run(publisher, cameras.camera("gate"), cameras.camera("yard"))
+    found.look_after()
+    assert publisher.added == ["gate", "yard"]
+    assert [source.camera_id for source in cameras.opened] == ["gate"]
+    publisher.held["yard"] = "camera yard: held"
+    found.look_after()
+    assert len(cameras.opened) == 1
+    publisher.held.clear()
+    publisher.free.add("yard")
+    found.look_after()
+    assert [source.camera_id for source in cameras.opened] == ["gate", "yard"]
+    found.look_after()
+    assert len(cameras.opened) == 2
+
+
+def test_a_run_has_not_ended_while_a_camera_waits_and_ends_if_all_are_held(cameras, of_run):
+    publisher = Publisher()
+    found = of_run(publisher, cameras.camera("gate"), cameras.camera("yard"))
+    found.look_after()
+    assert not found.have_ended
+    publisher.held["gate"] = "camera gate: held"
+    found.look_after()  # the other may still be free
+    publisher.held["yard"] = "camera yard: held"
+    with pytest.raises(SinkError, match="no camera left to watch: camera gate: held"):
+        found.look_after()
+
+
+def test_a_camera_that_is_refused_before_it_was_watched_is_set_aside(cameras, of_run):
+    publisher = Publisher("gate")
+    found = of_run(publisher, cameras.camera("gate"), cameras.camera("yard"))
+    publisher.refused["yard"] = "camera yard: damaged"
+    found.look_after()
+    publisher.free.add("yard")
+    found.look_after()
+    assert [source.camera_id for source in cameras.opened] == ["gate"]
+    only = of_run(publisher, cameras.camera("yard"))
+    publisher.free.clear()
+    with pytest.raises(SinkError, match="camera yard: damaged"):
+        only.look_after()
+
+
+def test_a_waiting_camera_that_is_not_wanted_any_more_is_not_waited_for(cameras, of_run):
+    publisher = Publisher("gate")
+    gate = cameras.camera("gate")
+    found = of_run(publisher, gate, cameras.camera("yard"))
+    found.look_after()
+    found.watch([gate])
+    found.look_after()
+    assert publisher.removed == ["yard"]
+    publisher.free.add("yard")
+    found.look_after()
+    assert cameras.of("yard") == []
+
+
+def test_a_waiting_camera_is_connected_with_the_settings_of_the_last_reload(cameras, of_run):
+    publisher = Publisher()
+    found = of_run(publisher, cameras.camera("gate", source_settings="old"))
+    found.look_after()
+    found.watch([cameras.camera("gate", source_settings="new")])
+    found.look_after()
+    publisher.free.add("gate")
+    found.look_after()
+    (reader,) = found._readers.values()
+    assert reader.camera.source_settings == "new"
+    assert publisher.added == ["gate"]
+
+
 def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next():
-    class Refusing:
-        def __init__(self):
-            self.refused = {}
-
-        def add_cameras(self, camera_ids):
-            pass
-
     class RefusedMeanwhile(EndlessSource):
         def stop(self):
             super().stop()
             publisher.refused["yard"] = "camera yard: taken"
 
-    publisher, batcher = Refusing(), LatestFrameBatcher(4, 0.01)
+    publisher, batcher = Publisher("gate", "yard", "lot"), LatestFrameBatcher(4, 0.01)
     of_run = readers.Readers(batcher, publisher, CameraRecords(), lossless=False)
     of_run.watch(
         [Camera(name, partial(RefusedMeanwhile, name)) for name in ("gate", "yard", "lot")]

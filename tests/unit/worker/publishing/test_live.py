@@ -1,15 +1,25 @@
+import logging
 import threading
 import time
+from unittest import mock
 
 import pytest
 
 from tests.conftest import wait_until
-from tests.events import detections_event
+from tests.events import camera_event, detections_event
 from tests.sinks import DeduplicatingSink, FlakySink
 from tests.spools import spool_in
-from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, SpoolError
-from worker.publishing import live, outage
+from worker.errors import (
+    CameraRefused,
+    Fenced,
+    SinkError,
+    SinkUnavailable,
+    SpoolError,
+    TakenOver,
+)
+from worker.publishing import live, outage, ownership
 from worker.publishing.live import LivePublisher
+from worker.publishing.ownership import Holder, Ownership
 from worker.publishing.spool import Spool
 from worker.sinks.memory import MemorySink
 
@@ -377,3 +387,183 @@ def test_the_watchdog_sees_progress_while_the_sink_is_away(start):
     before = publisher.progress()
     wait_until(lambda: publisher.progress() > before + 3)
     assert publisher.has_work()
+
+
+class OwningSink(DeduplicatingSink):
+    """Keeps the owners of cameras, too; whoever ``lives`` is seen at each look."""
+
+    def __init__(self):
+        super().__init__()
+        self.back.set()
+        self.owners, self.looks, self.lives = {}, 0, set()
+
+    def own(self, bids):
+        if not self.back.is_set():
+            raise SinkUnavailable("away")
+        self.looks += 1
+        return {name: self._own(name, bid) for name, bid in bids.items()}
+
+    def _own(self, name, bid):
+        owner = self.owners.get(name)
+        taken = (owner or "") in (bid.owner, bid.expected)
+        if taken:
+            self.owners[name] = bid.owner
+        seen = str(self.looks) if owner in self.lives else "long ago"
+        return Holder(taken, owner, seen, 0.0, 0)
+
+    def publish(self, events):
+        for event in events:
+            if self.owners.get(event.data.camera_id) not in ("us", None, ""):
+                raise TakenOver(event.data.camera_id, "another")
+        super().publish(events)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Looks follow one another at once, and an owner is dead after a tenth of a second."""
+    monkeypatch.setattr(ownership, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(ownership, "HELD_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(ownership, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(ownership, "OWNED_SECONDS", 0.1)
+
+
+@pytest.fixture
+def owning(tmp_path, soon):
+    """Starts a publisher of the worker "us" that serves no camera yet."""
+    publishers = []
+
+    def owning(sink, *cameras):
+        publisher = LivePublisher(
+            sink, spool_in(tmp_path, ()), capacity=100, ownership=Ownership(sink, "us")
+        )
+        publishers.append(publisher)
+        publisher.add_cameras(cameras)
+        publisher.start()
+        return publisher
+
+    yield owning
+    for publisher in publishers:
+        publisher.close(1)
+
+
+def test_a_camera_is_owned_while_it_is_published_and_given_back_at_the_end(owning):
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    looks = sink.looks
+    wait_until(lambda: sink.looks > looks + 3, what="renewals without any event")
+    publisher.submit(events(0, 4))
+    assert publisher.close(5) == 0
+    assert seqs(sink) == [0, 1, 2, 3, 4]
+    assert sink.owners == {"gate": ""}
+
+
+def test_what_an_earlier_run_spooled_waits_until_the_camera_is_ours(owning, tmp_path):
+    spool_in(tmp_path).append([*events(0, 2), *events(0, 1, "yard")])
+    sink = OwningSink()
+    sink.owners, sink.lives = {"gate": "another"}, {"another"}
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: len(sink.events) == 2)
+    wait_until(lambda: "gate" in publisher.held)
+    assert {event.data.camera_id for event in sink.events} == {"yard"}
+    assert len(spool_in(tmp_path)) == 3
+    sink.lives.clear()
+    wait_until(lambda: len(sink.events) == 5, what="the death of the other worker")
+    assert publisher.held == {}
+    publisher.submit(events(0, 0, epoch=2))
+    publisher.close(5)
+    assert [e.data.epoch for e in sink.events if e.data.camera_id == "gate"] == [1, 1, 1, 2]
+
+
+def test_a_camera_that_was_taken_over_is_refused_and_the_others_go_on(owning, tmp_path):
+    sink = OwningSink()
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: publisher.may_watch("gate") and publisher.may_watch("yard"))
+    sink.owners["gate"] = "another"
+    wait_until(lambda: "gate" in publisher.refused, what="a renewal to find it")
+    assert "has taken over its stream" in publisher.refused["gate"]
+    assert not publisher.may_watch("gate")
+    publisher.submit([*events(0, 2), *events(0, 2, "yard")])
+    publisher.close(5)
+    assert {event.data.camera_id for event in sink.events} == {"yard"}
+    assert sink.owners == {"gate": "another", "yard": ""}
+    assert len(spool_in(tmp_path)) == 0
+
+
+def test_events_that_are_refused_since_another_took_the_camera_refuse_the_camera(owning):
+    sink = OwningSink()
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: publisher.may_watch("gate") and publisher.may_watch("yard"))
+    with mock.patch.object(sink, "_own", return_value=Holder(True, "us", "", 0.0, 0)):
+        sink.owners["gate"] = "another"  # renewals do not find it
+        publisher.submit([*events(0, 2), *events(0, 2, "yard")])
+        wait_until(lambda: "gate" in publisher.refused)
+        wait_until(lambda: len(sink.events) == 3)
+    assert {event.data.camera_id for event in sink.events} == {"yard"}
+
+
+def test_without_an_answer_cameras_are_watched_and_spooled_and_owned_afterwards(owning, tmp_path):
+    spool_in(tmp_path).append(events(0, 2))
+    sink = OwningSink()
+    sink.back.clear()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    publisher.submit(events(0, 4, epoch=2))
+    wait_until(lambda: len(spool_in(tmp_path)) == 8)
+    sink.back.set()
+    wait_until(lambda: publisher.waiting == 0)
+    assert [(e.data.epoch, e.data.seq) for e in sink.events] == [
+        (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4),
+    ]  # fmt: skip
+    assert sink.owners == {"gate": "us"}
+
+
+def test_a_renewal_that_fails_begins_an_outage_and_one_that_succeeds_ends_it(
+    owning, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("worker"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    wait_until(lambda: "is unavailable" in caplog.text)
+    assert publisher.may_watch("gate")
+    sink.back.set()
+    wait_until(lambda: "is available again" in caplog.text)
+    assert sink.owners == {"gate": "us"}
+
+
+def test_a_camera_is_not_given_back_by_a_sink_that_is_away(owning):
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.waiting)
+    publisher.close(1)
+    assert sink.owners == {"gate": "us"}
+
+
+def test_a_camera_that_ended_is_given_back_while_the_others_go_on(owning):
+    sink = OwningSink()
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: publisher.may_watch("gate") and publisher.may_watch("yard"))
+    ended = camera_event(seq=3, state="ended", reason="removed")
+    publisher.submit([*events(0, 2), ended, *events(0, 0, "yard")])
+    wait_until(lambda: sink.owners == {"gate": "", "yard": "us"})
+    publisher.submit(events(0, 0, epoch=2))  # it is watched again
+    wait_until(lambda: sink.owners == {"gate": "us", "yard": "us"})
+
+
+def test_a_camera_that_is_wanted_no_longer_is_not_waited_for(owning):
+    sink = OwningSink()
+    sink.owners, sink.lives = {"gate": "another"}, {"another"}
+    publisher = owning(sink, "gate")
+    wait_until(lambda: "gate" in publisher.held)
+    publisher.remove_cameras(["gate"])
+    wait_until(lambda: publisher.held == {})
+    sink.owners["gate"] = ""
+    publisher.submit(events(0, 0, "yard"))
+    wait_until(lambda: len(sink.events) == 1)
+    assert sink.owners["gate"] == ""
