@@ -368,3 +368,10 @@ def test_events_of_a_camera_that_was_removed_are_there_when_it_is_added_again(tm
     spool.forget(spool.oldest(100))
     spool.add_cameras(["yard"])
     assert [event.data.camera_id for event in spool.oldest(100).events] == ["yard"] * 3
+
+
+def test_files_that_others_could_read_are_closed_to_them_when_they_are_opened(tmp_path):
+    (tmp_path / FILE_NAME).touch(mode=0o644)
+    (tmp_path / FILE_NAME).chmod(0o644)
+    spool_in(tmp_path)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600

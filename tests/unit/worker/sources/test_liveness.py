@@ -33,6 +33,23 @@ def test_pictures_keep_a_connection_alive_also_two_fields_to_each(clock):
         read(Liveness(), clock, pictures, seconds=60)
 
 
+def decode(connection, clock, pictures):
+    """A window of packets with so many pictures each; the last comes at its end."""
+    for index, given in enumerate(pictures):
+        if index == len(pictures) - 1:
+            clock.now += PICTURELESS_SECONDS
+        connection.decoded(given)
+
+
+def test_one_picture_in_three_packets_is_enough_and_in_four_is_not(clock):
+    connection = Liveness()
+    decode(connection, clock, [1, 0, 0])
+    decode(connection, clock, [0, 1, 0, 0, 0, 1])
+    decode(connection, clock, [0, 0, 1])
+    with pytest.raises(ConnectionLost, match="1 of 4 packets could be decoded in 5 s"):
+        decode(connection, clock, [0, 1, 0, 0])
+
+
 def test_a_slow_camera_is_no_dead_one(clock):
     read(Liveness(), clock, 1, seconds=60, rate=0.4)
 

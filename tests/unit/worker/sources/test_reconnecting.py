@@ -51,8 +51,22 @@ def test_a_connection_that_held_is_followed_at_once_and_one_that_broke_is_not():
     assert held <= FIRST_BACKOFF_SECONDS
 
 
+def test_no_camera_is_tried_again_at_once_however_long_the_attempt_took():
+    attempts = waits(Backoff(), 200, "timeout", attempt_seconds=60)
+    assert min(attempts) >= FIRST_BACKOFF_SECONDS / 2
+    assert max(attempts) <= FIRST_BACKOFF_SECONDS
+    assert len(set(attempts)) > 100
+
+
 def test_a_refused_login_is_tried_again_slowly_from_the_first():
     assert min(waits(Backoff(), 100, "unauthorized", attempt_seconds=5)) >= 15
+
+
+def test_the_time_of_an_attempt_counts_as_waiting():
+    backoff = Backoff()
+    waits(backoff, 10)
+    assert max(waits(backoff, 200, attempt_seconds=1)) <= LAST_BACKOFF_SECONDS - 1
+    assert max(waits(backoff, 200, attempt_seconds=1)) > LAST_BACKOFF_SECONDS - 1.5
 
 
 def test_a_turnstile_lets_one_through_after_another_and_none_wait_for_nobody():
