@@ -26,7 +26,7 @@ class Sampler:
         return skipped
 
     def _is_due(self, now: float | None) -> bool:
-        if not self._interval_seconds or now is None:
+        if now is None:
             return True
         jumped_back = self._last_seconds is not None and now < self._last_seconds
         self._last_seconds = now

@@ -98,6 +98,12 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
         check_labels(["Zebra"], ["Bicycle", "Boot"], "a model")
 
 
+def test_labels_that_the_model_has_are_accepted_and_only_the_others_named():
+    check_labels(["Boot", "Bicycle"], ["Bicycle", "Boot"], "a model")
+    with pytest.raises(UsageError, match="does not know Zebra, Yak: it knows Bicycle, Boot$"):
+        check_labels(["Zebra", "Boot", "Yak"], ["Bicycle", "Boot"], "a model")
+
+
 # What the detector does with a batch
 
 
@@ -195,3 +201,9 @@ def test_whatever_changes_detections_changes_what_a_replay_is_claimed_with(chang
     vars(other).update(change)
     before, after = FrameDetector(plain).affecting, FrameDetector(other).affecting
     assert [key for key in before if before[key] != after[key]] == [name]
+
+
+def test_whoever_scales_the_pictures_is_named():
+    for takes_yuv, name in ((True, "detector"), (False, "source")):
+        detector = FrameDetector(FakeDetector("cuda", takes_yuv=takes_yuv))
+        assert detector.affecting["scaled_by"] == name

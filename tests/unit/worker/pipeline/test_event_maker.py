@@ -1,3 +1,6 @@
+import dataclasses
+from fractions import Fraction
+
 import pytest
 
 from tests.events import MODEL, PERSON
@@ -88,6 +91,8 @@ def test_the_time_of_a_cameras_last_frame_is_on_its_record(live, monkeypatch):
 def test_a_frame_has_its_time_in_the_stream_in_seconds(live):
     (event,) = make(live, frame(pts=13))
     assert (event.data.pts, event.data.time_base, event.data.pts_seconds) == (13, "1/10", 1.3)
+    thirds = dataclasses.replace(frame(pts=2), time_base=Fraction(1, 3))
+    assert make(live, thirds)[0].data.pts_seconds == 0.666667
 
 
 def test_publish_all_gives_every_live_frame_an_event():
@@ -173,8 +178,6 @@ def test_a_down_without_an_epoch_belongs_to_the_current_one(live):
 
 
 def test_a_frame_without_pts_gives_an_event_without_pts(live):
-    import dataclasses
-
     (event,) = make(live, dataclasses.replace(frame(), pts=None))
     assert "pts" not in event.to_json().replace("pts_seconds", "")
     assert event.data.time_base == "1/10"
