@@ -100,7 +100,7 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
 
 def test_labels_that_the_model_has_are_accepted_and_only_the_others_named():
     check_labels(["Boot", "Bicycle"], ["Bicycle", "Boot"], "a model")
-    with pytest.raises(UsageError, match="does not know Zebra, Yak: it knows Bicycle, Boot$"):
+    with pytest.raises(UsageError, match=r"does not know Zebra, Yak: it knows Bicycle, Boot$"):
         check_labels(["Zebra", "Boot", "Yak"], ["Bicycle", "Boot"], "a model")
 
 

@@ -93,7 +93,7 @@ def test_only_rtsp_logins_have_a_limit():
 
 @pytest.mark.parametrize("source", ["admin:secret@host/x", "rtsp://admin:sec/ret@host/x"])
 def test_a_source_that_cannot_be_meant_is_refused_also_where_its_id_is_already_known(source):
-    with pytest.raises(UsageError, match="USER:PASSWORD|%40") as caught:
+    with pytest.raises(UsageError, match=r"USER:PASSWORD|%40") as caught:
         check_source(source)
     assert "sec" not in str(caught.value)
 

@@ -115,7 +115,7 @@ def test_packets_without_a_first_picture_are_invalid_data(clock, seconds):
     connection = Liveness()
     connection.decoded(0)
     clock.now += seconds
-    with pytest.raises(ConnectionLost, match="0 of 2 packets could be decoded in 1[01] s"):
+    with pytest.raises(ConnectionLost, match=r"0 of 2 packets could be decoded in 1[01] s"):
         connection.decoded(0)
 
 
