@@ -6,7 +6,8 @@ import time
 import pytest
 
 from tests.conftest import wait_until
-from worker.pipeline.watchdog import EXIT_CODE, watchdog
+from worker.pipeline import watchdog as module
+from worker.pipeline.watchdog import CHECKS, EXIT_CODE, watchdog
 
 SECONDS = 0.2
 
@@ -116,3 +117,41 @@ def test_a_process_that_was_stopped_for_a_while_is_not_ended(ends, monkeypatch):
             time.sleep(SECONDS)
             work.steps += 1
     assert ends == []
+
+
+class Looks:
+    """Time that passes only while the watchdog waits for its next look."""
+
+    def __init__(self, steps, stopped):
+        """``steps``: looks before which the work progresses; ``stopped``: for an hour, before."""
+        self.now = 0.0
+        self.count = 0
+        self.work = Work()
+        self._steps, self._stopped = steps, stopped
+
+    def wait(self, seconds):
+        self.count += 1
+        self.now += seconds + (3600 if self.count in self._stopped else 0)
+        self.work.steps += self.count in self._steps
+        return self.count > 10 * CHECKS
+
+
+@pytest.mark.parametrize(
+    ("steps", "stopped", "ended_at"),
+    [
+        ([], [], CHECKS + 1),
+        ([7], [], 7 + CHECKS + 1),
+        ([7, 20], [], 20 + CHECKS + 1),
+        (range(1, 100), [], 99 + CHECKS + 1),
+        ([], [1], CHECKS),  # an hour alone is no proof: it looks as often as ever
+        ([], [CHECKS - 1], CHECKS),
+        ([7], [8], 7 + CHECKS),
+    ],
+)
+def test_it_ends_the_process_so_many_looks_after_the_last_step(
+    monkeypatch, steps, stopped, ended_at
+):
+    looks, ended = Looks(steps, stopped), []
+    monkeypatch.setattr(module.time, "monotonic", lambda: looks.now)
+    module._watch(looks.work, CHECKS, looks, lambda code: ended.append((code, looks.count)))
+    assert ended == [(EXIT_CODE, ended_at)]
