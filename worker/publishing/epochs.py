@@ -60,7 +60,7 @@ class Epochs:
 
     def _raise_to(self, camera_id: str, epoch: int) -> None:
         with self._lock:
-            self._last[camera_id] = max(epoch, self._last.get(camera_id, 0))
+            self._last[camera_id] = max(epoch, self._last.get(camera_id, epoch))
 
 
 class PublishedEpochs:

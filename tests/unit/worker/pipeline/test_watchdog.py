@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 import threading
@@ -155,3 +156,34 @@ def test_it_ends_the_process_so_many_looks_after_the_last_step(
     monkeypatch.setattr(module.time, "monotonic", lambda: looks.now)
     module._watch(looks.work, CHECKS, looks, lambda code: ended.append((code, looks.count)))
     assert ended == [(EXIT_CODE, ended_at)]
+
+
+def test_a_log_that_hangs_does_not_keep_it_from_ending_the_process(ends, monkeypatch):
+    monkeypatch.setattr(module, "DUMP_SECONDS", 0.01)
+    go_on = threading.Event()
+
+    class Hanging(logging.Handler):
+        def emit(self, record):
+            go_on.wait(30)
+
+    module.log.addHandler(handler := Hanging())
+    try:
+        with watchdog(Work(), SECONDS, ends.append):
+            wait_until(lambda: ends)
+            assert not go_on.is_set()
+            go_on.set()
+    finally:
+        module.log.removeHandler(handler)
+    assert ends[0] == EXIT_CODE
+
+
+def test_it_ends_the_process_once(ends, monkeypatch):
+    looks = Looks([], [])
+    monkeypatch.setattr(module, "DUMP_SECONDS", 0.5)
+    monkeypatch.setattr(module.time, "monotonic", lambda: looks.now)
+    module._watch(looks.work, CHECKS, looks, ends.append)
+    monkeypatch.undo()
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(20)
+    assert ends == [EXIT_CODE]

@@ -57,12 +57,12 @@ def test_an_image_and_an_annotation_of_coco_have_all_that_is_known(tmp_path):
 
 
 def test_pixels_in_coco_have_two_decimals(tmp_path):
-    thirds = PERSON.model_copy(update={"box": (0.11111, 0.22222, 0.33333, 0.44444)})
+    thirds = PERSON.model_copy(update={"box": (0.11111, 0.22225, 0.33333, 0.44441)})
     event = detections_event("clip", detections=(thirds,))
     write_coco(lambda: [event], tmp_path / "tags.json", LABELS)
     (annotation,) = json.loads((tmp_path / "tags.json").read_text())["annotations"]
-    assert annotation["bbox"] == [85.33, 128.0, 170.67, 128.0]
-    assert annotation["area"] == 21845.76
+    assert annotation["bbox"] == [85.33, 128.02, 170.67, 127.96]
+    assert annotation["area"] == 21838.93
 
 
 def test_coco_of_nothing_is_empty_and_valid(tmp_path):
@@ -150,6 +150,15 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
         path.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), OSError("No space left")])
+def test_an_error_in_writing_is_one_line_with_its_reason(tmp_path, error):
+    with (
+        pytest.raises(SinkError, match=r"^cannot write .*out\.txt: No space left$"),
+        complete_or_absent(tmp_path / "out.txt"),
+    ):
+        raise error
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path):
