@@ -22,7 +22,7 @@ from tests.mutants.mutation import Functions, mutants_of
 ROOT = Path(__file__).parents[2]
 GRACE_SECONDS, GRACE_FACTOR = 3.0, 10
 """A test hangs if it takes so much longer than it takes without a mutant."""
-ENOUGH_SECONDS = 20.0
+ENOUGH_SECONDS = 10.0
 """For the tests of one mutant: what they do not notice, slower ones hardly will."""
 
 

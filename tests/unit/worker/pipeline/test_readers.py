@@ -383,3 +383,100 @@ def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next()
     of_run.look_after()
     assert set(of_run._readers) == {"lot"}
     of_run.stop(1)
+
+
+# Readers without a pipeline
+
+
+class Publisher:
+    """What readers ask of one."""
+
+    def __init__(self):
+        self.refused = {}
+        self.added = []
+
+    def add_cameras(self, camera_ids):
+        self.added.append(list(camera_ids))
+
+
+class SilentSource:
+    """Gives no sign of life until it revives, and ends."""
+
+    def __init__(self):
+        self.due_at = 100.0
+        self.thread = None
+        self.revives = threading.Event()
+
+    def current_epoch(self):
+        return 7
+
+    def stop(self):
+        pass
+
+    def __iter__(self):
+        self.thread = threading.current_thread()
+        self.revives.wait(60)
+        yield from ()
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Readers of one silent camera, looked after at the times that the test gives."""
+    monkeypatch.setattr(readers, "CONFIRM_SECONDS", 1.0)
+    of_test = Silent(monkeypatch)
+    yield of_test
+    for source in of_test.sources:
+        source.revives.set()
+
+
+class Silent:
+    def __init__(self, monkeypatch):
+        self.sources = []
+        self.batcher = LatestFrameBatcher(4, 60)
+        self.readers = readers.Readers(self.batcher, Publisher(), CameraRecords(), lossless=False)
+        self.readers.watch([Camera("gate", self._open)])
+        self._now = 0.0
+        monkeypatch.setattr(readers.time, "monotonic", lambda: self._now)
+        self.readers.look_after()
+
+    def look(self, *times):
+        """The state and reason of each item of the camera that looks at these times gave."""
+        for self._now in times:
+            self.readers.look_after()
+        batch = self.batcher.next(0)
+        return [(item.state, item.reason) for item in batch.items] if batch else []
+
+    def _open(self):
+        self.sources.append(SilentSource())
+        return self.sources[-1]
+
+
+def test_a_reader_hangs_once_it_is_overdue_for_so_long_over_several_looks(silent):
+    assert silent.look(100, 100.5, 101, 101.25) == []
+    assert silent.look(101.5) == [("down", "stall")]
+    assert len(silent.sources) == 2
+
+
+def test_a_process_that_was_stopped_does_not_take_its_readers_for_hanging(silent):
+    assert silent.look(4000, 8000) == []
+    assert silent.look(8000.25) == [("down", "stall")]
+
+
+def test_a_sign_of_life_begins_the_time_anew(silent):
+    assert silent.look(101, 101.75) == []
+    silent.sources[0].due_at = 102.0
+    assert silent.look(101.9) == []
+    assert silent.look(103, 103.5, 103.75) == []
+    assert silent.look(104) == [("down", "stall")]
+
+
+def test_only_readers_that_hang_at_the_same_time_count_against_a_camera(silent):
+    for _ in range(5):
+        hung = silent.sources[-1]
+        assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+        hung.revives.set()
+        wait_until(lambda hung=hung: hung.thread and not hung.thread.is_alive())
+    assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+    assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+    with pytest.raises(SinkError, match="3 of its readers hang"):
+        silent.look(1000, 1001, 1002)

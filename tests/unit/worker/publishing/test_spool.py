@@ -375,3 +375,8 @@ def test_files_that_others_could_read_are_closed_to_them_when_they_are_opened(tm
     (tmp_path / FILE_NAME).chmod(0o644)
     spool_in(tmp_path)
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_directory_is_made_with_its_parents_and_for_its_owner_alone(tmp_path):
+    spool_in(tmp_path / "state" / "spool")
+    assert (tmp_path / "state" / "spool").stat().st_mode & 0o777 == 0o700
