@@ -450,3 +450,40 @@ def test_events_that_another_worker_of_the_same_cameras_added_are_published_and_
     spool.append(events(4, 6))
     assert everything(spool) == [5, 6]
     assert len(spool) == 2
+
+
+def test_space_is_not_given_back_while_events_wait(tmp_path):
+    spool, statements = spool_in(tmp_path), []
+    spool.append(events(0, 3))
+    spool._database.set_trace_callback(statements.append)
+    spool.forget(spool.oldest(2))
+    assert not any("wal_checkpoint" in statement for statement in statements)
+    spool.forget(spool.oldest(2))
+    assert any("wal_checkpoint" in statement for statement in statements)
+
+
+@pytest.mark.parametrize(("missing_bytes", "left"), [(0, 4), (1, 3), (SIZE, 3), (SIZE + 1, 2)])
+def test_a_spool_is_never_larger_than_its_limit_nor_smaller_than_needed(
+    tmp_path, missing_bytes, left
+):
+    spool = spool_in(tmp_path, max_bytes=4 * SIZE - missing_bytes)
+    spool.append(events(0, 3))
+    assert everything(spool) == list(range(4 - left, 4))
+
+
+def test_damage_that_shows_while_events_wait_leaves_an_empty_spool(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 99))
+    spool.forget(spool.oldest(10))
+    for statement in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):  # all on disk, none in memory
+        spool._database.execute(f"PRAGMA {statement}").fetchall()
+    content = bytearray((tmp_path / FILE_NAME).read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(SpoolError, match="malformed"):
+        spool.oldest(100)
+    assert len(spool) == 0
+    spool.append(events(100, 101))
+    assert everything(spool) == [100, 101]
+    assert len(spool) == 2
+    assert len(list(tmp_path.glob("*.damaged-*"))) >= 1
