@@ -406,6 +406,8 @@ class SilentSource:
         self.due_at = 100.0
         self.thread = None
         self.revives = threading.Event()
+        self.then = ()
+        """What it gives when it revives; an error is raised."""
 
     def current_epoch(self):
         return 7
@@ -416,7 +418,10 @@ class SilentSource:
     def __iter__(self):
         self.thread = threading.current_thread()
         self.revives.wait(60)
-        yield from ()
+        for item in self.then:
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
 
 @pytest.fixture
@@ -480,3 +485,60 @@ def test_only_readers_that_hang_at_the_same_time_count_against_a_camera(silent):
     assert silent.look(1000, 1001, 1002) == [("down", "stall")]
     with pytest.raises(SinkError, match="3 of its readers hang"):
         silent.look(1000, 1001, 1002)
+
+
+def revive(source, *then):
+    source.then = then
+    source.revives.set()
+    wait_until(lambda: source.thread and not source.thread.is_alive())
+
+
+def test_a_reader_whose_source_has_ended_does_not_hang(silent):
+    revive(silent.sources[0])
+    assert silent.look(1000, 1001, 1002, 1003) == []
+
+
+def test_a_reader_that_was_abandoned_adds_neither_frames_nor_its_error(silent, caplog):
+    for source, then in enumerate([frame("gate"), RuntimeError("a bug")]):
+        assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+        revive(silent.sources[source], then)
+        assert silent.batcher.next(0) is None
+    assert "internal error" not in caplog.text
+
+
+def test_a_reader_that_fails_ends_its_camera(silent, caplog):
+    revive(silent.sources[0], RuntimeError("a bug"))
+    (item,) = silent.batcher.next(0).items
+    assert (item.camera_id, item.epoch, item.state) == ("gate", None, "ended")
+    assert item.reason == "internal_error"
+    assert "camera gate: internal error" in caplog.text
+
+
+def test_a_reader_that_hangs_does_not_keep_the_process_from_ending(silent):
+    wait_until(lambda: silent.sources[0].thread)
+    assert silent.sources[0].thread.daemon
+
+
+@pytest.mark.parametrize("then", [frame("gate"), RuntimeError("a bug")])
+def test_what_a_source_gives_while_it_is_being_abandoned_waits_for_the_end_of_that(silent, then):
+    wait_until(lambda: silent.sources[0].thread)
+    reader = silent.readers._readers["gate"]
+    with reader._lock:
+        silent.sources[0].then = [then]
+        silent.sources[0].revives.set()
+        silent.sources[0].thread.join(0.1)
+        assert silent.batcher.next(0) is None
+        reader._abandoned = True
+    silent.sources[0].thread.join(20)
+    assert silent.batcher.next(0) is None
+
+
+def test_a_reader_is_abandoned_once_what_its_source_gave_is_handed_over(silent):
+    reader = silent.readers._readers["gate"]
+    thread = threading.Thread(target=reader.abandon, daemon=True)
+    with reader._lock:
+        thread.start()
+        thread.join(0.1)
+        assert not reader._abandoned
+    thread.join(20)
+    assert reader._abandoned
