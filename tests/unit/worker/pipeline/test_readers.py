@@ -542,3 +542,132 @@ def test_a_reader_is_abandoned_once_what_its_source_gave_is_handed_over(silent):
         assert not reader._abandoned
     thread.join(20)
     assert reader._abandoned
+
+
+class Watched:
+    """Readers of silent cameras, and all that they are given and give."""
+
+    def __init__(self, *cameras):
+        self.sources = []
+        self.batcher = LatestFrameBatcher(4, 60)
+        self.publisher, self.records = Publisher(), CameraRecords()
+        self.readers = readers.Readers(self.batcher, self.publisher, self.records, lossless=False)
+        self.watch(*cameras)
+
+    def camera(self, camera_id, **settings):
+        def opened():
+            self.sources.append((camera_id, SilentSource()))
+            return self.sources[-1][1]
+
+        return Camera(camera_id, opened, **settings)
+
+    def watch(self, *cameras):
+        self.readers.watch(
+            [camera if isinstance(camera, Camera) else self.camera(camera) for camera in cameras]
+        )
+        self.readers.look_after()
+
+    @property
+    def opened(self):
+        return [camera_id for camera_id, _ in self.sources]
+
+    def given(self):
+        batch = self.batcher.next(0)
+        items = batch.items if batch else ()
+        return [(item.camera_id, item.state, item.reason) for item in items]
+
+
+@pytest.fixture
+def watched():
+    started = []
+
+    def watched(*cameras):
+        started.append(Watched(*cameras))
+        return started[-1]
+
+    yield watched
+    for run in started:
+        for _, source in run.sources:
+            source.revives.set()
+
+
+def test_a_stop_stops_every_source_and_waits_for_their_threads(watched):
+    run = watched("gate", "yard")
+    wait_until(lambda: all(source.thread for _, source in run.sources))
+    for _, source in run.sources:  # each ends a while after it was asked to
+        source.stop = threading.Timer(0.2, source.revives.set).start
+    run.readers.stop(30)
+    assert not any(source.thread.is_alive() for _, source in run.sources)
+    assert run.batcher.put(frame("gate")) is False
+
+
+def test_a_stop_does_not_wait_for_ever_for_threads_that_hang(watched):
+    run = watched("gate", "yard")
+    wait_until(lambda: all(source.thread for _, source in run.sources))
+    run.readers.stop(0.05)
+    assert all(source.thread.is_alive() for _, source in run.sources)
+
+
+def test_a_refused_camera_is_set_aside_until_its_settings_change(watched):
+    run = watched("gate", "yard")
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    assert run.given() == [("yard", "ended", "refused")]
+    run.publisher.refused.clear()
+    run.watch("gate", "yard")
+    assert run.opened == ["gate", "yard"]
+    run.watch("gate", run.camera("yard", source_settings="another URL"))
+    assert run.opened == ["gate", "yard", "yard"]
+    assert run.publisher.added == [["gate", "yard"], [], ["yard"]]
+    assert run.given() == []
+
+
+def test_a_refused_camera_that_was_removed_is_opened_when_it_is_added_again(watched):
+    run = watched("gate", "yard")
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    run.publisher.refused.clear()
+    run.watch("gate")
+    run.watch("gate", "yard")
+    assert run.opened == ["gate", "yard", "yard"]
+
+
+def test_there_is_nothing_to_watch_once_every_camera_is_refused(watched):
+    run = watched("gate")
+    run.publisher.refused["gate"] = "camera gate: taken"
+    with pytest.raises(SinkError, match="no camera left to watch: camera gate: taken"):
+        run.readers.look_after()
+
+
+def test_records_are_forgotten_once_their_camera_ended_and_is_not_wanted(watched):
+    run = watched("gate", "ended", "under way", "down")
+    for name in ("gate", "ended", "under way"):
+        run.records.of(name).state = "ended"
+    for name in ("ended", "under way", "down"):
+        run.records.of(name).wanted = False
+        run.readers._readers.pop(name)
+    run.records.of("under way").last_item = StreamDown("under way", 7, "ended", "removed")
+    run.watch("gate")
+    assert {record.camera_id for record in run.records} == {"gate", "under way", "down"}
+    assert [record.wanted for record in run.records] == [True, False, False]
+
+
+def test_a_camera_with_the_same_source_settings_is_read_on_with_its_other_filter(watched):
+    run = watched("gate")
+    people = DetectionFilter(labels=frozenset({"Person"}))
+    run.watch(run.camera("gate", filter=people))
+    assert run.opened == ["gate"]
+    assert run.records.of("gate").filter == people
+    run.watch(run.camera("gate", source_settings="another URL"))
+    assert run.opened == ["gate", "gate"]
+    assert run.given() == [("gate", "down", "reconfigured")]
+    assert run.records.of("gate").filter == DetectionFilter()
+
+
+def test_a_removed_camera_ends_and_its_source_is_stopped(watched):
+    run = watched("gate", "yard")
+    run.sources[1][1].stop = run.sources[1][1].revives.set
+    run.watch("gate")
+    assert run.given() == [("yard", "ended", "removed")]
+    assert run.sources[1][1].revives.is_set()
+    assert run.records.of("yard").wanted is False
