@@ -598,3 +598,31 @@ def test_a_batch_that_waits_is_work():
     assert pipeline.has_work()
     batcher.next(0)
     assert not pipeline.has_work()
+
+
+def test_a_live_run_whose_sources_have_ended_does_not_wait_for_a_sink_that_is_away(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.pipeline.PUBLISH_STOP_SECONDS", 0.1)
+    items = [StreamUp("gate", 1), frame("gate"), StreamDown("gate", 1, "ended", "end_of_file")]
+    summary = live_pipeline(ListSource("gate", items), sink=FlakySink()).run()
+    assert (summary.interrupted, summary.events) == (False, 3)
+
+
+def test_a_failing_sink_ends_a_live_run_with_its_error():
+    class Full(MemorySink):
+        def publish(self, events):
+            raise SinkError("disk full")
+
+    with pytest.raises(SinkError, match="disk full"):
+        live_pipeline(ListSource("gate", endless("gate")), sink=Full()).run()
+
+
+@pytest.mark.parametrize("waits_for_cameras", [True, False])
+def test_a_run_without_cameras_ends_unless_it_may_wait_for_some(waits_for_cameras):
+    pipeline = live_pipeline(sink=MemorySink(), waits_for_cameras=waits_for_cameras)
+    run = threading.Thread(target=pipeline.run, daemon=True)
+    run.start()
+    run.join(3 * POLL_SECONDS if waits_for_cameras else 20)
+    assert run.is_alive() == waits_for_cameras
+    pipeline.stop()
+    run.join(20)
+    assert not run.is_alive()
