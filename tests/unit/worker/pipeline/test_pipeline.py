@@ -626,3 +626,33 @@ def test_a_run_without_cameras_ends_unless_it_may_wait_for_some(waits_for_camera
     pipeline.stop()
     run.join(20)
     assert not run.is_alive()
+
+
+def test_a_sink_that_fails_after_the_last_frame_ends_a_replay_with_its_error():
+    all_detected = threading.Event()
+
+    class FailsLate(MemorySink):
+        def publish(self, events):
+            assert all_detected.wait(20)
+            raise SinkError("disk full")
+
+    pipeline = replay_pipeline(
+        ListSource("clip", recording(3)), FailsLate(), on_progress=lambda _: all_detected.set()
+    )
+    with pytest.raises(SinkError, match="disk full"):
+        pipeline.run()
+
+
+def test_a_sink_that_fails_while_a_run_ends_is_its_error():
+    class FailsAtTheEnd(MemorySink):
+        def publish(self, events):
+            super().publish(events)
+            if ("down", "stopped") in states(self):
+                raise SinkError("disk full")
+
+    sink = FailsAtTheEnd()
+    with pytest.raises(SinkError, match="disk full"):
+        run_for(
+            live_pipeline(ListSource("gate", endless("gate")), sink=sink),
+            lambda: len(sink.events) > 3,
+        )
