@@ -656,3 +656,28 @@ def test_a_sink_that_fails_while_a_run_ends_is_its_error():
             live_pipeline(ListSource("gate", endless("gate")), sink=sink),
             lambda: len(sink.events) > 3,
         )
+
+
+def test_what_waits_when_a_live_run_stops_is_fetched_without_waiting_for_more():
+    *frames, _ = batches_of(12)
+    batcher = ListBatcher(frames)
+    detector = RecordingDetector(before_start=lambda batch: pipeline.stop())
+    pipeline = pipeline_of(batcher, MemorySink(), detector, lossless=False)
+    pipeline.run()
+    assert batcher.timeouts == [POLL_SECONDS, 0, 0]
+
+
+def test_a_publisher_that_has_failed_is_not_given_that_the_run_stops():
+    given = []
+
+    class Failed(OfCameras):
+        def submit(self, events):
+            self.failure = SinkError("disk full")
+            given.extend(events)
+            return super().submit(events)
+
+    publisher = Failed(MemorySink())
+    with pytest.raises(SinkError, match="disk full"):
+        pipeline_with(publisher, ListSource("gate", endless("gate"))).run()
+    assert given
+    assert not any('"stopped"' in event.to_json() for event in given)
