@@ -671,3 +671,14 @@ def test_a_removed_camera_ends_and_its_source_is_stopped(watched):
     assert run.given() == [("yard", "ended", "removed")]
     assert run.sources[1][1].revives.is_set()
     assert run.records.of("yard").wanted is False
+
+
+def test_a_camera_whose_filter_changed_before_it_was_refused_stays_set_aside(watched):
+    run = watched("gate", "yard")
+    people = DetectionFilter(labels=frozenset({"Person"}))
+    run.watch("gate", run.camera("yard", filter=people))
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    run.publisher.refused.clear()
+    run.watch("gate", run.camera("yard", filter=people))
+    assert run.opened == ["gate", "yard"]
