@@ -137,7 +137,8 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(call install,requirements-dev.lock,[dev,bench])
 
 $(VENV)/.installed-mutants: $(VENV)/.installed-dev
-	$(PIP_INSTALL) --no-build-isolation -e '.[mutants]'
+	$(PIP_INSTALL) uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --group mutants
 	@touch $@
 
 # Always made anew: what is newest changes, and an environment that has a package keeps it.

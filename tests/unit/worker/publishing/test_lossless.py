@@ -54,6 +54,16 @@ def test_a_sink_that_is_away_gets_its_events_when_it_is_back(caplog):
     assert "memory is available again" in caplog.text
 
 
+def test_a_sink_that_is_back_while_the_publisher_closes_gets_its_events():
+    sink = FlakySink()
+    publisher = start(sink)
+    publisher.submit(events(0, 9))
+    wait_until(lambda: sink.tries > 0)
+    threading.Timer(0.2, sink.back.set).start()
+    publisher.close(30)
+    assert seqs(sink) == list(range(10))
+
+
 def test_a_full_lossless_queue_refuses_and_loses_nothing():
     sink = FlakySink()
     publisher = start(sink, capacity=4)
@@ -100,7 +110,8 @@ def test_a_publisher_that_was_given_nothing_has_no_work():
     publisher.submit(events(0, 2))
     wait_until(lambda: not publisher.has_work())
     assert publisher.progress() == 1
-    publisher.close(5)
+    assert publisher.close(5) == publisher.waiting == 0
+    assert publisher.refused == {}
 
 
 @pytest.mark.parametrize("queued", [1, 2])
