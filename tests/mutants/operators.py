@@ -64,7 +64,7 @@ class RemoveStatement(_Replacing):
             return
         statement = node.children[0]
         assigns = statement.type == "expr_stmt" and (
-            statement.children[0].type != "name"
+            (statement.children[0].type != "name" and "=" in statement.get_code())
             or getattr(statement.children[1], "value", "") in AUGMENTED
         )
         calls = statement.type == "atom_expr" and statement.children[-1].type == "trailer"

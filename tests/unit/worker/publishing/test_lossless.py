@@ -169,6 +169,7 @@ def test_what_waits_is_not_counted_while_it_changes():
 
 def test_a_sink_that_is_away_is_left_alone_until_the_next_try(monkeypatch):
     monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
     sink = FlakySink()
     publisher = start(sink)
     publisher.submit(events(0, 0))
@@ -195,3 +196,13 @@ def test_a_write_that_is_under_way_when_the_time_is_over_may_end():
     publisher.close(0.05)
     assert seqs(sink) == [0, 1, 2, 3]
     assert publisher.waiting == 0
+
+
+@pytest.mark.parametrize(("seconds_left", "tries_again"), [(0.9, True), (-0.1, False)])
+def test_a_closing_publisher_tries_again_as_long_as_there_is_time(
+    monkeypatch, seconds_left, tries_again
+):
+    publisher = LosslessPublisher([MemorySink()], capacity=1)
+    monkeypatch.setattr(lossless.time, "monotonic", lambda: 100.0)
+    publisher._give_up_at = 100.0 + seconds_left
+    assert publisher._sleep(0.001) == tries_again
