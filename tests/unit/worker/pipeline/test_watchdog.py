@@ -172,6 +172,7 @@ def test_a_log_that_hangs_does_not_keep_it_from_ending_the_process(ends, monkeyp
             wait_until(lambda: ends)
             assert not go_on.is_set()
             go_on.set()
+            wait_until(lambda: all(t.name != "watchdog" for t in threading.enumerate()))
     finally:
         module.log.removeHandler(handler)
     assert ends[0] == EXIT_CODE
