@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_core import Detector
+from ssd_core import Detections, Detector
 from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
@@ -207,3 +207,22 @@ def test_whoever_scales_the_pictures_is_named():
     for takes_yuv, name in ((True, "detector"), (False, "source")):
         detector = FrameDetector(FakeDetector("cuda", takes_yuv=takes_yuv))
         assert detector.affecting["scaled_by"] == name
+
+
+def test_every_detection_has_the_label_score_and_box_that_belong_together():
+    class Several(FakeDetector):
+        """As many objects per image as its first value says, all different."""
+
+        def _found(self, image):
+            numbers = torch.arange(int(image.flat[0]))
+            scores = 0.9 - numbers / 10
+            boxes = torch.stack([numbers / 10, numbers / 10, numbers / 10 + 0.1, scores], dim=1)
+            names = [f"label {number}" for number in numbers.tolist()]
+            return Detections(boxes * 100, scores, numbers + 1, names, boxes)
+
+    wanted = [DetectionFilter(), DetectionFilter(labels=frozenset({"label 1", "label 3"}))]
+    found = FrameDetector(Several())(batch(3, 4), wanted)()
+    assert [[(d.label, d.class_id, d.score, d.box[0]) for d in image] for image in found] == [
+        [("label 0", 1, 0.9, 0.0), ("label 1", 2, 0.8, 0.1), ("label 2", 3, 0.7, 0.2)],
+        [("label 1", 2, 0.8, 0.1), ("label 3", 4, 0.6, 0.3)],
+    ]
