@@ -3,7 +3,7 @@ import fcntl
 import pytest
 
 from tests.events import camera_event, detections_event
-from worker.errors import UsageError
+from worker.errors import SinkError, UsageError
 from worker.sinks.jsonl import JsonlSink
 
 CLAIM = "0123456789abcdef"
@@ -110,3 +110,8 @@ def test_a_journal_that_was_finished_and_begun_again_meanwhile_is_another(output
     monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)
     with pytest.raises(UsageError, match="another replay"):
         JsonlSink(output, CLAIM, batch=1)
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(SinkError, match=r"^cannot write .*tags\.jsonl: No such file or directory$"):
+        JsonlSink(tmp_path / "absent" / "tags.jsonl", CLAIM, batch=1)
