@@ -115,3 +115,12 @@ def test_a_journal_that_was_finished_and_begun_again_meanwhile_is_another(output
 def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(SinkError, match=r"^cannot write .*tags\.jsonl: No such file or directory$"):
         JsonlSink(tmp_path / "absent" / "tags.jsonl", CLAIM, batch=1)
+
+
+def test_an_error_without_words_of_the_system_is_one_line_all_the_same(output, monkeypatch):
+    def flock(file, operation):
+        raise OSError("no locks on this disk")
+
+    monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)
+    with pytest.raises(SinkError, match=r"^cannot write .*tags\.jsonl: no locks on this disk$"):
+        JsonlSink(output, CLAIM, batch=1)
