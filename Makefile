@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := ssd_core/ops/decode_nms_native.cpp
 
-.PHONY: install demo test test-faults test-newest test-oldest lint lock format bench bench-gpu test-gpu clean
+.PHONY: install demo test test-faults test-newest test-oldest mutants lint lock format bench bench-gpu test-gpu clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,11 @@ test-newest: .venv-newest/.installed .cache/triton-3.6
 test-oldest: .venv-oldest/.installed .cache/triton-3.9
 	.venv-oldest/bin/python $(PYTEST) $(TESTS)
 	.venv-oldest/bin/python $(COMPILED)
+
+# Which small changes to the code no test notices: an hour or two on one core. MODULES='worker/sinks/*.py'
+# changes a part, TESTS=tests/unit/worker/sinks runs a part of the tests.
+mutants: $(VENV)/.installed-mutants
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -130,6 +135,11 @@ $(VENV)/.installed: pyproject.toml setup.py requirements.lock $(CPP) | $(VENV)/b
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(call install,requirements-dev.lock,[dev,bench])
+
+$(VENV)/.installed-mutants: $(VENV)/.installed-dev
+	$(PIP_INSTALL) uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --group mutants
+	@touch $@
 
 # Always made anew: what is newest changes, and an environment that has a package keeps it.
 .venv-newest/.installed: RESOLUTION = highest

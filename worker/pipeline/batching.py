@@ -5,6 +5,7 @@ newer one replaces it. Replay: nothing is lost, a full queue blocks the source, 
 at fixed frame indices. Knows neither how frames are decoded nor what happens to them.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -52,8 +53,8 @@ class LatestFrameBatcher:
         self._waiting: dict[str, deque[SourceItem]] = {}
         self._frames = 0
         """Frames among the waiting items."""
-        self._deadline: float | None = None
-        """When the batch of the waiting frames is ready at the latest; None without frames."""
+        self._deadline = math.inf
+        """When the batch of the waiting frames is ready at the latest; never without frames."""
 
     def put(self, item: SourceItem) -> bool:
         """Hand over an item; replaces the camera's waiting frame. False once closed."""
@@ -70,7 +71,7 @@ class LatestFrameBatcher:
                 before = len(queue)
                 item = _replace_waiting(queue, item)
                 self._frames += len(queue) == before
-                first = self._deadline is None
+                first = self._deadline == math.inf
                 if first:
                     self._deadline = time.monotonic() + self._max_wait_seconds
             queue.append(item)
@@ -88,8 +89,7 @@ class LatestFrameBatcher:
                 now = time.monotonic()
                 if now >= give_up:
                     return None
-                until = give_up if self._deadline is None else min(give_up, self._deadline)
-                self._condition.wait(max(until - now, 0))
+                self._condition.wait(min(give_up, self._deadline) - now)
             return FrameBatch(tuple(self._take()))
 
     def has_batch(self) -> bool:
@@ -108,8 +108,8 @@ class LatestFrameBatcher:
             return False
         if self._frames == 0 or self._closed:  # state changes alone do not wait
             return True
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return late or self._frames >= min(self._max_batch, max(len(self._up), 1))
+        late = time.monotonic() >= self._deadline
+        return late or self._frames >= min(self._max_batch, len(self._up))
 
     def _take(self) -> list[SourceItem]:
         items: list[SourceItem] = []
@@ -118,16 +118,10 @@ class LatestFrameBatcher:
             if frames == self._max_batch:
                 break
             queue = self._waiting.pop(camera_id)
-            while queue:
-                item = queue.popleft()
-                items.append(item)
-                if isinstance(item, Frame):
-                    frames += 1
-                    break
-            if queue:
-                self._waiting[camera_id] = queue
+            items += queue
+            frames += any(isinstance(item, Frame) for item in queue)
         self._frames -= frames
-        self._deadline = time.monotonic() if self._frames else None
+        self._deadline = time.monotonic() if self._frames else math.inf
         return items
 
 
@@ -160,7 +154,7 @@ class LosslessBatcher:
     def put(self, item: SourceItem) -> bool:
         """Hand over an item; blocks while the queue is full. False once closed."""
         with self._condition:
-            while len(self._items) >= self._max_batch * 2 and not self._closed:
+            while len(self._items) >= self._max_batch * 2:  # never once it is closed: it is empty
                 self._condition.wait()
             if self._closed:
                 return False

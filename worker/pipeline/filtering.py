@@ -60,10 +60,9 @@ class DetectionFilter:
             keep &= np.array([name in self.labels for name in found.names], bool)
         if self.score_threshold is not None:
             keep &= np.asarray(found.scores, np.float32) > np.float32(self.score_threshold)
-        if self.ignore and keep.any():
+        for polygon in self.ignore:
             anchors = self._anchors(np.asarray(found.boxes_normalised, np.float32))
-            for polygon in self.ignore:
-                keep &= ~_inside(anchors, polygon)
+            keep &= ~_inside(anchors, polygon)
         return [int(position) for position in np.flatnonzero(keep)]
 
     def _anchors(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

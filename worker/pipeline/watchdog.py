@@ -9,7 +9,6 @@ work.
 import faulthandler
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -75,7 +74,7 @@ def _watch(
                 time.monotonic() - since,
                 EXIT_CODE,
             )
-            faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+            faulthandler.dump_traceback(file=2, all_threads=True)  # stderr, whatever became of it
             last_resort.cancel()
             end(EXIT_CODE)
             return

@@ -61,7 +61,7 @@ class Epochs:
     def raise_to(self, camera_id: str, epoch: int) -> None:
         """The camera's next epoch is above this one."""
         with self._lock:
-            self._last[camera_id] = max(epoch, self._last.get(camera_id, 0))
+            self._last[camera_id] = max(epoch, self._last.get(camera_id, epoch))
 
 
 class PublishedEpochs:

@@ -10,6 +10,9 @@ from worker.events import Event
 from worker.publishing import Sink
 from worker.publishing.outage import Outage
 
+ROOM_SECONDS = 0.1
+"""Longest wait for room in the queue: short, so that the caller can look at its signals."""
+
 
 class LosslessPublisher:
     """The publishing thread of a replay."""
@@ -46,10 +49,12 @@ class LosslessPublisher:
     def submit(self, events: Sequence[Event]) -> bool:
         """Queue events; False if the queue is full: submit them again."""
         with self._condition:
-            if self._queue and len(self._queue) + len(events) > self._capacity:
-                self._condition.wait(0.1)  # short, so that the caller can look at its signals
-                if len(self._queue) + len(events) > self._capacity:
-                    return False
+            has_room = self._condition.wait_for(
+                lambda: not self._queue or len(self._queue) + len(events) <= self._capacity,
+                ROOM_SECONDS,
+            )
+            if not has_room:
+                return False
             self._queue.extend(events)
             self._condition.notify_all()
             return True
@@ -86,8 +91,7 @@ class LosslessPublisher:
             while events := self._next():
                 for sink in self._sinks:
                     self._publish(sink, events)
-                with self._condition:
-                    self._in_flight = 0
+                self._in_flight = 0
         except Exception as error:  # handed to the pipeline, which ends the run with it
             self.failure = error
 
@@ -117,9 +121,6 @@ class LosslessPublisher:
     def _sleep(self, seconds: float) -> bool:
         """Wait before the next try; False once it is time to give up."""
         with self._condition:
-            if not self._closing:
-                self._condition.wait(seconds)
             left = self._give_up_at - time.monotonic()
-            if self._closing and left > 0:
-                self._condition.wait(min(seconds, left))
+            self._condition.wait(min(seconds, left))  # until ``close`` at the longest
             return left > 0

@@ -20,7 +20,7 @@ class Outage:
         """``name`` of the sink, for the log."""
         self._name = name
         self._since: float | None = None
-        self._delay = FIRST_RETRY_SECONDS
+        self._delay: float
 
     def __bool__(self) -> bool:
         """Whether the sink is unavailable."""

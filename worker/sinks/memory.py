@@ -18,7 +18,8 @@ class MemorySink:
         """Keep what is new."""
         for event in events:
             position = (event.data.epoch, event.data.seq)
-            if position > self._last.get(event.data.camera_id, (-1, -1)):
+            last = self._last.get(event.data.camera_id)
+            if last is None or position > last:
                 self.events.append(event)
                 self._last[event.data.camera_id] = position
 

@@ -316,6 +316,18 @@ def test_threads_share_a_runner(plane_runner, expect):
             assert_found(one, other)
 
 
+def test_detections_are_not_fetched_while_another_thread_uses_the_runner(runner, expect):
+    wait = runner.submit(pictures(1))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(wait()), daemon=True)
+    with runner._lock:
+        thread.start()
+        thread.join(0.2)
+        assert found == []
+    thread.join(60)
+    assert_found(found[0], expect(pictures(1)))
+
+
 # Warming up
 
 

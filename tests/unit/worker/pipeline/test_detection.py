@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd_core import MODELS, Detector
+from ssd_core import MODELS, Detections, Detector
 from ssd_core.errors import DeviceError
 from tests.clips import pictures
 from tests.conftest import WALKWAY
@@ -98,6 +98,12 @@ def test_a_higher_threshold_of_a_camera_gives_what_a_detector_at_that_threshold_
 def test_an_unknown_label_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="does not know Zebra: it knows Bicycle, Boot"):
         check_labels(["Zebra"], ["Bicycle", "Boot"], "a model")
+
+
+def test_labels_that_the_model_has_are_accepted_and_only_the_others_named():
+    check_labels(["Boot", "Bicycle"], ["Bicycle", "Boot"], "a model")
+    with pytest.raises(UsageError, match=r"does not know Zebra, Yak: it knows Bicycle, Boot$"):
+        check_labels(["Zebra", "Boot", "Yak"], ["Bicycle", "Boot"], "a model")
 
 
 # What the detector does with a batch
@@ -198,3 +204,28 @@ def test_whatever_changes_detections_changes_what_a_replay_is_claimed_with(chang
     vars(other).update(change)
     before, after = FrameDetector(plain).affecting, FrameDetector(other).affecting
     assert [key for key in before if before[key] != after[key]] == [name]
+
+
+def test_whoever_scales_the_pictures_is_named():
+    for takes_yuv, name in ((True, "detector"), (False, "source")):
+        detector = FrameDetector(FakeDetector("cuda", takes_yuv=takes_yuv))
+        assert detector.affecting["scaled_by"] == name
+
+
+def test_every_detection_has_the_label_score_and_box_that_belong_together():
+    class Several(FakeDetector):
+        """As many objects per image as its first value says, all different."""
+
+        def _found(self, image):
+            numbers = torch.arange(int(image.flat[0]))
+            scores = 0.9 - numbers / 10
+            boxes = torch.stack([numbers / 10, numbers / 10, numbers / 10 + 0.1, scores], dim=1)
+            names = [f"label {number}" for number in numbers.tolist()]
+            return Detections(boxes * 100, scores, numbers + 1, names, boxes)
+
+    wanted = [DetectionFilter(), DetectionFilter(labels=frozenset({"label 1", "label 3"}))]
+    found = FrameDetector(Several())(batch(3, 4), wanted)()
+    assert [[(d.label, d.class_id, d.score, d.box[0]) for d in image] for image in found] == [
+        [("label 0", 1, 0.9, 0.0), ("label 1", 2, 0.8, 0.1), ("label 2", 3, 0.7, 0.2)],
+        [("label 1", 2, 0.8, 0.1), ("label 3", 4, 0.6, 0.3)],
+    ]

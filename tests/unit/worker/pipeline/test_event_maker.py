@@ -1,4 +1,5 @@
 import dataclasses
+from fractions import Fraction
 
 import pytest
 
@@ -47,12 +48,51 @@ def test_cameras_are_numbered_apart(live):
 
 
 def test_a_live_frame_without_detections_gives_no_event_but_its_counts_are_told_later(live):
-    quiet = make(live, frame(index=0, dropped=2, skipped=1), found=[[]])
+    quiet = make(live, frame(index=0, dropped=2, skipped=1), frame(index=2), found=[[], []])
     assert quiet == []
     (event,) = make(live, frame(index=3, dropped=1, skipped=4))
     assert (event.data.dropped, event.data.skipped, event.data.seq) == (3, 5, 0)
     (event,) = make(live, frame(index=4))
     assert (event.data.dropped, event.data.skipped) == (0, 0)
+
+
+def test_what_was_dropped_in_one_epoch_and_not_reported_is_reported_in_the_next(live):
+    make(live, UP, frame(index=0, epoch=1000, dropped=2, skipped=3), found=[[]])
+    _, event = make(live, StreamUp("gate", 2000), frame(index=0, epoch=2000))
+    assert (event.data.dropped, event.data.skipped) == (2, 3)
+
+
+def test_camera_events_count_all_frames_and_drops_of_their_epoch(live):
+    make(live, UP, frame(index=0, epoch=1000, dropped=3), found=[[]])
+    make(live, frame(index=9, epoch=1000, dropped=4))
+    (stopped,) = live.stopped()
+    assert (stopped.data.frames, stopped.data.dropped) == (10, 7)
+    up, down = make(live, StreamUp("gate", 2000), StreamDown("gate", 2000, "down", "closed"))
+    assert [(e.data.frames, e.data.dropped) for e in (up, down)] == [(0, 0), (0, 0)]
+
+
+def test_a_down_counts_the_frames_that_were_decoded_after_the_last_one_analysed(live):
+    make(live, UP, frame(index=9, epoch=1000))
+    (down,) = make(live, StreamDown("gate", 1000, "down", "closed", frames=14))
+    assert down.data.frames == 14
+    make(live, StreamUp("gate", 2000), frame(index=9, epoch=2000))
+    (down,) = make(live, StreamDown("gate", 2000, "down", "stall", "its reader hangs"))
+    assert (down.data.frames, down.data.detail) == (10, "its reader hangs")
+
+
+def test_the_time_of_a_cameras_last_frame_is_on_its_record(live, monkeypatch):
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: 123.0)
+    make(live, UP)
+    assert live.records.of("gate").last_frame_at is None
+    make(live, frame(epoch=1000), found=[[]])
+    assert live.records.of("gate").last_frame_at == 123.0
+
+
+def test_a_frame_has_its_time_in_the_stream_in_seconds(live):
+    (event,) = make(live, frame(pts=13))
+    assert (event.data.pts, event.data.time_base, event.data.pts_seconds) == (13, "1/10", 1.3)
+    thirds = dataclasses.replace(frame(pts=2), time_base=Fraction(1, 3))
+    assert make(live, thirds)[0].data.pts_seconds == 0.666667
 
 
 def test_publish_all_gives_every_live_frame_an_event():
@@ -71,6 +111,13 @@ def test_a_replay_gives_every_frame_an_event_that_no_clock_touches():
     assert [e.data.seq for e in (first, second, ended)] == [8, 9, 10]
     assert all(e.time is None and e.data.mode == "replay" for e in (first, second, ended))
     assert ended.data.frames == 40
+
+
+def test_a_replay_under_way_sends_no_heartbeat_and_no_stop(monkeypatch):
+    maker = EventMaker(MODEL, recording_digest="abc")
+    make(maker, StreamUp("gate", 0), frame(epoch=0))
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: 1e12)
+    maker.records.of("gate").state = "up"
     assert maker.heartbeats() == []
     assert maker.stopped() == []
 
@@ -79,9 +126,9 @@ def test_a_quiet_camera_gets_a_heartbeat_with_its_state(live, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(event_maker.time, "monotonic", lambda: now[0])
     make(live, UP, StreamUp("yard", 5), StreamDown("yard", 5, "down", "stall"))
-    now[0] += 9.9
+    now[0] += 9.75
     assert live.heartbeats() == []
-    now[0] += 0.2
+    now[0] += 0.25
     up, down = live.heartbeats()
     assert (up.data.camera_id, up.data.state, up.data.reason) == ("gate", "up", "heartbeat")
     assert (down.data.camera_id, down.data.state, down.data.reason) == ("yard", "down", "stall")
@@ -102,6 +149,9 @@ def test_lost_events_are_told_by_a_degraded_event(live):
         "events_lost",
         17,
     )
+    assert live.lost({}) == []
+    (down,) = make(live, StreamDown("gate", 1000, "down", "closed"))
+    assert down.data.dropped == 0  # frames, not events
 
 
 def test_only_cameras_that_have_had_an_event_can_report_losses(live):
@@ -196,3 +246,15 @@ def test_a_frame_without_pts_gives_an_event_without_pts(live):
     (event,) = make(live, dataclasses.replace(frame(), pts=None))
     assert "pts" not in event.to_json().replace("pts_seconds", "")
     assert event.data.time_base == "1/10"
+
+
+def test_a_record_ends_with_the_last_item_of_a_camera_that_is_no_longer_watched(live):
+    gate, yard = live.records.of("gate"), live.records.of("yard")
+    gate.last_item, gate.wanted = StreamDown("gate", 1000, "ended", "removed"), False
+    yard.last_item = StreamDown("yard", 5, "down", "reconfigured")
+    make(live, UP, StreamDown("gate", 1000, "down", "closed"))
+    assert "gate" in live.records  # its last item is still to come
+    make(live, gate.last_item, yard.last_item)
+    assert "gate" not in live.records
+    assert live.records.of("yard") is yard
+    assert yard.last_item is None

@@ -61,6 +61,19 @@ def test_the_anchor_decides_which_point_of_a_box_is_looked_at():
     assert DetectionFilter(ignore=(L_SHAPE,), anchor="centre").kept(found(box)) == [0]
 
 
+@pytest.mark.parametrize(("anchor", "y"), [("bottom", 0.9), ("centre", 0.65)])
+def test_the_anchor_is_in_the_middle_of_the_lower_edge_or_of_the_box(anchor, y):
+    around = ((0.33, y - 0.02), (0.37, y - 0.02), (0.37, y + 0.02), (0.33, y + 0.02))
+    wanted = DetectionFilter(ignore=(around,), anchor=anchor)
+    assert wanted.kept(found((0.2, 0.4, 0.5, 0.9))) == []
+    assert wanted.kept(found((0.2, 0.3, 0.5, 0.8))) == [0]
+    assert wanted.kept(found((0.3, 0.4, 0.5, 0.9))) == [0]
+
+
+def test_nothing_is_kept_of_nothing():
+    assert DetectionFilter(frozenset({"Car"}), 0.5, (LEFT_HALF,)).kept(found()) == []
+
+
 def test_a_detection_in_any_of_several_areas_is_dropped():
     right_edge = ((0.9, 0.0), (1.0, 0.0), (1.0, 1.0), (0.9, 1.0))
     wanted = DetectionFilter(ignore=(LEFT_HALF, right_edge))

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.events import MODEL, PERSON
 from tests.frames import frame
+from tests.sinks import FlakySink
 from tests.spools import no_spool
 from worker.errors import CameraRefused, SinkError, SinkUnavailable, SourceError
 from worker.frames import FrameBatch, StreamDown, StreamUp
@@ -440,6 +441,7 @@ def test_an_error_while_waiting_for_detections_ends_a_live_run_that_says_it_stop
     sink, detector = MemorySink(), RecordingDetector(before_fetch=fail_at(1))
     with pytest.raises(RuntimeError, match="CUDA error"):
         pipeline_of(batches_of(20), sink, detector, lossless=False).run()
+    assert detector.started == [0, 1, 2]  # none of those that wait
     assert frame_indices(sink.events) == list(range(4))
     assert (sink.events[-1].data.state, sink.events[-1].data.reason) == ("down", "stopped")
 
@@ -504,3 +506,178 @@ def test_no_batch_waits_for_a_camera_that_was_set_aside():
     )  # fmt: skip
     run_for(pipeline, lambda: len(frame_indices(sink.events)) > 50)
     assert {event.data.camera_id for event in sink.events} == {"gate"}
+
+
+class OfCameras(LivePublisher):
+    """Loses events of the gate once, and leaves seven unpublished."""
+
+    def __init__(self, sink):
+        super().__init__(sink, no_spool(), capacity=1000)
+        self._to_report = {"gate": 3}
+
+    def take_lost(self, camera_ids):
+        if "gate" not in camera_ids:
+            return {}
+        lost, self._to_report = self._to_report, {}
+        return lost
+
+    def close(self, timeout):
+        super().close(timeout)
+        return 7
+
+
+def pipeline_with(publisher, *sources):
+    return Pipeline(
+        [camera(source) for source in sources], LatestFrameBatcher(4, 0.01), detect,
+        EventMaker(MODEL), publisher, lossless=False,
+    )  # fmt: skip
+
+
+def states(sink):
+    return [(e.data.state, e.data.reason) for e in sink.events if e.type == "ssd.camera.v1"]
+
+
+def test_a_run_publishes_the_heartbeats_of_cameras_that_are_quiet(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.event_maker.HEARTBEAT_SECONDS", 0.05)
+    sink = MemorySink()
+
+    def up_alone():
+        yield StreamUp("gate", 1)
+        wait_until(lambda: ("up", "heartbeat") in states(sink))
+        yield StreamDown("gate", 1, "ended", "end_of_file")
+
+    live_pipeline(ListSource("gate", up_alone()), sink=sink).run()
+    assert states(sink)[0] == ("up", "connected")
+    assert states(sink)[-1] == ("ended", "end_of_file")
+
+
+def test_a_run_publishes_how_many_events_were_lost_once():
+    sink = MemorySink()
+    pipeline = pipeline_with(OfCameras(sink), ListSource("gate", endless("gate")))
+    run_for(pipeline, lambda: len(sink.events) > 20)
+    assert states(sink).count(("degraded", "events_lost")) == 1
+    assert [e.data.dropped for e in sink.events if "events_lost" in e.to_json()] == [3]
+
+
+def test_a_summary_says_how_long_the_run_took_and_what_it_left_unpublished():
+    sink = MemorySink()
+    pipeline = pipeline_with(OfCameras(sink), ListSource("gate", endless("gate")))
+    before = time.monotonic()
+    summary = run_for(pipeline, lambda: len(sink.events) > 5)
+    assert 0 < summary.seconds <= time.monotonic() - before
+    assert summary.unpublished == 7
+    assert summary.events == len(sink.events)
+
+
+def test_batches_and_waits_for_a_sink_are_progress_for_the_watchdog():
+    sink = MemorySink()
+    pipeline = replay_pipeline(ListSource("clip", recording(10)), sink)
+    assert pipeline.progress() == 0
+    pipeline.run()
+    assert pipeline.progress() == 3
+
+
+def test_a_replay_that_waits_for_its_sink_makes_progress_and_is_stopped_at_once(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.pipeline.PUBLISH_STOP_SECONDS", 0.1)
+    sink = FlakySink()
+    pipeline = replay_pipeline(ListSource("clip", recording(100)), sink)
+    steps = []
+
+    def waits():
+        steps.append(pipeline.progress())
+        return sink.tries > 3 and steps[-1] > 8  # 4 batches fill the queue, and some wait
+
+    summary = run_for(pipeline, waits)
+    assert summary.interrupted
+    assert sink.events == []
+
+
+def test_a_batch_that_waits_is_work():
+    batcher = ListBatcher(batches_of(4))
+    pipeline = pipeline_of(batcher, MemorySink(), detect)
+    assert pipeline.has_work()
+    batcher.next(0)
+    assert not pipeline.has_work()
+
+
+def test_a_live_run_whose_sources_have_ended_does_not_wait_for_a_sink_that_is_away(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.pipeline.PUBLISH_STOP_SECONDS", 0.1)
+    items = [StreamUp("gate", 1), frame("gate"), StreamDown("gate", 1, "ended", "end_of_file")]
+    summary = live_pipeline(ListSource("gate", items), sink=FlakySink()).run()
+    assert (summary.interrupted, summary.events) == (False, 3)
+
+
+def test_a_failing_sink_ends_a_live_run_with_its_error():
+    class Full(MemorySink):
+        def publish(self, events):
+            raise SinkError("disk full")
+
+    with pytest.raises(SinkError, match="disk full"):
+        live_pipeline(ListSource("gate", endless("gate")), sink=Full()).run()
+
+
+@pytest.mark.parametrize("waits_for_cameras", [True, False])
+def test_a_run_without_cameras_ends_unless_it_may_wait_for_some(waits_for_cameras):
+    pipeline = live_pipeline(sink=MemorySink(), waits_for_cameras=waits_for_cameras)
+    run = threading.Thread(target=pipeline.run, daemon=True)
+    run.start()
+    run.join(3 * POLL_SECONDS if waits_for_cameras else 20)
+    assert run.is_alive() == waits_for_cameras
+    pipeline.stop()
+    run.join(20)
+    assert not run.is_alive()
+
+
+def test_a_sink_that_fails_after_the_last_frame_ends_a_replay_with_its_error():
+    all_detected = threading.Event()
+
+    class FailsLate(MemorySink):
+        def publish(self, events):
+            assert all_detected.wait(20)
+            raise SinkError("disk full")
+
+    pipeline = replay_pipeline(
+        ListSource("clip", recording(3)), FailsLate(), on_progress=lambda _: all_detected.set()
+    )
+    with pytest.raises(SinkError, match="disk full"):
+        pipeline.run()
+
+
+def test_a_sink_that_fails_while_a_run_ends_is_its_error():
+    class FailsAtTheEnd(MemorySink):
+        def publish(self, events):
+            super().publish(events)
+            if ("down", "stopped") in states(self):
+                raise SinkError("disk full")
+
+    sink = FailsAtTheEnd()
+    with pytest.raises(SinkError, match="disk full"):
+        run_for(
+            live_pipeline(ListSource("gate", endless("gate")), sink=sink),
+            lambda: len(sink.events) > 3,
+        )
+
+
+def test_what_waits_when_a_live_run_stops_is_fetched_without_waiting_for_more():
+    *frames, _ = batches_of(12)
+    batcher = ListBatcher(frames)
+    detector = RecordingDetector(before_start=lambda batch: pipeline.stop())
+    pipeline = pipeline_of(batcher, MemorySink(), detector, lossless=False)
+    pipeline.run()
+    assert batcher.timeouts == [POLL_SECONDS, 0, 0]
+
+
+def test_a_publisher_that_has_failed_is_not_given_that_the_run_stops():
+    given = []
+
+    class Failed(OfCameras):
+        def submit(self, events):
+            self.failure = SinkError("disk full")
+            given.extend(events)
+            return super().submit(events)
+
+    publisher = Failed(MemorySink())
+    with pytest.raises(SinkError, match="disk full"):
+        pipeline_with(publisher, ListSource("gate", endless("gate"))).run()
+    assert given
+    assert not any('"stopped"' in event.to_json() for event in given)

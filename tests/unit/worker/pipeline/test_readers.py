@@ -481,3 +481,302 @@ def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next()
     of_run.look_after()
     assert set(of_run._readers) == {"lot"}
     of_run.stop(1)
+
+
+# Readers without a pipeline
+
+
+class Publisher:
+    """What readers ask of one."""
+
+    def __init__(self):
+        self.refused = {}
+        self.added = []
+
+    def add_cameras(self, camera_ids):
+        self.added.append(list(camera_ids))
+
+
+class SilentSource:
+    """Gives no sign of life until it revives, and ends."""
+
+    def __init__(self):
+        self.due_at = 100.0
+        self.thread = None
+        self.revives = threading.Event()
+        self.then = ()
+        """What it gives when it revives; an error is raised."""
+
+    def current_epoch(self):
+        return 7
+
+    def stop(self):
+        pass
+
+    def __iter__(self):
+        self.thread = threading.current_thread()
+        self.revives.wait(60)
+        for item in self.then:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Readers of one silent camera, looked after at the times that the test gives."""
+    monkeypatch.setattr(readers, "CONFIRM_SECONDS", 1.0)
+    of_test = Silent(monkeypatch)
+    yield of_test
+    for source in of_test.sources:
+        source.revives.set()
+
+
+class Silent:
+    def __init__(self, monkeypatch):
+        self.sources = []
+        self.batcher = LatestFrameBatcher(4, 60)
+        self.readers = readers.Readers(self.batcher, Publisher(), CameraRecords(), lossless=False)
+        self.readers.watch([Camera("gate", self._open)])
+        self._now = 0.0
+        monkeypatch.setattr(readers.time, "monotonic", lambda: self._now)
+        self.readers.look_after()
+
+    def look(self, *times):
+        """The state and reason of each item of the camera that looks at these times gave."""
+        for self._now in times:
+            self.readers.look_after()
+        batch = self.batcher.next(0)
+        return [(item.state, item.reason) for item in batch.items] if batch else []
+
+    def _open(self):
+        self.sources.append(SilentSource())
+        return self.sources[-1]
+
+
+def test_a_reader_hangs_once_it_is_overdue_for_so_long_over_several_looks(silent):
+    assert silent.look(100, 100.5, 101, 101.25) == []
+    assert silent.look(101.5) == [("down", "stall")]
+    assert len(silent.sources) == 2
+
+
+def test_a_process_that_was_stopped_does_not_take_its_readers_for_hanging(silent):
+    assert silent.look(4000, 8000) == []
+    assert silent.look(8000.25) == [("down", "stall")]
+
+
+def test_a_sign_of_life_begins_the_time_anew(silent):
+    assert silent.look(101, 101.75) == []
+    silent.sources[0].due_at = 102.0
+    assert silent.look(101.9) == []
+    assert silent.look(103, 103.5, 103.75) == []
+    assert silent.look(104) == [("down", "stall")]
+
+
+def test_only_readers_that_hang_at_the_same_time_count_against_a_camera(silent):
+    for _ in range(5):
+        hung = silent.sources[-1]
+        assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+        hung.revives.set()
+        wait_until(lambda hung=hung: hung.thread and not hung.thread.is_alive())
+    assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+    assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+    with pytest.raises(SinkError, match="3 of its readers hang"):
+        silent.look(1000, 1001, 1002)
+
+
+def revive(source, *then):
+    source.then = then
+    source.revives.set()
+    wait_until(lambda: source.thread and not source.thread.is_alive())
+
+
+def test_a_reader_whose_source_has_ended_does_not_hang(silent):
+    revive(silent.sources[0])
+    assert silent.look(1000, 1001, 1002, 1003) == []
+
+
+def test_a_reader_that_was_abandoned_adds_neither_frames_nor_its_error(silent, caplog):
+    for source, then in enumerate([frame("gate"), RuntimeError("a bug")]):
+        assert silent.look(1000, 1001, 1002) == [("down", "stall")]
+        revive(silent.sources[source], then)
+        assert silent.batcher.next(0) is None
+    assert "internal error" not in caplog.text
+
+
+def test_a_reader_that_fails_ends_its_camera(silent, caplog):
+    revive(silent.sources[0], RuntimeError("a bug"))
+    (item,) = silent.batcher.next(0).items
+    assert (item.camera_id, item.epoch, item.state) == ("gate", None, "ended")
+    assert item.reason == "internal_error"
+    assert "camera gate: internal error" in caplog.text
+
+
+def test_a_reader_that_hangs_does_not_keep_the_process_from_ending(silent):
+    wait_until(lambda: silent.sources[0].thread)
+    assert silent.sources[0].thread.daemon
+
+
+@pytest.mark.parametrize("then", [frame("gate"), RuntimeError("a bug")])
+def test_what_a_source_gives_while_it_is_being_abandoned_waits_for_the_end_of_that(silent, then):
+    wait_until(lambda: silent.sources[0].thread)
+    reader = silent.readers._readers["gate"]
+    with reader._lock:
+        silent.sources[0].then = [then]
+        silent.sources[0].revives.set()
+        silent.sources[0].thread.join(0.1)
+        assert silent.batcher.next(0) is None
+        reader._abandoned = True
+    silent.sources[0].thread.join(20)
+    assert silent.batcher.next(0) is None
+
+
+def test_a_reader_is_abandoned_once_what_its_source_gave_is_handed_over(silent):
+    reader = silent.readers._readers["gate"]
+    thread = threading.Thread(target=reader.abandon, daemon=True)
+    with reader._lock:
+        thread.start()
+        thread.join(0.1)
+        assert not reader._abandoned
+    thread.join(20)
+    assert reader._abandoned
+
+
+class Watched:
+    """Readers of silent cameras, and all that they are given and give."""
+
+    def __init__(self, *cameras):
+        self.sources = []
+        self.batcher = LatestFrameBatcher(4, 60)
+        self.publisher, self.records = Publisher(), CameraRecords()
+        self.readers = readers.Readers(self.batcher, self.publisher, self.records, lossless=False)
+        self.watch(*cameras)
+
+    def camera(self, camera_id, **settings):
+        def opened():
+            self.sources.append((camera_id, SilentSource()))
+            return self.sources[-1][1]
+
+        return Camera(camera_id, opened, **settings)
+
+    def watch(self, *cameras):
+        self.readers.watch(
+            [camera if isinstance(camera, Camera) else self.camera(camera) for camera in cameras]
+        )
+        self.readers.look_after()
+
+    @property
+    def opened(self):
+        return [camera_id for camera_id, _ in self.sources]
+
+    def given(self):
+        batch = self.batcher.next(0)
+        items = batch.items if batch else ()
+        return [(item.camera_id, item.state, item.reason) for item in items]
+
+
+@pytest.fixture
+def watched():
+    started = []
+
+    def watched(*cameras):
+        started.append(Watched(*cameras))
+        return started[-1]
+
+    yield watched
+    for run in started:
+        for _, source in run.sources:
+            source.revives.set()
+
+
+def test_a_stop_stops_every_source_and_waits_for_their_threads(watched):
+    run = watched("gate", "yard")
+    wait_until(lambda: all(source.thread for _, source in run.sources))
+    for _, source in run.sources:  # each ends a while after it was asked to
+        source.stop = threading.Timer(0.2, source.revives.set).start
+    run.readers.stop(30)
+    assert not any(source.thread.is_alive() for _, source in run.sources)
+    assert run.batcher.put(frame("gate")) is False
+
+
+def test_a_stop_does_not_wait_for_ever_for_threads_that_hang(watched):
+    run = watched("gate", "yard")
+    wait_until(lambda: all(source.thread for _, source in run.sources))
+    run.readers.stop(0.05)
+    assert all(source.thread.is_alive() for _, source in run.sources)
+
+
+def test_a_refused_camera_is_set_aside_until_its_settings_change(watched):
+    run = watched("gate", "yard")
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    assert run.given() == [("yard", "ended", "refused")]
+    run.publisher.refused.clear()
+    run.watch("gate", "yard")
+    assert run.opened == ["gate", "yard"]
+    run.watch("gate", run.camera("yard", source_settings="another URL"))
+    assert run.opened == ["gate", "yard", "yard"]
+    assert run.publisher.added == [["gate", "yard"], [], ["yard"]]
+    assert run.given() == []
+
+
+def test_a_refused_camera_that_was_removed_is_opened_when_it_is_added_again(watched):
+    run = watched("gate", "yard")
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    run.publisher.refused.clear()
+    run.watch("gate")
+    run.watch("gate", "yard")
+    assert run.opened == ["gate", "yard", "yard"]
+
+
+def test_there_is_nothing_to_watch_once_every_camera_is_refused(watched):
+    run = watched("gate")
+    run.publisher.refused["gate"] = "camera gate: taken"
+    with pytest.raises(SinkError, match="no camera left to watch: camera gate: taken"):
+        run.readers.look_after()
+
+
+def test_records_are_forgotten_once_their_camera_ended_and_is_not_wanted(watched):
+    run = watched("gate", "ended", "under way", "down")
+    for name in ("gate", "ended", "under way"):
+        run.records.of(name).state = "ended"
+    for name in ("ended", "under way", "down"):
+        run.records.of(name).wanted = False
+        run.readers._readers.pop(name)
+    run.records.of("under way").last_item = StreamDown("under way", 7, "ended", "removed")
+    run.watch("gate")
+    assert {record.camera_id for record in run.records} == {"gate", "under way", "down"}
+    assert [record.wanted for record in run.records] == [True, False, False]
+
+
+def test_a_camera_with_the_same_source_settings_is_read_on_with_its_other_filter(watched):
+    run = watched("gate")
+    people = DetectionFilter(labels=frozenset({"Person"}))
+    run.watch(run.camera("gate", filter=people))
+    assert run.opened == ["gate"]
+    assert run.records.of("gate").filter == people
+    run.watch(run.camera("gate", source_settings="another URL"))
+    assert run.opened == ["gate", "gate"]
+    assert run.given() == [("gate", "down", "reconfigured")]
+    assert run.records.of("gate").filter == DetectionFilter()
+
+
+def test_a_removed_camera_ends_and_its_source_is_stopped(watched):
+    run = watched("gate", "yard")
+    run.sources[1][1].stop = run.sources[1][1].revives.set
+    run.watch("gate")
+    assert run.given() == [("yard", "ended", "removed")]
+    assert run.sources[1][1].revives.is_set()
+    assert run.records.of("yard").wanted is False
+
+
+def test_a_camera_whose_filter_changed_before_it_was_refused_stays_set_aside(watched):
+    run = watched("gate", "yard")
+    people = DetectionFilter(labels=frozenset({"Person"}))
+    run.watch("gate", run.camera("yard", filter=people))
+    run.publisher.refused["yard"] = "camera yard: taken"
+    run.readers.look_after()
+    run.publisher.refused.clear()
+    run.watch("gate", run.camera("yard", filter=people))
+    assert run.opened == ["gate", "yard"]

@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 import threading
@@ -6,7 +7,8 @@ import time
 import pytest
 
 from tests.conftest import wait_until
-from worker.pipeline.watchdog import EXIT_CODE, watchdog
+from worker.pipeline import watchdog as module
+from worker.pipeline.watchdog import CHECKS, EXIT_CODE, watchdog
 
 SECONDS = 0.2
 
@@ -116,3 +118,73 @@ def test_a_process_that_was_stopped_for_a_while_is_not_ended(ends, monkeypatch):
             time.sleep(SECONDS)
             work.steps += 1
     assert ends == []
+
+
+class Looks:
+    """Time that passes only while the watchdog waits for its next look."""
+
+    def __init__(self, steps, stopped):
+        """``steps``: looks before which the work progresses; ``stopped``: for an hour, before."""
+        self.now = 0.0
+        self.count = 0
+        self.work = Work()
+        self._steps, self._stopped = steps, stopped
+
+    def wait(self, seconds):
+        self.count += 1
+        self.now += seconds + (3600 if self.count in self._stopped else 0)
+        self.work.steps += self.count in self._steps
+        return self.count > 10 * CHECKS
+
+
+@pytest.mark.parametrize(
+    ("steps", "stopped", "ended_at"),
+    [
+        ([], [], CHECKS + 1),
+        ([7], [], 7 + CHECKS + 1),
+        ([7, 20], [], 20 + CHECKS + 1),
+        (range(1, 100), [], 99 + CHECKS + 1),
+        ([], [1], CHECKS),  # an hour alone is no proof: it looks as often as ever
+        ([], [CHECKS - 1], CHECKS),
+        ([7], [8], 7 + CHECKS),
+    ],
+)
+def test_it_ends_the_process_so_many_looks_after_the_last_step(
+    monkeypatch, steps, stopped, ended_at
+):
+    looks, ended = Looks(steps, stopped), []
+    monkeypatch.setattr(module.time, "monotonic", lambda: looks.now)
+    module._watch(looks.work, CHECKS, looks, lambda code: ended.append((code, looks.count)))
+    assert ended == [(EXIT_CODE, ended_at)]
+
+
+def test_a_log_that_hangs_does_not_keep_it_from_ending_the_process(ends, monkeypatch):
+    monkeypatch.setattr(module, "DUMP_SECONDS", 0.01)
+    go_on = threading.Event()
+
+    class Hanging(logging.Handler):
+        def emit(self, record):
+            go_on.wait(30)
+
+    module.log.addHandler(handler := Hanging())
+    try:
+        with watchdog(Work(), SECONDS, ends.append):
+            wait_until(lambda: ends)
+            assert not go_on.is_set()
+            go_on.set()
+            wait_until(lambda: all(t.name != "watchdog" for t in threading.enumerate()))
+    finally:
+        module.log.removeHandler(handler)
+    assert ends[0] == EXIT_CODE
+
+
+def test_it_ends_the_process_once(ends, monkeypatch):
+    looks = Looks([], [])
+    monkeypatch.setattr(module, "DUMP_SECONDS", 0.5)
+    monkeypatch.setattr(module.time, "monotonic", lambda: looks.now)
+    module._watch(looks.work, CHECKS, looks, ends.append)
+    monkeypatch.undo()
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(20)
+    assert ends == [EXIT_CODE]

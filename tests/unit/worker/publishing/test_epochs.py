@@ -2,6 +2,8 @@ import logging
 import threading
 import time
 
+import pytest
+
 from tests.events import detections_event
 from tests.spools import spool_in
 from worker.errors import CameraRefused, SinkUnavailable
@@ -41,6 +43,28 @@ def test_epochs_rise_also_within_a_millisecond_and_from_many_threads():
     for thread in threads:
         thread.join()
     assert len(set(found)) == 800
+
+
+def test_where_the_clock_is_behind_an_epoch_is_one_more_than_the_last(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    next_epoch = Epochs().of("gate")
+    assert [next_epoch() for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("call", ["next", "learn"])
+def test_epochs_are_used_by_one_thread_at_a_time(tmp_path, call):
+    epochs, spool, found = Epochs(), spool_in(tmp_path), []
+    work = {
+        "next": epochs.of("gate"),
+        "learn": lambda: epochs.learn(["gate"], Sink(FAR_AHEAD), spool),
+    }[call]
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    with epochs._lock:
+        thread.start()
+        thread.join(0.05)
+        assert found == []
+    thread.join(20)
+    assert len(found) == 1
 
 
 def test_cameras_have_epochs_of_their_own(tmp_path):
@@ -83,6 +107,18 @@ def test_published_epochs_are_on_disk_for_the_next_process(tmp_path):
     published.keep([detections_event(epoch=7), detections_event("yard", epoch=9)])
     later = spool_in(tmp_path)
     assert [later.last_epoch(name) for name in ("gate", "yard")] == [7, 9]
+
+
+def test_an_epoch_is_written_to_disk_once(tmp_path):
+    spool, statements = spool_in(tmp_path), []
+    published = PublishedEpochs(spool)
+    published.keep([detections_event(epoch=7)])
+    published.keep([detections_event("yard", epoch=9)])
+    spool._database.set_trace_callback(statements.append)
+    published.keep([detections_event(epoch=7, seq=1), detections_event("yard", epoch=9, seq=1)])
+    assert statements == []
+    published.keep([detections_event(epoch=8)])
+    assert statements
 
 
 def test_events_of_an_earlier_run_are_told_from_those_of_this_one(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import sqlite3
 import threading
 
@@ -170,8 +171,38 @@ def test_an_event_of_another_version_does_not_keep_the_others_back(tmp_path, cap
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SpoolError, match="file"):
+    with pytest.raises(SpoolError) as caught:
         spool_in(tmp_path / "file" / "spool")
+    assert str(caught.value) == f"{tmp_path / 'file' / 'spool'}: Not a directory"
+
+
+def test_a_file_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
+    def forbidden(path, mode):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("worker.publishing.spool.Path.touch", forbidden)
+    with pytest.raises(SpoolError, match=rf"{FILE_NAME}: Permission denied$"):
+        spool_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_is_full_at_the_start_is_tried_again_with_each_call(
+    tmp_path, monkeypatch, caplog, number
+):
+    def full(path, mode):
+        raise OSError(number, "no room")
+
+    with monkeypatch.context() as fault:
+        fault.setattr("worker.publishing.spool.Path.touch", full)
+        spool = spool_in(tmp_path)
+        assert len(spool) == 0
+        with pytest.raises(SpoolError, match="no room"):
+            spool.append(events(0, 0))
+    assert "cannot spool events for now" in caplog.text
+    with pytest.raises(SpoolError):  # with this call it is opened
+        spool.append(events(0, 0))
+    spool.append(events(1, 1))
+    assert everything(spool) == [1]
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was_there(tmp_path):
@@ -263,6 +294,7 @@ def test_a_database_that_cannot_be_used_at_the_start_is_used_later(tmp_path, mon
     other = sqlite3.connect(tmp_path / FILE_NAME)
     other.execute("BEGIN EXCLUSIVE")
     blocked = spool_in(tmp_path)
+    assert len(blocked) == 0
     with pytest.raises(SpoolError, match="locked"):
         blocked.append(events(2, 2))
     assert "cannot spool events for now" in caplog.text
@@ -368,3 +400,90 @@ def test_events_of_a_camera_that_was_removed_are_there_when_it_is_added_again(tm
     spool.forget(spool.oldest(100))
     spool.add_cameras(["yard"])
     assert [event.data.camera_id for event in spool.oldest(100).events] == ["yard"] * 3
+
+
+def test_files_that_others_could_read_are_closed_to_them_when_they_are_opened(tmp_path):
+    (tmp_path / FILE_NAME).touch(mode=0o644)
+    (tmp_path / FILE_NAME).chmod(0o644)
+    spool_in(tmp_path)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_directory_is_made_with_its_parents_and_for_its_owner_alone(tmp_path):
+    spool_in(tmp_path / "state" / "spool")
+    assert (tmp_path / "state" / "spool").stat().st_mode & 0o777 == 0o700
+
+
+def test_events_that_are_published_and_cannot_be_deleted_take_no_room_from_others(tmp_path):
+    spool = spool_in(tmp_path, max_bytes=4 * SIZE)
+    spool.append(events(0, 3))
+    portion = spool.oldest(2)
+    spool.close()
+    with pytest.raises(SpoolError):
+        spool.forget(portion)
+    assert len(spool) == 2
+    spool.append(events(4, 5))
+    assert everything(spool) == [2, 3, 4, 5]
+    assert spool.take_lost() == {}
+    spool.append(events(6, 6))
+    assert everything(spool) == [3, 4, 5, 6]
+    assert spool.take_lost() == {"gate": 1}
+
+
+def test_events_that_another_worker_of_the_same_cameras_took_do_not_wait_any_more(tmp_path):
+    spool, other = spool_in(tmp_path), spool_in(tmp_path)
+    spool.append(events(0, 3))
+    other.forget(other.oldest(10))
+    assert everything(spool) == []
+    assert len(spool) == 0
+    spool.append(events(4, 4))
+    assert len(spool) == 1
+
+
+def test_events_that_another_worker_of_the_same_cameras_added_are_published_and_not_counted(
+    tmp_path,
+):
+    spool = spool_in(tmp_path, max_bytes=2 * SIZE)
+    spool_in(tmp_path).append(events(0, 3))
+    spool.forget(spool.oldest(10))
+    assert len(spool) == 0
+    spool.append(events(4, 6))
+    assert everything(spool) == [5, 6]
+    assert len(spool) == 2
+
+
+def test_space_is_not_given_back_while_events_wait(tmp_path):
+    spool, statements = spool_in(tmp_path), []
+    spool.append(events(0, 3))
+    spool._database.set_trace_callback(statements.append)
+    spool.forget(spool.oldest(2))
+    assert not any("wal_checkpoint" in statement for statement in statements)
+    spool.forget(spool.oldest(2))
+    assert any("wal_checkpoint" in statement for statement in statements)
+
+
+@pytest.mark.parametrize(("missing_bytes", "left"), [(0, 4), (1, 3), (SIZE, 3), (SIZE + 1, 2)])
+def test_a_spool_is_never_larger_than_its_limit_nor_smaller_than_needed(
+    tmp_path, missing_bytes, left
+):
+    spool = spool_in(tmp_path, max_bytes=4 * SIZE - missing_bytes)
+    spool.append(events(0, 3))
+    assert everything(spool) == list(range(4 - left, 4))
+
+
+def test_damage_that_shows_while_events_wait_leaves_an_empty_spool(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 99))
+    spool.forget(spool.oldest(10))
+    for statement in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):  # all on disk, none in memory
+        spool._database.execute(f"PRAGMA {statement}").fetchall()
+    content = bytearray((tmp_path / FILE_NAME).read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(SpoolError, match="malformed"):
+        spool.oldest(100)
+    assert len(spool) == 0
+    spool.append(events(100, 101))
+    assert everything(spool) == [100, 101]
+    assert len(spool) == 2
+    assert len(list(tmp_path.glob("*.damaged-*"))) >= 1

@@ -234,3 +234,21 @@ def test_transport_is_chosen_for_all_cameras_and_only_from_what_there_is():
 def test_a_mistake_is_named_as_it_is_typed(command, arguments, named):
     with pytest.raises(UsageError, match=rf"^{named}: "):
         load_settings(COMMANDS[command], command, arguments)
+
+
+@pytest.mark.parametrize("threshold", ["0", "0.999"])
+def test_every_score_threshold_that_a_score_can_exceed_is_accepted(threshold):
+    assert run_settings("cam.mp4", "--score-threshold", threshold).score_threshold == float(
+        threshold
+    )
+
+
+@pytest.mark.parametrize("threshold", ["1", "1.5", "-0.001", "nan"])
+def test_a_score_threshold_that_no_score_exceeds_or_that_means_nothing_is_refused(threshold):
+    with pytest.raises(UsageError, match="--score-threshold"):
+        run_settings("cam.mp4", f"--score-threshold={threshold}")
+
+
+def test_two_recordings_cannot_be_drawn_into_one_video():
+    with pytest.raises(UsageError, match="replay one recording at a time"):
+        load_settings(ReplaySettings, "replay", ["a.mp4", "b.mp4", "--annotate", "x.mp4"])

@@ -1,7 +1,8 @@
 import pytest
 
 from worker.errors import UsageError
-from worker.settings.naming import parse_sources
+from worker.secrecy.redaction import redact
+from worker.settings.naming import check_source, parse_sources
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,9 @@ from worker.settings.naming import parse_sources
         ("a.b_c-9=x.mp4", "a.b_c-9", "x.mp4"),
         ("/videos/" + "x" * 99 + ".mp4", "x" * 64, "/videos/" + "x" * 99 + ".mp4"),
         ("gate=rtsp://host/x?a=b", "gate", "rtsp://host/x?a=b"),
+        ("clip.mp4", "clip", "clip.mp4"),
+        ("/", "camera", "/"),
+        ("gate=//[1]/clip.mp4", "gate", "//[1]/clip.mp4"),  # a path, whose parts are not a host's
     ],
 )
 def test_ids_are_taken_or_made_from_the_source(argument, camera_id, source):
@@ -80,3 +84,20 @@ def test_a_login_that_ffmpeg_would_cut_is_refused():
 def test_a_password_in_the_path_is_no_part_of_the_id():
     url = "rtsp://10.0.0.9:554/user=admin&password=tlJwpbo6&stream=0.sdp"
     assert list(parse_sources([url])) == ["10.0.0.9"]
+
+
+def test_only_rtsp_logins_have_a_limit():
+    url = f"http://admin:{'x' * 200}@host/x"
+    assert parse_sources([url]) == {"host": url}
+
+
+@pytest.mark.parametrize("source", ["admin:secret@host/x", "rtsp://admin:sec/ret@host/x"])
+def test_a_source_that_cannot_be_meant_is_refused_also_where_its_id_is_already_known(source):
+    with pytest.raises(UsageError, match=r"USER:PASSWORD|%40") as caught:
+        check_source(source)
+    assert "sec" not in str(caught.value)
+
+
+def test_passwords_of_sources_are_hidden_from_then_on():
+    parse_sources(["gate=rtsp://admin:never-shown@host/x"])
+    assert redact("the password never-shown") == "the password ***"

@@ -12,6 +12,7 @@ from tests.clips import pictures
 from tests.events import PERSON, camera_event, detections_event
 from worker.errors import SinkError
 from worker.frames import ShownPicture
+from worker.sinks import parquet
 from worker.sinks.annotated_video import Annotator, write_annotated
 from worker.sinks.coco import write_coco
 from worker.sinks.files import complete_or_absent
@@ -45,9 +46,53 @@ def test_coco_has_every_frame_and_detection(tmp_path):
     assert coco["categories"][-1] == {"id": 4, "name": "Person"}
 
 
+def test_an_image_and_an_annotation_of_coco_have_all_that_is_known(tmp_path):
+    write_coco(replay, tmp_path / "tags.json", LABELS)
+    coco = json.loads((tmp_path / "tags.json").read_text())
+    assert coco["images"][2] == {
+        "id": 3, "file_name": "clip-000002.jpg", "width": 768, "height": 576, "frame_index": 2,
+        "pts_seconds": 0.2,
+    }  # fmt: skip
+    assert coco["annotations"][2] == {
+        "id": 3, "image_id": 3, "category_id": 4, "bbox": [76.8, 115.2, 153.6, 115.2],
+        "area": 17694.72, "iscrowd": 0, "score": 0.9,
+    }  # fmt: skip
+    assert [category["id"] for category in coco["categories"]] == [1, 2, 3, 4]
+
+
+def test_pixels_in_coco_have_two_decimals(tmp_path):
+    thirds = PERSON.model_copy(update={"box": (0.11111, 0.22225, 0.33333, 0.44441)})
+    event = detections_event("clip", detections=(thirds,))
+    write_coco(lambda: [event], tmp_path / "tags.json", LABELS)
+    (annotation,) = json.loads((tmp_path / "tags.json").read_text())["annotations"]
+    assert annotation["bbox"] == [85.33, 128.02, 170.67, 127.96]
+    assert annotation["area"] == 21838.93
+
+
 def test_coco_of_nothing_is_empty_and_valid(tmp_path):
     write_coco(list, tmp_path / "tags.json", LABELS)
     assert json.loads((tmp_path / "tags.json").read_text())["images"] == []
+
+
+def test_a_row_of_parquet_has_all_that_is_known_of_a_frame(tmp_path):
+    event = detections_event("clip", seq=1)
+    write_parquet([event], tmp_path / "tags.parquet")
+    (row,) = pq.read_table(tmp_path / "tags.parquet").to_pylist()
+    (detection,) = row.pop("detections")
+    assert (detection["label"], detection["class_id"]) == ("Person", 4)
+    assert row == {
+        "id": event.id, "camera_id": "clip", "frame_index": 1, "pts": 1, "time_base": "1/10",
+        "pts_seconds": 0.1, "time": event.time, "width": 768, "height": 576, "skipped": 0,
+        "model": "ssd_mobilenet_v2_oid", "model_digest": "sha256:00",
+    }  # fmt: skip
+
+
+def test_parquet_has_every_frame_of_a_replay_that_does_not_fit_into_one_piece(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    write_parquet(replay(range(5)), tmp_path / "tags.parquet")
+    assert pq.read_table(tmp_path / "tags.parquet")["frame_index"].to_pylist() == list(range(5))
 
 
 def test_parquet_keeps_frames_without_detections(tmp_path):
@@ -109,6 +154,15 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
         path.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), OSError("No space left")])
+def test_an_error_in_writing_is_one_line_with_its_reason(tmp_path, error):
+    with (
+        pytest.raises(SinkError, match=r"^cannot write .*out\.txt: No space left$"),
+        complete_or_absent(tmp_path / "out.txt"),
+    ):
+        raise error
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path):

@@ -226,6 +226,30 @@ def test_the_meter_counts_from_frame_to_frame():
         meter.frame(11, 10)
 
 
+def test_the_meter_counts_from_the_first_byte_and_does_not_forget():
+    meter = Meter(Limits(max_bytes_without_frame=10))
+    meter.count(10)
+    meter.check()
+    meter.count(1)
+    meter.frame(10, 10)
+    meter.count(1)
+    with pytest.raises(OverLimit, match="more than 10 bytes"):
+        meter.check()
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(max_pixels=1, max_bytes_without_frame=1 << 20), Limits(100_000, 64, 1)]
+)
+def test_ffmpeg_allocates_no_larger_block_than_the_limits_need(limits):
+    try:
+        limits.limit_blocks()
+        av.VideoFrame(1000, 1000, "gray")
+        with pytest.raises(MemoryError):
+            av.VideoFrame(2000, 1000, "gray")
+    finally:
+        Limits(max_bytes_without_frame=2**31 - 1).limit_blocks()  # as FFmpeg has it
+
+
 def test_each_limit_is_a_setting(monkeypatch):
     monkeypatch.setenv("SSD_WORKER_MAX_STREAMS", "7")
     arguments = ["x.mp4", "--max-pixels", "100", "--max-bytes-without-frame", "1000"]

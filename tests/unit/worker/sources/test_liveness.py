@@ -33,6 +33,23 @@ def test_pictures_keep_a_connection_alive_also_two_fields_to_each(clock):
         read(Liveness(), clock, pictures, seconds=60)
 
 
+def decode(connection, clock, pictures):
+    """A window of packets with so many pictures each; the last comes at its end."""
+    for index, given in enumerate(pictures):
+        if index == len(pictures) - 1:
+            clock.now += PICTURELESS_SECONDS
+        connection.decoded(given)
+
+
+def test_one_picture_in_three_packets_is_enough_and_in_four_is_not(clock):
+    connection = Liveness()
+    decode(connection, clock, [1, 0, 0])
+    decode(connection, clock, [0, 1, 0, 0, 0, 1])
+    decode(connection, clock, [0, 0, 1])
+    with pytest.raises(ConnectionLost, match="1 of 4 packets could be decoded in 5 s"):
+        decode(connection, clock, [0, 1, 0, 0])
+
+
 def test_a_slow_camera_is_no_dead_one(clock):
     read(Liveness(), clock, 1, seconds=60, rate=0.4)
 
@@ -73,6 +90,59 @@ def test_the_first_picture_may_take_until_the_next_key_frame(clock):
         read(Liveness(), clock, 0, seconds=OPEN_SECONDS + 1)
 
 
+@pytest.mark.parametrize("silence_seconds", [1.5, SILENCE_SECONDS])
+def test_silence_is_a_stall_from_the_second_it_was_given_on(clock, silence_seconds):
+    connection = Liveness(silence_seconds)
+    clock.now += silence_seconds - 0.25
+    connection.packet(of_video=True)
+    clock.now += silence_seconds - 0.25
+    assert connection.silent_seconds == silence_seconds - 0.25
+    connection.packet(of_video=False)
+    clock.now += 0.25
+    with pytest.raises(ConnectionLost) as lost:
+        connection.packet(of_video=True)
+    assert (lost.value.reason, lost.value.detail) == (
+        "stall",
+        f"nothing arrived for {silence_seconds:.0f} s",
+    )
+
+
+@pytest.mark.parametrize("seconds", [OPEN_SECONDS, OPEN_SECONDS + 1])
+def test_packets_without_a_first_picture_are_invalid_data(clock, seconds):
+    connection = Liveness()
+    connection.decoded(0)
+    clock.now += seconds
+    with pytest.raises(ConnectionLost, match=r"0 of 2 packets could be decoded in 1[01] s"):
+        connection.decoded(0)
+
+
+def test_a_connection_was_up_once_it_has_given_a_picture(clock):
+    connection = Liveness()
+    connection.decoded(0)
+    assert not connection.was_up
+    connection.decoded(1)
+    assert connection.was_up
+
+
+def test_packets_before_the_first_picture_do_not_count_against_those_after(clock):
+    connection = Liveness()
+    read(connection, clock, 0, seconds=OPEN_SECONDS - 1)
+    decode(connection, clock, [1, 0, 1])
+
+
+def test_time_spent_on_the_pictures_is_no_time_without_them(clock):
+    connection = Liveness()
+    connection.decoded(1)
+    connection.decoded(0)
+    clock.now += PICTURELESS_SECONDS
+    connection.handed_on(1)
+    for _ in range(9):  # too few pictures, but not for so long yet
+        connection.decoded(0)
+    clock.now += 1
+    with pytest.raises(ConnectionLost, match="1 of 12 packets"):
+        connection.decoded(0)
+
+
 def test_time_spent_on_the_pictures_is_not_the_cameras(clock):
     connection = Liveness()
     for _ in range(10):
@@ -85,7 +155,9 @@ def test_time_spent_on_the_pictures_is_not_the_cameras(clock):
     ("seconds", "looked_into", "lost"),
     [
         (1, False, False),  # there is time left
+        (SILENCE_SECONDS, False, True),
         (SILENCE_SECONDS + 0.1, False, True),
+        (OPEN_SECONDS - 5.75, False, True),
         (SILENCE_SECONDS + 0.1, True, False),  # a slow handshake
         (OPEN_SECONDS, False, False),  # it was looking at something all the time
     ],

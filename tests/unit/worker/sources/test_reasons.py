@@ -39,6 +39,8 @@ def error(kind, number=1):
         (InvalidDataError, 1, True, 0, "invalid_data"),
         (FFmpegOSError, errno.EHOSTUNREACH, False, 0, "timeout"),
         (FFmpegOSError, errno.EIO, False, 0, "error"),
+        (PermissionError, errno.EPERM, True, 0, "error"),
+        (FFmpegOSError, errno.EINVAL, False, 0, "error"),
     ],
 )
 def test_an_error_has_its_reason_and_shows_no_url(kind, number, opened, silent_seconds, reason):
@@ -46,6 +48,7 @@ def test_an_error_has_its_reason_and_shows_no_url(kind, number, opened, silent_s
         error(kind, number), URL, opened=opened, silent_seconds=silent_seconds
     )
     assert found == reason
+    assert detail
     assert "secret" not in detail
 
 
@@ -60,3 +63,27 @@ def test_a_host_without_an_address_is_told_as_such():
     url = "rtsp://no.such.host.invalid/stream"
     reason, _ = reason_of(error(FFmpegOSError, errno.EIO), url, opened=False, silent_seconds=0)
     assert reason == "unknown_host"
+
+
+@pytest.mark.parametrize(
+    ("url", "number", "opened"),
+    [
+        ("rtsp://no.such.host.invalid/stream", errno.EIO, True),  # it had one while it was opened
+        ("rtsp://no.such.host.invalid/stream", errno.EINVAL, False),
+        ("/media/no.such.host.invalid", errno.EIO, False),  # a disk that cannot be read
+        ("rtsp://[not.a.host/stream", errno.EIO, False),
+    ],
+)
+def test_other_errors_are_not_put_down_to_the_hosts_name(url, number, opened):
+    reason, detail = reason_of(error(FFmpegOSError, number), url, opened=opened, silent_seconds=0)
+    assert (reason, detail) == ("error", "words of FFmpeg")
+
+
+def test_a_name_that_no_host_can_have_is_told_as_such():
+    url = f"rtsp://{'a' * 70}.invalid/stream"
+    reason, _ = reason_of(error(FFmpegOSError, errno.EIO), url, opened=False, silent_seconds=0)
+    assert reason == "unknown_host"
+
+
+def test_an_error_without_words_has_an_empty_detail():
+    assert reason_of(OSError(), URL, opened=True, silent_seconds=0) == ("error", "")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -17,6 +19,21 @@ def test_stride_takes_every_nth_frame_and_counts_the_rest():
     assert sampler.take_skipped() == 0
 
 
+def test_the_first_of_each_stride_is_by_frame_index_wherever_the_recording_is_entered():
+    sampler = Sampler(stride=4)
+    assert [i for i in range(6, 17) if sampler.accepts(i, None)] == [8, 12, 16]
+
+
+def test_without_a_stride_or_a_rate_every_frame_is_taken():
+    assert accepted(Sampler(), [i / 25 for i in range(10)]) == list(range(10))
+
+
+def test_frames_without_a_time_are_taken_whatever_the_rate():
+    sampler = Sampler(fps=1)
+    assert accepted(sampler, [None] * 5) == list(range(5))
+    assert sampler.take_skipped() == 0
+
+
 @pytest.mark.parametrize(("rate", "fps", "expected"), [(30, 10, 100), (25, 10, 100), (10, 30, 100)])
 def test_fps_is_met_on_average_and_never_exceeded(rate, fps, expected):
     frames = accepted(Sampler(fps=fps), [i / rate for i in range(rate * 10)])
@@ -31,6 +48,26 @@ def test_timestamps_rounded_to_milliseconds_do_not_shift_the_frames_taken():
 def test_fps_survives_timestamps_that_restart():
     seconds = [i / 10 for i in range(100)] + [i / 10 for i in range(100)]
     assert len(accepted(Sampler(fps=1), seconds)) == pytest.approx(20, abs=1)
+
+
+def test_a_rate_that_does_not_divide_the_cameras_is_met_on_average():
+    frames = accepted(Sampler(fps=8), [i / 30 for i in range(300)])
+    assert len(frames) == pytest.approx(80, abs=1)
+    assert {b - a for a, b in pairwise(frames)} == {3, 4}
+
+
+def test_after_a_jump_back_the_next_frame_is_taken_at_once():
+    seconds = [100.0, 100.5, 7.0, 7.5, 8.0]
+    assert accepted(Sampler(fps=1), seconds) == [0, 2, 4]
+
+
+def test_two_frames_with_one_time_are_not_a_jump_back():
+    assert accepted(Sampler(fps=1), [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]) == [0, 4]
+
+
+@pytest.mark.parametrize(("early_seconds", "frames"), [(0.0005, [0, 1]), (0.0006, [0])])
+def test_a_frame_may_come_half_a_millisecond_early(early_seconds, frames):
+    assert accepted(Sampler(fps=1), [0.0, 1 - early_seconds]) == frames
 
 
 def test_after_a_gap_there_is_no_burst():
