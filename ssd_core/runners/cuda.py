@@ -111,11 +111,11 @@ class CudaRunner:
                 self._drop_programs()
                 self._settings = settings
 
-    @torch.inference_mode()
     def compute_alike(self, batch: int) -> int:
         """A batch is computed as a whole: see ``Runner``."""
         return batch
 
+    @torch.inference_mode()
     def submit(self, images: Sequence[Image | YuvImage]) -> Callable[[], Found]:
         """Start on a batch; the function returned waits for its detections and returns them.
 

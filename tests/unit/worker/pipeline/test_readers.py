@@ -486,15 +486,14 @@ def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next()
 # Readers without a pipeline
 
 
-class Publisher:
-    """What readers ask of one."""
-
-    def __init__(self):
-        self.refused = {}
-        self.added = []
+class FreePublisher(Publisher):
+    """Lets every camera be watched."""
 
     def add_cameras(self, camera_ids):
         self.added.append(list(camera_ids))
+
+    def may_watch(self, camera_id):
+        return True
 
 
 class SilentSource:
@@ -536,7 +535,9 @@ class Silent:
     def __init__(self, monkeypatch):
         self.sources = []
         self.batcher = LatestFrameBatcher(4, 60)
-        self.readers = readers.Readers(self.batcher, Publisher(), CameraRecords(), lossless=False)
+        self.readers = readers.Readers(
+            self.batcher, FreePublisher(), CameraRecords(), lossless=False
+        )
         self.readers.watch([Camera("gate", self._open)])
         self._now = 0.0
         monkeypatch.setattr(readers.time, "monotonic", lambda: self._now)
@@ -648,7 +649,7 @@ class Watched:
     def __init__(self, *cameras):
         self.sources = []
         self.batcher = LatestFrameBatcher(4, 60)
-        self.publisher, self.records = Publisher(), CameraRecords()
+        self.publisher, self.records = FreePublisher(), CameraRecords()
         self.readers = readers.Readers(self.batcher, self.publisher, self.records, lossless=False)
         self.watch(*cameras)
 

@@ -83,7 +83,7 @@ def test_a_row_of_parquet_has_all_that_is_known_of_a_frame(tmp_path):
     assert row == {
         "id": event.id, "camera_id": "clip", "frame_index": 1, "pts": 1, "time_base": "1/10",
         "pts_seconds": 0.1, "time": event.time, "width": 768, "height": 576, "skipped": 0,
-        "model": "ssd_mobilenet_v2_oid", "model_digest": "sha256:00",
+        "model": "ssd_mobilenet_v2_oid", "model_digest": "sha256:00", "file_name": None,
     }  # fmt: skip
 
 

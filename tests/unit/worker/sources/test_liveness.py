@@ -93,14 +93,12 @@ def test_the_first_picture_may_take_until_the_next_key_frame(clock):
 @pytest.mark.parametrize("silence_seconds", [1.5, SILENCE_SECONDS])
 def test_silence_is_a_stall_from_the_second_it_was_given_on(clock, silence_seconds):
     connection = Liveness(silence_seconds)
-    clock.now += silence_seconds - 0.25
-    connection.packet(of_video=True)
-    clock.now += silence_seconds - 0.25
-    assert connection.silent_seconds == silence_seconds - 0.25
-    connection.packet(of_video=False)
-    clock.now += 0.25
+    connection.opened(looked_into=True)
+    connection.packet(silence_seconds - 0.25, of_video=True)
+    assert connection.silent_seconds(silence_seconds - 0.25) == silence_seconds - 0.25
+    connection.packet(silence_seconds - 0.25, of_video=False)
     with pytest.raises(ConnectionLost) as lost:
-        connection.packet(of_video=True)
+        connection.packet(0.25, of_video=True)
     assert (lost.value.reason, lost.value.detail) == (
         "stall",
         f"nothing arrived for {silence_seconds:.0f} s",
