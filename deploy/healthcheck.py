@@ -8,7 +8,7 @@ with 0 if there was one, else with 1.
 Events of other workers do not count: the spool holds the epoch of this worker's connection to each
 camera, and the producer hash in Redis the epoch of the camera's newest event. Workers that share a
 state directory are one to this check. Knows nothing of the cameras' state: a worker whose cameras
-are all down is healthy, and its events say that they are down. Imports no PyTorch.
+are all down or late is healthy, and its events say so. Imports no PyTorch.
 """
 
 import argparse
