@@ -31,14 +31,13 @@ from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import MediaTime, Sampler
-from worker.sources.streams import passed_over, video_of
+from worker.sources.streams import passed_over, rate_of, video_of
 from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
 
 PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
-DEFAULT_RATE = 25
 STALE_SECONDS = 2.0
 """No picture is handed on that is older than this."""
 LATE_INTERVAL_SECONDS = 1.0
@@ -233,9 +232,9 @@ class Connection:
         )
 
     def _of_file(self, container: Any, stream: Any) -> Iterator[SourceItem]:
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-        pace = Pace(self._reader.wait, 1 / float(rate))
-        media_time = MediaTime(1 / float(rate))
+        interval_seconds = float(1 / rate_of(stream))
+        pace = Pace(self._reader.wait, interval_seconds)
+        media_time = MediaTime(interval_seconds)
         for picture in of_file(container, stream, self._meter):
             seconds = media_time.of(picture.arrival.seconds)
             pace.wait_for(seconds)
