@@ -34,7 +34,7 @@ from worker.servers.address import (
     server_of_url,
 )
 from worker.servers.embedded import url as embedded_url
-from worker.settings.fields import COMMANDS, RedisSettings
+from worker.settings.fields import COMMANDS, RedisSettings, SpoolPlace
 from worker.settings.loading import load_settings
 from worker.sinks.redis_stream import RedisStreamSink
 
@@ -45,10 +45,8 @@ MAIN_PROCESS = Path("/proc/1/cmdline")
 SPOOLED = "the spool"
 
 
-class HealthSettings(RedisSettings):
+class HealthSettings(RedisSettings, SpoolPlace):
     """Where the worker publishes, and spools meanwhile."""
-
-    spool_dir: Path | None = None
 
 
 class Progress:
@@ -63,8 +61,7 @@ class Progress:
         )
         self._keys = Keys(settings.key_prefix)
         self._destination = RedisStreamSink(self._url, prefix=settings.key_prefix).destination
-        directory = settings.spool_dir or settings.state_dir / "spool"
-        self._spool = directory.expanduser() / FILE_NAME
+        self._spool = settings.spool_directory / FILE_NAME
         self._client: RedisClient | None = None
         self.trouble = ""
         """Why the last look saw nothing of Redis or of the spool."""
