@@ -91,7 +91,7 @@ class ImageStream:
 
     @property
     def silent_seconds(self) -> float:
-        """Since something arrived, or since it connected; to wait for a turn is no silence."""
+        """Since something arrived, or it connected; waiting for the next turn does not count."""
         return time.monotonic() - self._heard_at
 
     @property
