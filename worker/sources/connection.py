@@ -18,7 +18,14 @@ from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamLate, StreamUp
 from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
-from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
+from worker.sources.camera_pictures import (
+    CATCH_UP_SECONDS,
+    CameraPictures,
+    Late,
+    Picture,
+    ReaderThread,
+    of_file,
+)
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
 from worker.sources.http_camera import HttpCamera
@@ -117,6 +124,8 @@ class Connection:
         """Pictures dropped since the last frame."""
         self._late_at = 0.0
         """When it last said that it is late, by the monotonic clock."""
+        self._first_decoded_at: float | None = None
+        """By the monotonic clock."""
         self.epoch: int | None = None
         self.up_at: float | None = None
         """By the monotonic clock; None before the first picture."""
@@ -277,7 +286,7 @@ class Connection:
         now = time.monotonic()
         lag = arrival.lag_seconds(now)
         if not self.was_up:
-            if lag > IN_TIME_SECONDS:  # of what the server kept from before
+            if self._may_be_from_before(lag, now):
                 return
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
@@ -305,6 +314,17 @@ class Connection:
             yield from self._late(lag)
             return
         yield self._frame(picture, frame_index, orientation)
+
+    def _may_be_from_before(self, lag_seconds: float, now: float) -> bool:
+        """Whether a picture may be one that the server kept, with those of now still to come.
+
+        Those that are late after that are late for another reason, of which the camera must not
+        stay down: a busy machine, or B-frames at a few pictures per second.
+        """
+        if self._first_decoded_at is None:
+            self._first_decoded_at = now
+        is_early = now < self._first_decoded_at + CATCH_UP_SECONDS
+        return is_early and lag_seconds > IN_TIME_SECONDS
 
     def _up(self) -> StreamUp:
         self.epoch = self._next_epoch()
