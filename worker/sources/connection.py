@@ -8,7 +8,7 @@ none is handed on late without saying so. No URL ever leaves this module.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -249,7 +249,8 @@ class Connection:
             pace.wait_for(seconds)
             if self._reader.is_stopped:
                 return
-            yield from self._handed_on(picture, seconds)
+            due = replace(picture.arrival, at=pace.played_at)  # it was decoded before that
+            yield from self._handed_on(replace(picture, arrival=due), seconds)
 
     def _of_camera(self, container: Any, stream: Any) -> Iterator[SourceItem]:
         if isinstance(container, ImageStream):
