@@ -82,8 +82,12 @@ def test_a_server_that_was_killed_and_comes_back_has_every_event(watch, redis_se
     said = worker.stop()
     assert "Redis is unavailable, events are queued" in said
     assert "Redis is available again after" in said
-    assert_whole(events_of(redis_server.client, "gate"))
+    events = events_of(redis_server.client, "gate")
+    assert_whole(events)
     assert worker.spooled() == 0
+    assert ("degraded", "late") in [
+        (e["data"]["state"], e["data"]["reason"]) for e in events if "state" in e["data"]
+    ]
 
 
 @pytest.mark.long
