@@ -82,8 +82,12 @@ def test_a_server_that_was_killed_and_comes_back_has_every_event(watch, redis_se
     said = worker.stop()
     assert "Redis is unavailable, events are queued" in said
     assert "Redis is available again after" in said
-    assert_whole(events_of(redis_server.client, "gate"))
+    events = events_of(redis_server.client, "gate")
+    assert_whole(events)
     assert worker.spooled() == 0
+    assert ("degraded", "late") in [
+        (e["data"]["state"], e["data"]["reason"]) for e in events if "state" in e["data"]
+    ]
 
 
 @pytest.mark.long
@@ -267,7 +271,7 @@ def test_after_a_failover_the_new_server_at_the_address_gets_the_events(
         wait_for_frames(valkey_server.client)
         wait_until(lambda: replica.client.info()["master_link_status"] == "up")
         valkey_server.client.wait(1, 2000)
-        address._target_port = replica.port  # as when a name points elsewhere
+        address.target_port = replica.port  # as when a name points elsewhere
         replica.client.replicaof("NO", "ONE")
         # The old one stays alive, keeps the worker's connection open and accepts no writes.
         valkey_server.client.replicaof("127.0.0.1", replica.port)

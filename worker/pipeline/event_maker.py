@@ -43,6 +43,8 @@ class EventMaker:
         self.records = CameraRecords()
         self._model = model
         self._recording_digest = recording_digest
+        self._behind_seconds = 0.0
+        """How long the oldest event has waited to be published."""
         self._publish_all = publish_all or recording_digest is not None
 
     def filters(self, batch: FrameBatch) -> list[DetectionFilter]:
@@ -84,6 +86,14 @@ class EventMaker:
             for camera_id, count in events_lost.items()
         ]
 
+    def behind(self, seconds: float) -> list[Event]:
+        """``degraded`` for the cameras whose events wait to be published, for too long by now."""
+        self._behind_seconds = seconds
+        if seconds <= LATE_SECONDS:
+            return []
+        detail = f"its events have waited {seconds:.1f} s to be published"
+        return [event for camera in self._reported() for event in self._degrade(camera, detail)]
+
     def reported(self) -> list[str]:
         """The cameras that have had an event in this run, so that their losses can be reported."""
         return [camera.camera_id for camera in self._reported()]
@@ -118,9 +128,9 @@ class EventMaker:
         now = time.monotonic()
         if frame.captured_monotonic is None:
             return []
-        age = now - frame.captured_monotonic
+        age = now - frame.captured_monotonic + self._behind_seconds
         if age > LATE_SECONDS:
-            return self._degrade(camera, age)
+            return self._degrade(camera, f"its pictures were {age:.1f} s old")
         is_late = camera.state == "degraded" and camera.reason == "late"
         if is_late and now - camera.late_at > RECOVERY_SECONDS:
             return [self._state_event(camera, "up", "caught_up")]
@@ -129,13 +139,12 @@ class EventMaker:
     def _late(self, item: StreamLate) -> list[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.count(item)
-        return self._degrade(camera, item.lag_seconds)
+        return self._degrade(camera, f"its pictures were {item.lag_seconds:.1f} s old")
 
-    def _degrade(self, camera: CameraRecord, lag_seconds: float) -> list[Event]:
+    def _degrade(self, camera: CameraRecord, detail: str) -> list[Event]:
         camera.late_at = time.monotonic()
         if camera.state != "up":
             return []
-        detail = f"its pictures were {lag_seconds:.1f} s old"
         return [self._state_event(camera, "degraded", "late", detail)]
 
     def _detections_event(

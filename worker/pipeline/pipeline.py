@@ -94,6 +94,7 @@ class Pipeline:
                 elif ended:
                     break
                 self._submit(self._events.heartbeats())
+                self._submit(self._events.behind(self._publisher.behind_seconds))
                 self._submit(self._events.lost(self._publisher.take_lost(self._events.reported())))
                 self._raise_failure()
             while self._lossless and not self._stopping and self._publisher.waiting:

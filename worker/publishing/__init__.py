@@ -45,6 +45,11 @@ class Publisher(Protocol):
         ...
 
     @property
+    def behind_seconds(self) -> float:
+        """How long the oldest live event has waited to be published; 0 if none waits."""
+        ...
+
+    @property
     def refused(self) -> dict[str, str]:
         """Cameras whose events are not accepted any more, and why."""
         ...

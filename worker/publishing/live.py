@@ -56,6 +56,8 @@ class LivePublisher:
         self._outage = Outage(sink.name)
         self._retry_at = 0.0
         self._disk_refuses = False
+        self._behind_since: float | None = None
+        """Since when there is an event that was not published at once."""
         self._give_up_at = float("inf")
         self._closing = False
         self.failure: Exception | None = None
@@ -95,6 +97,8 @@ class LivePublisher:
         """Queue events; never blocks, always True."""
         with self._condition:
             self._queue.extend(e for e in events if e.data.camera_id not in self.refused)
+            if self._queue and self._behind_since is None:
+                self._behind_since = time.monotonic()
             self._epochs.submitted(events)
             self._trim()
             self._condition.notify_all()
@@ -116,6 +120,12 @@ class LivePublisher:
         """Events that were submitted and are not published yet."""
         with self._condition:
             return len(self._queue) + len(self._in_flight) + len(self._spool)
+
+    @property
+    def behind_seconds(self) -> float:
+        """How long the oldest event has waited to be published; 0 if none waits."""
+        since = self._behind_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def progress(self) -> int:
         """Rises with every attempt, and with every event that is kept."""
@@ -201,6 +211,8 @@ class LivePublisher:
                     self._send_or_keep(events)
                 with self._condition:
                     self._in_flight = []
+                    if not self._is_behind:
+                        self._behind_since = time.monotonic() if self._queue else None
             if self._is_behind and not self._outage:
                 self._catch_up()
             if not self._outage:

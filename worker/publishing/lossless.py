@@ -69,6 +69,11 @@ class LosslessPublisher:
         with self._condition:
             return len(self._queue) + self._in_flight
 
+    @property
+    def behind_seconds(self) -> float:
+        """0: nobody waits for a recording's events."""
+        return 0.0
+
     def progress(self) -> int:
         """Rises with every attempt."""
         return self._steps

@@ -223,6 +223,29 @@ def test_lateness_is_repeated_as_the_heartbeat_and_ends_with_the_worker(live, mo
     assert (stopped.data.state, stopped.data.reason) == ("down", "stopped")
 
 
+def test_events_that_wait_to_be_published_make_every_camera_that_is_up_late(live):
+    make(live, UP, StreamUp("yard", 5), StreamDown("yard", 5, "down", "stall"))
+    assert live.behind(LATE_SECONDS) == []
+    (event,) = live.behind(LATE_SECONDS + 0.5)
+    assert (event.data.camera_id, event.data.state, event.data.reason) == (
+        "gate",
+        "degraded",
+        "late",
+    )
+    assert event.data.detail == "its events have waited 2.0 s to be published"
+    assert live.behind(LATE_SECONDS + 1) == []
+
+
+def test_a_picture_is_as_old_as_it_is_plus_what_its_event_will_wait(live):
+    make(live, UP)
+    live.behind(LATE_SECONDS - 0.2)
+    late = dataclasses.replace(
+        frame(epoch=1000), captured_monotonic=event_maker.time.monotonic() - 0.3
+    )
+    (event,) = make(live, late, found=[[]])
+    assert (event.data.state, event.data.reason) == ("degraded", "late")
+
+
 def test_a_camera_that_is_down_is_not_late(live):
     make(live, UP, StreamDown("gate", 1000, "down", "closed"))
     assert make(live, StreamLate("gate", 1000, 3.0)) == []

@@ -107,6 +107,21 @@ def test_events_made_while_the_sink_is_away_arrive_afterwards_once_and_in_order(
     assert seqs(sink) == list(range(220))
 
 
+def test_it_knows_how_long_the_oldest_event_has_waited(start, monkeypatch):
+    sink = FlakySink()
+    publisher = start(sink)
+    assert publisher.behind_seconds == 0
+    now = time.monotonic()
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.behind_seconds > 0.2, what="an event to wait")
+    publisher.submit(events(1, 1))
+    assert 0.2 < publisher.behind_seconds <= time.monotonic() - now
+    sink.back.set()
+    publisher.submit(events(2, 2))
+    wait_until(lambda: publisher.behind_seconds == 0, what="the sink to catch up")
+    assert seqs(sink) == [0, 1, 2]
+
+
 def test_a_write_that_was_done_but_not_confirmed_is_sent_again(start):
     class CutOff(DeduplicatingSink):
         """Writes, and loses the reply, the first time."""
