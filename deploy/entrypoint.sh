@@ -14,7 +14,7 @@ stop() {
     forward
 }
 
-# Once: a second SIGTERM ends the worker without an orderly stop.
+# Once: another SIGTERM a second later would end the worker without an orderly stop.
 forward() {
     if [ -z "$worker" ] || [ -n "$forwarded" ]; then
         return

@@ -8,7 +8,7 @@ with 0 if there was one, else with 1.
 Events of other workers do not count: the spool holds the epoch of this worker's connection to each
 camera, and the producer hash in Redis the epoch of the camera's newest event. Workers that share a
 state directory are one to this check. Knows nothing of the cameras' state: a worker whose cameras
-are all down is healthy, and its events say that they are down. Imports no PyTorch.
+are all down or late is healthy, and its events say so. Imports no PyTorch.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from worker.servers.address import (
     server_of_url,
 )
 from worker.servers.embedded import url as embedded_url
-from worker.settings.fields import COMMANDS, RedisSettings
+from worker.settings.fields import COMMANDS, RedisSettings, SpoolPlace
 from worker.settings.loading import load_settings
 from worker.sinks.redis_stream import RedisStreamSink
 
@@ -45,10 +45,8 @@ MAIN_PROCESS = Path("/proc/1/cmdline")
 SPOOLED = "the spool"
 
 
-class HealthSettings(RedisSettings):
+class HealthSettings(RedisSettings, SpoolPlace):
     """Where the worker publishes, and spools meanwhile."""
-
-    spool_dir: Path | None = None
 
 
 class Progress:
@@ -63,8 +61,7 @@ class Progress:
         )
         self._keys = Keys(settings.key_prefix)
         self._destination = RedisStreamSink(self._url, prefix=settings.key_prefix).destination
-        directory = settings.spool_dir or settings.state_dir / "spool"
-        self._spool = directory.expanduser() / FILE_NAME
+        self._spool = settings.spool_directory / FILE_NAME
         self._client: RedisClient | None = None
         self.trouble = ""
         """Why the last look saw nothing of Redis or of the spool."""

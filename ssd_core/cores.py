@@ -44,16 +44,16 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 def _group_folders(root: Path) -> Iterator[Path]:
     """The folder of each control group around this process that may limit its CPU time."""
     paths = {}
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
             paths["cgroup2"] = path
         elif CONTROLLER in controllers.split(","):
             paths["cgroup"] = path
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+    for line in _lines(root / "proc/self/mountinfo"):
         mount, _, kind = line.partition(" - ")
         mounted, place = map(_unescaped, mount.split()[3:5])
-        filesystem, _, options = kind.split(maxsplit=2)
+        filesystem, _, options = kind.split(" ", 2)  # the device in the middle may be empty
         is_ours = filesystem == "cgroup2" or CONTROLLER in options.split(",")
         if filesystem not in paths or not is_ours:
             continue
@@ -61,6 +61,12 @@ def _group_folders(root: Path) -> Iterator[Path]:
         folder = top / _below(paths[filesystem], mounted)
         yield folder
         yield from (parent for parent in folder.parents if parent.is_relative_to(top))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of the kernel: names in it may be any bytes but a newline."""
+    text = path.read_bytes().decode(errors="surrogateescape")
+    return [line for line in text.split("\n") if line]
 
 
 def _below(path: str, mounted: str) -> str:

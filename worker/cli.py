@@ -105,7 +105,7 @@ def _run(command: str, arguments: list[str]) -> int:
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:
         case RunSettings():
-            if settings.camera_files:  # a reload that comes too early or too late is no hangup
+            if settings.camera_files:  # a reload that comes too early or too late must not end it
                 signal.signal(signal.SIGHUP, lambda *_: None)
             from worker.commands.run import run_live
 

@@ -287,7 +287,7 @@ class EventConsumer:
                 if not isinstance(explained, SinkUnavailable):
                     raise explained from error
                 self._reader.lost_reply()
-                # Where the address leads to another server now, the old one is no use.
+                # The address may lead to another server by now: connect again.
                 disconnect(self._client)
                 if not failed:
                     log.warning("%s; retrying", explained)

@@ -64,6 +64,11 @@ def replay_events(first, last):
     ]
 
 
+def status_of(server, camera_id):
+    state, reason = server.client.hmget(f"ssd:{{{camera_id}}}:status", "state", "reason")
+    return state.decode(), reason.decode()
+
+
 def jsons(events):
     return [event.to_json() for event in events]
 
@@ -258,6 +263,22 @@ def test_a_status_of_a_wrong_type_fails_before_anything_is_written(redis_server)
         with pytest.raises(SinkError, match="WRONGTYPE"):
             sink.publish([detections_event("gate", seq=0), camera_event("gate", seq=1)])
     assert redis_server.client.xlen("ssd:{gate}:detections") == 0
+
+
+def test_the_status_says_that_a_camera_is_late_and_no_longer_is(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([camera_event("gate", seq=0, state="up", reason="connected")])
+    sink.publish([camera_event("gate", seq=1, state="degraded", reason="late")])
+    assert status_of(redis_server, "gate") == ("degraded", "late")
+    sink.publish([camera_event("gate", seq=2, state="up", reason="caught_up")])
+    assert status_of(redis_server, "gate") == ("up", "caught_up")
+
+
+def test_lost_events_leave_the_status_of_their_camera_as_it_was(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([camera_event("gate", seq=0, state="up", reason="connected")])
+    sink.publish([camera_event("gate", seq=1, state="degraded", reason="events_lost")])
+    assert status_of(redis_server, "gate") == ("up", "connected")
 
 
 def test_a_stream_of_a_wrong_type_leaves_no_state_of_its_camera(redis_server):

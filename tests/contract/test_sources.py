@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -292,3 +293,12 @@ def test_a_recording_played_live_holds_each_frame_until_its_time(clip):
     started = time.monotonic()
     arrivals = [time.monotonic() - started for item in open_live(clip) if isinstance(item, Frame)]
     assert arrivals[-1] - arrivals[0] == pytest.approx(1.1, abs=0.5)
+
+
+def test_a_recording_of_few_frames_played_live_is_not_late(tmp_path):
+    path = cut(WALKWAY, tmp_path / "slow.mp4", frames=2, rate=Fraction(2, 5))
+    items = list(open_live(path))
+    assert [type(item) for item in items] == [StreamUp, Frame, Frame, StreamDown]
+    first, second = frames(items)
+    # Of when it was due, not of when it was decoded: right after the first.
+    assert (second.captured_at - first.captured_at).total_seconds() > 1

@@ -143,6 +143,16 @@ def test_of_a_server_that_sends_what_it_kept_only_what_is_of_now_is_handed_on(cl
     assert watch.downs() == []
 
 
+def test_a_camera_of_few_pictures_is_up_though_b_frames_keep_all_of_them_back(clips):
+    # Two B-frames at 2 frames/s: every picture comes out of the decoder more than 0.5 s late.
+    with NumberedCamera(clips[2], rate=2) as camera, Watch(camera.url) as watch:
+        watch.wait_for_frames(6)
+    assert watch.downs() == []
+    for at, item in watch.items:
+        if isinstance(item, Frame):
+            assert at - item.captured_monotonic < STALE_SECONDS
+
+
 def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
     # Half a second of delay more each second: a network that carries two thirds.
     with (

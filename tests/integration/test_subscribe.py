@@ -1,12 +1,14 @@
 """`ssd-worker subscribe`: filters, and the lag of a group."""
 
 import json
+from contextlib import closing
 
 import pytest
 
 from tests.events import PERSON, camera_event, detections_event
 from worker.consumer import EventConsumer
 from worker.events import Detection
+from worker.publishing.checkpoint import ReplayClaim
 from worker.sinks.redis_stream import RedisStreamSink
 
 CAR = Detection(label="Car", class_id=5, score=0.5, box=(0.1, 0.2, 0.3, 0.4))
@@ -77,6 +79,16 @@ def test_subscribe_prints_the_lag_of_a_group_and_changes_nothing(cli, url, valke
         assert lines(found) == [{"camera_id": "gate", "lag": 2, "pending": 1}]
     assert not valkey_server.client.exists("ssd:{none}:detections")
     assert valkey_server.client.xinfo_groups("ssd:{yard}:detections") == []
+
+
+def test_subscribe_finds_the_replays_whose_lag_is_asked_for(cli, url, valkey_server):
+    claim = ReplayClaim(recording="r", model="m", settings="s")
+    with closing(RedisStreamSink(valkey_server.url)) as sink:
+        sink.claim_replay("clip", claim, restart=False)
+        sink.publish([detections_event("clip", epoch=0, seq=n, mode="replay") for n in range(3)])
+    EventConsumer(url, group="alerts", replay=True).close()
+    found = cli("subscribe", "--replay", "--lag", "--group", "alerts", "--redis-url", url)
+    assert lines(found) == [{"camera_id": "clip", "lag": 3, "pending": 0}]
 
 
 def test_subscribe_prints_null_for_the_lag_of_what_is_not_a_stream(cli, url, valkey_server):

@@ -45,7 +45,7 @@ def backlogs(
     client = connect(url)
     try:
         if cameras is None:
-            cameras, _ = announced_cameras(client, keys.cameras)
+            cameras, _ = announced_cameras(client, keys.ids(replay=replay))
         for camera_id in cameras:
             stream = keys.camera(camera_id, replay=replay).stream
             backlog = backlog_of_group(client, stream, group)

@@ -144,7 +144,8 @@ class Readers:
                 self._put_aside(camera_id, "refused", why)
         self._replace_hung()
         held = self._publisher.held
-        whys = [*(why for _, why in self._set_aside.values()), *held.values()]
+        whys = [why for _, why in self._set_aside.values()]
+        whys += [held[camera_id] for camera_id in self._waiting if camera_id in held]
         if whys and not self._readers and self._waiting.keys() <= held.keys():
             raise SinkError(f"there is no camera left to watch: {whys[0]}")
 

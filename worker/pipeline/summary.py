@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worker.events import Detection
-from worker.frames import FrameBatch
+from worker.frames import FrameBatch, StreamUp
 
 
 @dataclass
@@ -25,6 +25,6 @@ class Summary:
     def add(self, batch: FrameBatch, found: Sequence[Sequence[Detection]]) -> None:
         """Count a batch and what was detected in each of its frames."""
         self.frames += len(batch.frames)
-        self.dropped += sum(frame.dropped for frame in batch.frames)
+        self.dropped += sum(i.dropped for i in batch.items if not isinstance(i, StreamUp))
         for detections in found:
             self.detections.update(detection.label for detection in detections)

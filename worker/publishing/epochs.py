@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from worker.errors import CameraRefused, SinkUnavailable, SpoolError
+from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError
 from worker.events import Event
 from worker.publishing.spool import Spool
 
@@ -92,3 +92,22 @@ class PublishedEpochs:
             self._spool.note_epochs(new)
         except SpoolError as error:
             log.debug("cannot save epochs: %s", error)
+
+
+def without_older(events: Sequence[Event], error: Fenced) -> list[Event]:
+    """Drop events of earlier connections of a camera whose stream already has later ones.
+
+    A process that died left them in the spool: published then, or made before another worker took
+    the camera. This process is not fenced off by that.
+    """
+    left = [
+        event
+        for event in events
+        if event.data.camera_id != error.camera_id or event.data.epoch > error.epoch
+    ]
+    log.warning(
+        "camera %s: discarding %d events of an earlier run: its stream already has later ones",
+        error.camera_id,
+        len(events) - len(left),
+    )
+    return left

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from worker.errors import CameraRefused, Fenced, SinkUnavailable, SpoolError, TakenOver
 from worker.events import Event
 from worker.publishing import Sink
-from worker.publishing.epochs import PublishedEpochs
+from worker.publishing.epochs import PublishedEpochs, without_older
 from worker.publishing.outage import Outage
 from worker.publishing.ownership import Ownership
 from worker.publishing.spool import INT64_MAX, Spool
@@ -310,7 +310,7 @@ class LivePublisher:
                 self._refuse(error, drop_until=INT64_MAX)
             except Fenced as error:
                 if self._epochs.are_later_than(error.camera_id, error.epoch):
-                    events = _without_older(events, error)
+                    events = without_older(events, error)
                 else:
                     self._refuse(error, drop_until=error.epoch)
             except CameraRefused as error:
@@ -408,22 +408,3 @@ class LivePublisher:
             return
         with self._condition:
             self._lost.update(lost)
-
-
-def _without_older(events: Sequence[Event], error: Fenced) -> list[Event]:
-    """Drop events of earlier connections of a camera whose stream already has later ones.
-
-    A process that died left them in the spool: published then, or made before another worker took
-    the camera. This process is not fenced off by that.
-    """
-    left = [
-        event
-        for event in events
-        if event.data.camera_id != error.camera_id or event.data.epoch > error.epoch
-    ]
-    log.warning(
-        "camera %s: discarding %d events of an earlier run: its stream already has later ones",
-        error.camera_id,
-        len(events) - len(left),
-    )
-    return left

@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
 """Maximum wait for a start: a large append-only file takes a while to load."""
-
-
 DEFAULT_MAX_BYTES = 2 << 30
 """1.6 million events of 1.3 kB: 16 cameras with 100,000 each, or 18 hours of a 25 fps replay."""
 WARN_AT = (0.75, 0.9)

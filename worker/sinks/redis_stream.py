@@ -161,8 +161,8 @@ class RedisStreamSink:
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
-                # "degraded" reports a loss; it does not replace the camera's state.
-                if isinstance(event, CameraEvent) and event.data.state != "degraded"
+                # Lost events are reported as "degraded"; the camera itself stays as it was.
+                if isinstance(event, CameraEvent) and event.data.reason != "events_lost"
                 else ("", "")
             )
             arguments += [event.data.epoch, event.data.seq]

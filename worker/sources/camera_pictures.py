@@ -176,7 +176,7 @@ class CameraPictures:
         with self._intake as intake, interrupting(self._container):
             self._reader.expect_sign_within(self._read_seconds)
             intake.wait_until_caught_up(CATCH_UP_SECONDS)
-            for arrival, read_seconds in intake:  # of every stream: sound alone is no picture
+            for arrival, read_seconds in intake:  # of every stream: the limits count sound, too
                 of_video = arrival.packet.stream_index == self._stream.index
                 self._meter.count(arrival.packet.size)
                 self._meter.check()

@@ -8,7 +8,7 @@ none is handed on late without saying so. No URL ever leaves this module.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,14 @@ from av.error import FFmpegError
 
 from worker.frames import Frame, SourceItem, StreamDown, StreamLate, StreamUp
 from worker.sources.arrivals import JUMP_BACK_REORDERED_SECONDS, Arrival
-from worker.sources.camera_pictures import CameraPictures, Late, Picture, ReaderThread, of_file
+from worker.sources.camera_pictures import (
+    CATCH_UP_SECONDS,
+    CameraPictures,
+    Late,
+    Picture,
+    ReaderThread,
+    of_file,
+)
 from worker.sources.capture_clock import CaptureClock
 from worker.sources.conversion import make_converter
 from worker.sources.http_camera import HttpCamera
@@ -31,14 +38,13 @@ from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import MediaTime, Sampler
-from worker.sources.streams import passed_over, video_of
+from worker.sources.streams import passed_over, rate_of, video_of
 from worker.sources.thinning import IN_TIME_SECONDS
 
 log = logging.getLogger(__name__)
 
 PLAYLIST_SILENCE_SECONDS = 30.0
 """A playlist (HLS) delivers the pictures of whole segments at once, seconds apart."""
-DEFAULT_RATE = 25
 STALE_SECONDS = 2.0
 """No picture is handed on that is older than this."""
 LATE_INTERVAL_SECONDS = 1.0
@@ -118,6 +124,8 @@ class Connection:
         """Pictures dropped since the last frame."""
         self._late_at = 0.0
         """When it last said that it is late, by the monotonic clock."""
+        self._first_decoded_at: float | None = None
+        """By the monotonic clock."""
         self.epoch: int | None = None
         self.up_at: float | None = None
         """By the monotonic clock; None before the first picture."""
@@ -233,15 +241,16 @@ class Connection:
         )
 
     def _of_file(self, container: Any, stream: Any) -> Iterator[SourceItem]:
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-        pace = Pace(self._reader.wait, 1 / float(rate))
-        media_time = MediaTime(1 / float(rate))
+        interval_seconds = float(1 / rate_of(stream))
+        pace = Pace(self._reader.wait, interval_seconds)
+        media_time = MediaTime(interval_seconds)
         for picture in of_file(container, stream, self._meter):
             seconds = media_time.of(picture.arrival.seconds)
             pace.wait_for(seconds)
             if self._reader.is_stopped:
                 return
-            yield from self._handed_on(picture, seconds)
+            due = replace(picture.arrival, at=pace.played_at)  # it was decoded before that
+            yield from self._handed_on(replace(picture, arrival=due), seconds)
 
     def _of_camera(self, container: Any, stream: Any) -> Iterator[SourceItem]:
         if isinstance(container, ImageStream):
@@ -278,7 +287,7 @@ class Connection:
         now = time.monotonic()
         lag = arrival.lag_seconds(now)
         if not self.was_up:
-            if lag > IN_TIME_SECONDS:  # of what the server kept from before
+            if self._may_be_from_before(lag, now):
                 return
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
@@ -306,6 +315,17 @@ class Connection:
             yield from self._late(lag)
             return
         yield self._frame(picture, frame_index, orientation)
+
+    def _may_be_from_before(self, lag_seconds: float, now: float) -> bool:
+        """Whether a picture may be one that the server kept, with those of now still to come.
+
+        Those that are late after that are late for another reason, of which the camera must not
+        stay down: a busy machine, or B-frames at a few pictures per second.
+        """
+        if self._first_decoded_at is None:
+            self._first_decoded_at = now
+        is_early = now < self._first_decoded_at + CATCH_UP_SECONDS
+        return is_early and lag_seconds > IN_TIME_SECONDS
 
     def _up(self) -> StreamUp:
         self.epoch = self._next_epoch()

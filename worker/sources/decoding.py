@@ -7,7 +7,6 @@ that exceeds a limit is refused, or ends there.
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from worker.sources.opening import FormatRefused, open_recording
 from worker.sources.orientation import Orientations
 from worker.sources.pictures import DecodedPicture
 from worker.sources.stills import decoded, is_still_picture
-from worker.sources.streams import passed_over, video_of
+from worker.sources.streams import passed_over, rate_of, video_of
 from worker.sources.ts_parts import WHOLE, Part, changes_of, parts_of
 
 log = logging.getLogger(__name__)
 
-DEFAULT_RATE = Fraction(25)
-"""Frames per second assumed if a file states none (raw H.264)."""
 MULTIPART = "mpjpeg"
 """FFmpeg's demuxer for it takes the last boundary of a file for the beginning of a part."""
 END_OF_IMAGE = b"\xff\xd9"
@@ -187,8 +184,3 @@ class DecodedPictures:
         except FFmpegError:
             self.damaged += 1
             return []
-
-
-def rate_of(stream: Any) -> Fraction:
-    """Average frames per second, as far as the file states or FFmpeg found them."""
-    return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)

@@ -18,13 +18,12 @@ from av.error import FFmpegError
 from worker.sources.images import Image, ImageSplitter
 from worker.sources.limits import Limits
 from worker.sources.opening import open_image
+from worker.sources.pacing import wait_until
 from worker.sources.reasons import ConnectionLost
 
 TIME_BASE = Fraction(1, 90_000)
 LONGEST_PREAMBLE_BYTES = 1 << 18
 """An answer without an image in its beginning is none of images."""
-POLL_SECONDS = 0.2
-"""How often a wait looks whether the camera was stopped."""
 FROZEN_SECONDS = 30.0
 """After so long with the same snapshot, byte for byte, a camera counts as frozen: a sensor's noise
 alone makes two pictures differ."""
@@ -41,9 +40,6 @@ class NoImagesError(Exception):
 
 class ImageStream:
     """The images of one camera, from connecting to it to losing it."""
-
-    start_time_realtime = None
-    """Nobody states it."""
 
     def __init__(
         self,
@@ -95,7 +91,7 @@ class ImageStream:
 
     @property
     def silent_seconds(self) -> float:
-        """Since something arrived, or since it connected; to wait for a turn is no silence."""
+        """Since something arrived, or it connected; waiting for the next turn does not count."""
         return time.monotonic() - self._heard_at
 
     @property
@@ -148,7 +144,7 @@ class ImageStream:
         due = changed_at = self._started
         while True:
             due = max(due + self._interval_seconds, time.monotonic())
-            if not self._wait_until(due):
+            if not wait_until(due, self._is_over):
                 return
             with closing(self._images((self._silence_seconds, self._silence_seconds))) as answer:
                 image = next(answer, None)
@@ -192,12 +188,6 @@ class ImageStream:
                 if time.monotonic() - image_at >= self._silence_seconds:
                     detail = f"no whole picture arrived for {self._silence_seconds:.0f} s"
                     raise ConnectionLost("stall", detail)
-
-    def _wait_until(self, due: float) -> bool:
-        """Whether to go on."""
-        while (seconds := due - time.monotonic()) > 0 and not self._is_over():
-            time.sleep(min(seconds, POLL_SECONDS))
-        return not self._is_over()
 
     def _is_over(self) -> bool:
         return self._interrupted or self._is_stopped()

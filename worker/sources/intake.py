@@ -21,8 +21,6 @@ POLL_SECONDS = 0.2
 """How often a thread that waits for the other looks whether the source was stopped."""
 READ_WAITED_SECONDS = 0.01
 """A read that took this long has waited for the camera: nothing was left from before."""
-
-
 QUIET_SECONDS = 0.05
 """A read that has waited this long, though the machine is busy, waits for the camera."""
 

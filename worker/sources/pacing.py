@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from worker.sources.streams import rate_of
+
 FASTEST = 1.5
 """How fast a video is played that is behind its schedule, until it has caught up: late segments
 become neither a burst, of which most is dropped, nor a delay for good."""
@@ -22,7 +24,13 @@ INTERVALS_OF_A_GAP = 4
 """At least, for videos of few pictures."""
 POLL_SECONDS = 0.2
 """How often a wait looks whether the camera was stopped."""
-DEFAULT_RATE = 25
+
+
+def wait_until(due: float, is_stopped: Callable[[], bool]) -> bool:
+    """Sleep until ``due`` by the monotonic clock, or until stopped; whether it was not stopped."""
+    while (seconds := due - time.monotonic()) > 0 and not is_stopped():
+        time.sleep(min(seconds, POLL_SECONDS))
+    return not is_stopped()
 
 
 class Pace:
@@ -80,8 +88,8 @@ class PlaylistPace:
         """``stream``: of the pictures."""
         self._index = stream.index
         self._is_stopped = is_stopped
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
-        self._pace = Pace(self._wait, 1 / float(rate), LONGEST_PLAYLIST_GAP_SECONDS, math.inf)
+        interval_seconds = float(1 / rate_of(stream))
+        self._pace = Pace(self._wait, interval_seconds, LONGEST_PLAYLIST_GAP_SECONDS, math.inf)
 
     @property
     def played_at(self) -> float:
@@ -96,6 +104,4 @@ class PlaylistPace:
             yield packet
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._is_stopped():
-            time.sleep(min(left, POLL_SECONDS))
+        wait_until(time.monotonic() + seconds, self._is_stopped)

@@ -23,7 +23,7 @@ from worker.frames import Frame, ShownPicture, SourceItem, StreamDown, StreamUp
 from worker.sources.animated_webp import AnimatedWebp, is_animated_webp
 from worker.sources.completeness import stated_length
 from worker.sources.conversion import PictureConverter, make_converter
-from worker.sources.decoding import DecodedPictures, rate_of
+from worker.sources.decoding import DecodedPictures
 from worker.sources.folder import (
     FolderPictures,
     folder_digest,
@@ -34,7 +34,8 @@ from worker.sources.folder import (
 from worker.sources.limits import DEFAULT_LIMITS, Limits
 from worker.sources.picture import seconds_of, time_base_of
 from worker.sources.pictures import DecodedPicture, PictureReader
-from worker.sources.sampling import Sampler
+from worker.sources.sampling import MediaTime, Sampler
+from worker.sources.streams import rate_of
 
 log = logging.getLogger(__name__)
 
@@ -216,16 +217,14 @@ class RecordingSource:
         """StreamUp, the frames, and StreamDown at the end of the file. Raises SourceError."""
         yield StreamUp(self.camera_id, 0, self._first_seq)
         seq = frame_index = 0
-        interval_seconds = float(1 / self._recording.rate)
-        media_seconds = -interval_seconds
+        media_time = MediaTime(float(1 / self._recording.rate))
         pictures = open_pictures(self._recording.path, self._gpu, self._limits)
         for frame_index, picture in enumerate(pictures, start=1):
             if self._stopped:
                 return
             seconds = seconds_of(picture.picture) if picture.has_time else None
             # Raw H.264 has no pts: without an estimate --fps would let every frame through.
-            media_seconds = media_seconds + interval_seconds if seconds is None else seconds
-            if self._sampler.accepts(frame_index - 1, media_seconds):
+            if self._sampler.accepts(frame_index - 1, media_time.of(seconds)):
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
                     try:

@@ -1,14 +1,17 @@
-"""Which stream of a container is the video.
+"""Which stream of a container is the video, and its frame rate.
 
 Takes an open container; gives the stream to decode, and a line about those that are passed over.
 """
 
+from fractions import Fraction
 from typing import Any
 
 from av.stream import Disposition
 
 PREVIEWS = Disposition.attached_pic | Disposition.timed_thumbnails
 """Cover art, and thumbnails for the seek bar."""
+DEFAULT_RATE = Fraction(25)
+"""Frames per second assumed if nothing states or shows any (raw H.264)."""
 
 
 def video_of(container: Any) -> Any | None:
@@ -31,6 +34,11 @@ def passed_over(container: Any, chosen: Any) -> str:
     if not others:
         return ""
     return f"analysing video stream {_described(chosen)}, not {', '.join(others)}"
+
+
+def rate_of(stream: Any) -> Fraction:
+    """Average frames per second, as far as they are stated or FFmpeg found them."""
+    return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
 
 
 def _videos(container: Any) -> list[Any]:

@@ -18,7 +18,8 @@ class Machine:
         proc = self.root / "proc/self"
         proc.mkdir(parents=True, exist_ok=True)
         (proc / "cgroup").write_text("".join(f"{line}\n" for line in groups))
-        (proc / "mountinfo").write_text("".join(f"{line}\n" for line in mounts))
+        lines = "".join(f"{line}\n" for line in mounts)
+        (proc / "mountinfo").write_bytes(lines.encode(errors="surrogateescape"))
 
     def v2(self, path, **quotas):
         """In the group ``path``, where groups (by their path, ROOT for "/") have a cpu.max."""
@@ -133,3 +134,18 @@ def test_fewer_cores_than_the_quota_count(machine, cores):
 
 def test_this_machine_has_a_core():
     assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "36 29 0:31 / /mnt rw,relatime - tmpfs  rw",
+        "36 29 0:31 / /mnt/caf\udce9 rw,relatime - ext4 /dev/sda1 rw",
+        "36 29 0:31 / /mnt/a\x0cb rw,relatime - ext4 /dev/sda1 rw",
+    ],
+    ids=["without a source", "not UTF-8", "with a form feed"],
+)
+def test_a_quota_is_found_among_odd_mounts(machine, cores, mount):
+    machine.v2("/", ROOT="200000 100000")
+    machine.process("0::/", mounts=[mount, V2_MOUNT])
+    assert usable_cores(machine.root) == 2

@@ -424,6 +424,16 @@ def test_a_run_has_not_ended_while_a_camera_waits_and_ends_if_all_are_held(camer
         found.look_after()
 
 
+def test_a_run_does_not_end_when_a_camera_that_was_held_is_removed_with_the_others(cameras, of_run):
+    publisher = Publisher("gate")
+    found = of_run(publisher, cameras.camera("gate"), cameras.camera("yard"))
+    publisher.held["yard"] = "camera yard: held"
+    found.look_after()
+    found.watch([])
+    found.look_after()  # the publisher has not forgotten the yard yet
+    assert publisher.removed == ["yard"]
+
+
 def test_a_camera_that_is_refused_before_it_was_watched_is_set_aside(cameras, of_run):
     publisher = Publisher("gate")
     found = of_run(publisher, cameras.camera("gate"), cameras.camera("yard"))
