@@ -8,7 +8,8 @@ from typing import Any
 from av.stream import Disposition
 
 PREVIEWS = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Cover art, and thumbnails for the seek bar."""
+"""Cover art, and thumbnails for the seek bar. A track of one picture beside a longer one is a
+preview, too, though nothing marks it: cameras write such tracks into MOV and MP4."""
 
 
 def video_of(container: Any) -> Any | None:
@@ -34,11 +35,13 @@ def passed_over(container: Any, chosen: Any) -> str:
 
 
 def _videos(container: Any) -> list[Any]:
-    return [
+    videos = [
         stream
         for stream in container.streams.video
         if stream.codec_context is not None and not stream.disposition & PREVIEWS
     ]
+    longest = max((stream.frames for stream in videos), default=0)  # 0: not stated
+    return [stream for stream in videos if stream.frames != 1 or longest <= 1]
 
 
 def _described(stream: Any) -> str:

@@ -19,8 +19,11 @@ from worker.sources.recording import RecordingSource, probe_recording
 LARGE, SMALL = (96, 128), (48, 64)
 
 
-def file_of(path, *streams, frames=8):
-    """Streams of (codec, size, disposition); a cover has one picture."""
+def file_of(path, *streams, frames=8, pictures_of=None):
+    """Streams of (codec, size, disposition); a cover has one picture.
+
+    ``pictures_of``: how many a stream has, by its index, if it has fewer.
+    """
     with av.open(str(path), "w") as container:
         made = []
         for codec, (height, width), disposition in streams:
@@ -32,6 +35,8 @@ def file_of(path, *streams, frames=8):
         for index, picture in enumerate(pictures(WALKWAY, frames)):
             for stream in made:
                 if stream.disposition & Disposition.attached_pic and index:
+                    continue
+                if index >= (pictures_of or {}).get(stream.index, frames):
                     continue
                 image = picture.reformat(stream.width, stream.height, stream.pix_fmt)
                 image.pts, image.time_base = index, Fraction(1, 10)
@@ -65,6 +70,15 @@ def test_the_default_track_is_the_video_and_no_preview(tmp_path, name, streams, 
     for frames in frames_of(path):
         assert len(frames) == 8
         assert {(frame.height, frame.width) for frame in frames} == {size}
+
+
+@pytest.mark.parametrize("ending", ["mov", "mp4"])
+def test_a_track_of_one_picture_beside_a_longer_one_is_not_the_video(tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    file_of(path, ("mjpeg", SMALL, DEFAULT), ("libx264", LARGE, PLAIN), pictures_of={0: 1})
+    for frames in frames_of(path):
+        assert len(frames) == 8
+        assert {(frame.height, frame.width) for frame in frames} == {LARGE}
 
 
 def test_a_cover_is_not_a_video(tmp_path):
