@@ -21,7 +21,7 @@ from worker.sources.opening import FormatRefused, open_recording
 from worker.sources.orientation import Orientations
 from worker.sources.pictures import DecodedPicture
 from worker.sources.stills import decoded, is_still_picture
-from worker.sources.streams import passed_over, video_of
+from worker.sources.streams import packets_of, passed_over, video_of
 from worker.sources.ts_parts import WHOLE, Part, changes_of, parts_of
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class DecodedPictures:
         self.over_limit = ""
         """The exceeded limit at which reading stopped, or ""."""
         self.broken: list[str] = []
-        self._size_refused = False
+        self._size_refused = self._has_new_stream = False
         self._is_jpegs = self._is_multipart = self._last_is_whole = False
 
     def __iter__(self) -> Iterator[DecodedPicture]:
@@ -153,7 +153,8 @@ class DecodedPictures:
         orientations = Orientations(container.format.name)
         is_still = is_still_picture(self._path, container.format.name)
         try:
-            for packet in container.demux():  # of every stream: only the last says where it ends
+            # Of every stream: only the last says where the file ends.
+            for packet in packets_of(container, self._note_new_stream):
                 completeness.packet(packet)
                 if packet.stream is not stream:
                     continue
@@ -176,6 +177,15 @@ class DecodedPictures:
         )
         # FFmpeg resets a size that it refuses, and reports no more about it.
         self._size_refused = stream.codec_context.width == 0
+
+    def _note_new_stream(self) -> None:
+        if not self._has_new_stream:
+            self._has_new_stream = True
+            log.warning(
+                "%s: another video or sound begins in mid-file, which is not analysed: "
+                "write it to a file of its own",
+                self._path,
+            )
 
     def _is_the_end(self, error: FFmpegError) -> bool:
         """Whether an error means no more than the end of the file."""

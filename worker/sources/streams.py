@@ -3,6 +3,7 @@
 Takes an open container; gives the stream to decode, and a line about those that are passed over.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from av.stream import Disposition
@@ -32,6 +33,21 @@ def passed_over(container: Any, chosen: Any) -> str:
     if not others:
         return ""
     return f"analysing video stream {_described(chosen)}, not {', '.join(others)}"
+
+
+def packets_of(container: Any, on_new_stream: Callable[[], None]) -> Iterator[Any]:
+    """The packets of the streams that the container has had since it was opened.
+
+    PyAV does not know a stream that begins later: for its packets it raises IndexError, unless it
+    leaves them out at once. ``on_new_stream`` is then called, and the others go on.
+    """
+    while True:
+        try:
+            yield from container.demux()
+        except IndexError:
+            on_new_stream()
+        else:
+            return
 
 
 def _videos(container: Any) -> list[Any]:
