@@ -71,6 +71,10 @@ def in_fp32(tensors: StateDict) -> StateDict:
                 f"{name[:200]} is not a plain tensor: save the model's with "
                 "torch.save(model.state_dict(), PATH) on the CPU"
             )
+        if tensor.is_complex():
+            raise CheckpointError(
+                f"{name[:200]} holds complex numbers, which no weights are: save real ones"
+            )
         if tensor.is_floating_point():
             tensor = tensor.float()
             if not tensor.isfinite().all():

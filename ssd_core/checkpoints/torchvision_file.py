@@ -9,10 +9,12 @@ import logging
 import re
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path, PosixPath
+from pathlib import Path, PosixPath, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +24,17 @@ from ssd_core.models.zoo import ModelSpec
 
 log = logging.getLogger(__name__)
 
-PLAIN_CLASSES: list[Any] = [argparse.Namespace, PosixPath]
-"""Allowed besides PyTorch's own: training scripts, torchvision's too, save their options with the
-weights. To make one runs no code but its own, which does nothing."""
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_ARRAY = np.zeros(0).__reduce__()[0]
+PLAIN_CLASSES: list[Any] = [
+    argparse.Namespace, SimpleNamespace, PosixPath, PurePosixPath,
+    np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefdU"),
+    _NUMPY_SCALAR, (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    _NUMPY_ARRAY, (_NUMPY_ARRAY, "numpy.core.multiarray._reconstruct"),
+]  # fmt: skip
+"""Allowed besides PyTorch's own: training scripts, torchvision's too, save their options and scores
+with the weights, many of them as NumPy's numbers (the names with ``core``: of NumPy 1). To make one
+runs no code but its own, which does nothing."""
 REFUSAL = "refused, not a plain file of tensors"
 
 TORCHVISION_NAMES = (

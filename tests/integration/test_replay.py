@@ -301,6 +301,15 @@ def test_a_recording_too_narrow_for_a_video_is_refused_before_it_is_analysed(cli
     assert cli("replay", path, "--output", tmp_path / "tags.jsonl").returncode == 0
 
 
+def test_a_recording_too_wide_for_a_video_is_refused_before_it_is_analysed(cli, tmp_path):
+    path = tmp_path / "wide.png"
+    av.VideoFrame(20_000, 40, "rgb24").save(path)
+    result = cli("replay", path, "--annotate", tmp_path / "drawn.mp4")
+    assert result.returncode == 2
+    assert "are 20000x40, and a video has at most 16384 pixels each way: leave" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.fixture
 def photos(tmp_path, short_clip):
     """Four photos of the sample in a folder, one of them broken and one larger, and a text."""

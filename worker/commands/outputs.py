@@ -14,13 +14,15 @@ from worker.sinks.jsonl import JsonlSink
 from worker.sinks.made import Made
 from worker.sources.recording import Recording, upright_images
 
-SMALLEST_VIDEO_PX = 2
-"""Width and height: H.264's chroma has half of each."""
+SMALLEST_VIDEO_PX, LARGEST_VIDEO_PX = 2, 16384
+"""Width and height: H.264's chroma has half of each, and x264 encodes no larger ones."""
 
 
 def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> None:
     """Raise UsageError for outputs that cannot be written, before anything is analysed."""
     made = made_outputs(settings)
+    if made is not None:
+        made.forget_finished()
     for path in (settings.output, settings.annotate):
         if path is None:
             continue
@@ -38,11 +40,17 @@ def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> 
 
 
 def _check_size(path: Path, recording: Recording) -> None:
-    if min(recording.width, recording.height) < SMALLEST_VIDEO_PX:
-        raise UsageError(
-            f"{path}: the pictures of {recording.path} are {recording.width}x{recording.height}, "
-            f"and a video needs {SMALLEST_VIDEO_PX} pixels each way: leave out --annotate"
-        )
+    size = recording.width, recording.height
+    if min(size) < SMALLEST_VIDEO_PX:
+        limit = f"needs {SMALLEST_VIDEO_PX} pixels each way"
+    elif max(size) > LARGEST_VIDEO_PX + 1:  # an odd size is made even
+        limit = f"has at most {LARGEST_VIDEO_PX} pixels each way"
+    else:
+        return
+    raise UsageError(
+        f"{path}: the pictures of {recording.path} are {size[0]}x{size[1]}, and a video {limit}: "
+        "leave out --annotate"
+    )
 
 
 def _check_writable(path: Path) -> None:

@@ -231,10 +231,19 @@ def _is_for(settings_class: type[Settings], name: str, value: Any) -> bool:
     return name in settings_class.model_fields
 
 
+IN_WORDS = {
+    "start": "start, new or the id of an entry, such as 1767225600000-0",
+    "key_prefix": "letters, digits, '.', '_' and '-'",
+}
+"""What the pattern of a field means."""
+
+
 def _first_line(settings_class: type[Settings], error: ValidationError) -> str:
     """The first error, named by its flag; the value is left out, as it may hold a password."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        message = f"use {IN_WORDS[str(first['loc'][0])]}"
     if not first["loc"]:
         return message
     return f"{_flag(settings_class, str(first['loc'][0]))}: {message[0].lower()}{message[1:]}"

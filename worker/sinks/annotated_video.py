@@ -25,6 +25,10 @@ from worker.sinks.files import complete_or_absent, nothing
 # Visually lossless enough for looking at boxes, and about ten times faster than x264's default.
 # Without B-frames, so that MP4, which stores the distances of frames in decoding order, has theirs.
 X264_OPTIONS = {"preset": "veryfast", "crf": "23", "bf": "0"}
+FINEST_TIME_BASE = Fraction(1, 90_000)
+"""Of transport streams; in nanoseconds, MP4 could not show a picture for longer than 2 s."""
+LONGEST_TICKS = (1 << 31) - 1
+"""How long MP4 can show a picture, in units of the time base: 6.6 h of a transport stream."""
 UNSTATED, BT709 = 2, 1
 """Codes of ITU-T H.273 for primaries, transfer and matrix alike."""
 
@@ -92,7 +96,8 @@ class _Video:
         codec = stream.codec_context
         codec.thread_count = usable_cores()
         has_pts = event.data.pts is not None
-        codec.time_base = Fraction(event.data.time_base) if has_pts else 1 / rate
+        time_base = Fraction(event.data.time_base) if has_pts else 1 / rate
+        codec.time_base = max(time_base, FINEST_TIME_BASE)
         codec.sample_aspect_ratio = pixel_aspect
         # What is tagged is what is written below: without tags players guess by the height.
         codec.colorspace, codec.color_range = BT709, ColorRange.MPEG
@@ -188,7 +193,10 @@ class Annotator:
 
 
 class _RisingPts:
-    """Timestamps from 0 on: the recording's, shifted if they restart, made up if missing."""
+    """Timestamps from 0 on: the recording's, shifted if they restart or leap, made up if missing.
+
+    Recordings that were put together may go on with the timestamps of another day.
+    """
 
     def __init__(self, rate: Fraction, time_base: Fraction) -> None:
         self._interval = max(1, round(1 / rate / time_base))
@@ -202,7 +210,7 @@ class _RisingPts:
         elif pts is None:
             self._last += self._interval
         else:
-            if pts + self._offset <= self._last:
+            if not 0 < pts + self._offset - self._last <= LONGEST_TICKS:
                 self._offset = self._last + self._interval - pts
             self._last = pts + self._offset
         return self._last

@@ -24,7 +24,7 @@ class Made:
 
     def has(self, target: Path, claim: str | None = None) -> bool:
         """Whether ``target`` was made by the unfinished replay, with ``claim`` or with any."""
-        if not any(self._output.parent.glob(f"{escape(self._output.name)}.partial-*")):
+        if not self._is_unfinished():
             return False
         try:
             made_by, *identity = self._read()[str(target.resolve())]
@@ -51,6 +51,15 @@ class Made:
     def forget(self) -> None:
         """Delete the record: the replay is finished."""
         self._path.unlink(missing_ok=True)
+
+    def forget_finished(self) -> None:
+        """Delete the record of a replay that was killed after its end, just before ``forget``."""
+        if not self._is_unfinished():
+            with suppress(OSError):
+                self.forget()
+
+    def _is_unfinished(self) -> bool:
+        return any(self._output.parent.glob(f"{escape(self._output.name)}.partial-*"))
 
     def _note(self, target: Path, complete: Path, claim: str) -> None:
         try:

@@ -6,6 +6,7 @@ that is shown for a long time do not count.
 """
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -18,7 +19,7 @@ from worker.sources.ts_parts import packet_size
 
 CUT_SECONDS, CUT_SHARE = 0.5, 0.02
 """A file that ends this much before its stated end counts as cut off: muxers round."""
-STATE_EACH_STREAM = {"mov", "avi"}
+STATE_EACH_STREAM = {"mov", "avi", "ivf"}
 """Demuxers, by the first of their names, whose files state the length of each stream."""
 STATE_ONE_LENGTH = {"matroska", "flv"}
 """Those whose files state a length for all streams together, if any. For other files FFmpeg's
@@ -35,9 +36,13 @@ RIFF = struct.Struct("<4sI")
 UNKNOWN_LENGTHS = {0, 0x7FFFFFFF, 0xFFFFFFFF}
 """What is there until, or unless, the writer comes back to the header."""
 START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
-GIF_TRAILER = b"\x3b"
-GIF_TAIL_BYTES = 16
-"""Some writers pad the end."""
+GIF_HEADER_BYTES, GIF_TRAILER, GIF_EXTENSION, GIF_IMAGE = 13, 0x3B, 0x21, 0x2C
+PNG_SIGNATURE_BYTES, PNG_CHUNK, PNG_END = 8, struct.Struct(">I4s"), b"IEND"
+PNG_CHECKSUM_BYTES = 4
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+EBML_START_BYTES = 4096
+FLV_TAG_BYTES, FLV_TAGS, FLV_TRAILER_BYTES = 11, {8, 9, 18}, 4
+IVF_FRAME_BYTES = 12
 
 
 class Completeness:
@@ -106,21 +111,19 @@ def is_cut(path: Path, kind: str) -> bool:
     """Whether a file ends where a file of its format cannot end. Raises OSError.
 
     ``kind``: FFmpeg's name of its format. Transport streams consist of whole packets. A GIF ends
-    with a trailer, and a JPEG's picture with a marker (FFmpeg fills what is missing with grey). The
-    boxes of MP4 and the chunks of AVI state their sizes (FFmpeg shortens lengths to what is there).
+    with a trailer, a PNG with a chunk, and a JPEG's picture with a marker (FFmpeg fills what is
+    missing with grey). The boxes of MP4, the chunks of AVI and WebP and the segment of Matroska
+    state their sizes (FFmpeg shortens lengths to what is there), as does each tag of FLV and each
+    frame of IVF.
     """
+    if kind in WALKED:
+        return WALKED[kind](path)
     if kind == "mpegts":
         packets = packet_size(path)
         return packets is not None and path.stat().st_size % packets[0] != 0
-    if kind == "gif":
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - GIF_TAIL_BYTES, 0))
-            return GIF_TRAILER not in file.read()
-    if kind == "jpeg_pipe":
-        return _jpeg_lacks_its_end(path)
-    if kind.startswith("mov,"):
-        return _is_shorter_than_its_boxes(path)
-    return kind == "avi" and _is_shorter_than_its_chunks(path)
+    if kind.startswith("matroska,"):
+        return _is_shorter_than_its_segment(path)
+    return kind.startswith("mov,") and _is_shorter_than_its_boxes(path)
 
 
 def _matroska_states_its_length(path: Path) -> bool:
@@ -177,3 +180,94 @@ def _jpeg_lacks_its_end(path: Path) -> bool:
                 return content.find(END_OF_IMAGE, at) < 0
             at += 2 + (content[at + 2] << 8 | content[at + 3])
         return at >= len(content)  # else not laid out as expected: the decoder's word counts
+
+
+def _gif_lacks_its_end(path: Path) -> bool:
+    """Whether the blocks of a GIF go on after its end (GIF89a, appendix A)."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            at = GIF_HEADER_BYTES + _colour_table_bytes(content[10])
+            while content[at] in (GIF_EXTENSION, GIF_IMAGE):
+                if content[at] == GIF_EXTENSION:
+                    at += 2
+                else:  # the image's place, its colours, and the size of its codes
+                    at += 10 + _colour_table_bytes(content[at + 9]) + 1
+                while content[at]:
+                    at += 1 + content[at]
+                at += 1
+            return False  # the trailer, or damage, which the decoder reports
+        except IndexError:
+            return True
+
+
+def _colour_table_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _png_lacks_its_end(path: Path) -> bool:
+    """Whether the last chunk of a PNG is missing (PNG, 5.3), also of one that moves."""
+    size, at = path.stat().st_size, PNG_SIGNATURE_BYTES
+    with path.open("rb") as file:
+        while at + PNG_CHUNK.size <= size:
+            file.seek(at)
+            length, name = PNG_CHUNK.unpack(file.read(PNG_CHUNK.size))
+            if not name.isalpha():
+                return False  # damage, which the decoder reports
+            at += PNG_CHUNK.size + length + PNG_CHECKSUM_BYTES
+            if name == PNG_END:
+                return bool(at > size)
+    return True
+
+
+def _flv_lacks_its_end(path: Path) -> bool:
+    """Whether the last tag of an FLV goes on after its end (its size, which follows, may lack)."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        at = int.from_bytes(content[5:9], "big") + FLV_TRAILER_BYTES
+        while at < len(content):
+            if content[at] & 0x1F not in FLV_TAGS:
+                return False  # damage, which the decoder reports
+            at += FLV_TAG_BYTES + int.from_bytes(content[at + 1 : at + 4], "big")
+            at += FLV_TRAILER_BYTES
+        return at > len(content) + FLV_TRAILER_BYTES
+
+
+def _ivf_lacks_its_end(path: Path) -> bool:
+    """Whether the last frame of an IVF file goes on after its end."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        at = int.from_bytes(content[6:8], "little")
+        while at < len(content):
+            at += IVF_FRAME_BYTES + int.from_bytes(content[at : at + 4], "little")
+        return at > len(content)
+
+
+def _is_shorter_than_its_segment(path: Path) -> bool:
+    """Whether the segment of a Matroska file goes on after its end (RFC 8794, 4 and 6.2)."""
+    with path.open("rb") as file:
+        start = file.read(EBML_START_BYTES)
+    header = _ebml_end(start, 0, EBML)
+    if header is None or not (end := _ebml_end(start, header, SEGMENT)):
+        return False
+    return end > path.stat().st_size
+
+
+def _ebml_end(content: bytes, at: int, name: bytes) -> int | None:
+    """Where an element that begins at ``at`` ends; None for another one, or an unknown size."""
+    if content[at : at + len(name)] != name or at + len(name) >= len(content):
+        return None
+    at += len(name)
+    length = 9 - content[at].bit_length()
+    value_bits = 7 * length
+    size = int.from_bytes(content[at : at + length], "big") & (1 << value_bits) - 1
+    return None if size == (1 << value_bits) - 1 else at + length + size
+
+
+WALKED: dict[str, Callable[[Path], bool]] = {
+    "gif": _gif_lacks_its_end,
+    "jpeg_pipe": _jpeg_lacks_its_end,
+    "png_pipe": _png_lacks_its_end,
+    "apng": _png_lacks_its_end,
+    "webp_pipe": _is_shorter_than_its_chunks,
+    "avi": _is_shorter_than_its_chunks,
+    "flv": _flv_lacks_its_end,
+    "ivf": _ivf_lacks_its_end,
+}

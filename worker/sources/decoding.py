@@ -20,14 +20,16 @@ from worker.sources.opening import FormatRefused, open_recording
 from worker.sources.orientation import Orientations
 from worker.sources.pictures import DecodedPicture
 from worker.sources.stills import decoded, is_still_picture
-from worker.sources.streams import passed_over, rate_of, video_of
+from worker.sources.streams import packets_of, passed_over, rate_of, video_of
 from worker.sources.ts_parts import WHOLE, Part, changes_of, parts_of
 
 log = logging.getLogger(__name__)
 
 MULTIPART = "mpjpeg"
 """FFmpeg's demuxer for it takes the last boundary of a file for the beginning of a part."""
-END_OF_IMAGE = b"\xff\xd9"
+JPEG_STREAMS = {MULTIPART, "mjpeg"}
+"""Formats of JPEGs one after the other, which state no length: each has an end of its own."""
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 MOST_CHANGES = 1000
 """A file whose programmes change more often is read as one part: to open one takes milliseconds."""
 
@@ -47,8 +49,8 @@ class DecodedPictures:
         self.over_limit = ""
         """The exceeded limit at which reading stopped, or ""."""
         self.broken: list[str] = []
-        self._size_refused = False
-        self._is_multipart = self._last_is_whole = False
+        self._size_refused = self._has_new_stream = False
+        self._is_jpegs = self._is_multipart = self._last_is_whole = False
 
     def __iter__(self) -> Iterator[DecodedPicture]:
         """Pictures in presentation order. Raises SourceError if the file cannot be opened."""
@@ -105,7 +107,7 @@ class DecodedPictures:
         reason = self.over_limit or "no frame in it can be decoded"
         if self._size_refused:
             maximum = self._limits.max_pixels
-            reason += f": it has no size, or more than {maximum} pixels (--max-pixels)"
+            reason += f": damaged or cut off, or larger than {maximum} pixels (--max-pixels)"
         return SourceError(f"{self._path}: {reason}")
 
     def _open(self, stack: ExitStack, part: Part) -> tuple[Any, Any]:
@@ -143,11 +145,13 @@ class DecodedPictures:
         # against more than 16.
         stream.thread_count = min(max(usable_cores(), 2), 16)
         self._is_multipart = container.format.name == MULTIPART
+        self._is_jpegs = container.format.name in JPEG_STREAMS
         completeness = Completeness(self._path, container, stream, float(1 / rate_of(stream)))
-        orientations = Orientations()
+        orientations = Orientations(container.format.name)
         is_still = is_still_picture(self._path, container.format.name)
         try:
-            for packet in container.demux():  # of every stream: only the last says where it ends
+            # Of every stream: only the last says where the file ends.
+            for packet in packets_of(container, self._note_new_stream):
                 completeness.packet(packet)
                 if packet.stream is not stream:
                     continue
@@ -165,11 +169,20 @@ class DecodedPictures:
         self.cut_off |= (
             bool(self._meter.read_error)
             or completeness.end_is_missing
-            or (self._is_multipart and not self._last_is_whole)
+            or (self._is_jpegs and not self._last_is_whole)
             or is_cut(self._path, container.format.name)
         )
         # FFmpeg resets a size that it refuses, and reports no more about it.
         self._size_refused = stream.codec_context.width == 0
+
+    def _note_new_stream(self) -> None:
+        if not self._has_new_stream:
+            self._has_new_stream = True
+            log.warning(
+                "%s: another video or sound begins in mid-file, which is not analysed: "
+                "write it to a file of its own",
+                self._path,
+            )
 
     def _is_the_end(self, error: FFmpegError) -> bool:
         """Whether an error means no more than the end of the file."""
@@ -177,8 +190,9 @@ class DecodedPictures:
         return is_parts and self._last_is_whole and self._meter.at_end
 
     def _decoded(self, packet: Any) -> list[Any]:
-        if packet.size and self._is_multipart:
-            self._last_is_whole = bytes(packet)[-64:].rstrip(b"\r\n\0").endswith(END_OF_IMAGE)
+        if packet.size and self._is_jpegs:
+            content = bytes(packet)  # FF is escaped in scans, and a thumbnail comes before the last
+            self._last_is_whole = content.rfind(END_OF_IMAGE) > content.rfind(START_OF_SCAN)
         try:
             return list(packet.decode())
         except FFmpegError:

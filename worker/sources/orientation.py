@@ -18,6 +18,8 @@ from av.sidedata.sidedata import SideDataContainer, Type
 QUARTER_TURN = math.pi / 2
 MATRIX = struct.Struct("=9i")
 """(a, b, u, c, d, v, x, y, w), row by row, in the order of libavutil/display.h."""
+ONE_FOR_ALL = {"apng"}
+"""Formats of animations, of which every picture may be a key frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,20 @@ class Orientations:
 
     An encoder may state it at key frames only. It then holds until the next key frame (ITU-T H.264
     D.2.27: until a new coded video sequence, which begins with a key frame, or another message).
+    The EXIF of an animation stands in front of its first picture and holds for all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, format_name: str = "") -> None:
+        """``format_name``: FFmpeg's name of the container's format."""
         self._current = UPRIGHT
+        self._holds_to_the_end = format_name in ONE_FOR_ALL
 
     def of(self, picture: av.VideoFrame) -> Orientation:
         """The orientation of the stream's next picture."""
         stated = stated_orientation(picture)
         if stated is not None:
             self._current = stated
-        elif picture.key_frame:
+        elif picture.key_frame and not self._holds_to_the_end:
             self._current = UPRIGHT
         return self._current
 

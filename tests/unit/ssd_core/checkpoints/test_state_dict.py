@@ -3,8 +3,11 @@
 import argparse
 import logging
 import pickle
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -82,6 +85,38 @@ def test_a_checkpoint_of_torchvisions_training_script_loads(tiny_model, tiny_spe
 def test_options_with_a_path_load(tiny_model, tiny_spec, path):
     content = {"model": tiny_model.state_dict(), "args": argparse.Namespace(out=Path("runs"))}
     assert_loads(content, tiny_model, tiny_spec, path)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        np.float64(0.31), np.float32(0.5), np.int64(7), np.bool_(True), np.array([0.1, 0.2]),
+        np.array(["Person", "Car"]), SimpleNamespace(lr=0.1, scores=[np.float64(0.3)]),
+        PurePosixPath("runs/7"),
+    ],
+    ids=lambda kept: type(kept).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("numpy_1", [False, True])
+def test_what_scripts_keep_beside_the_weights_loads(tiny_model, tiny_spec, path, kept, numpy_1):
+    content = {"best": kept, "model": tiny_model.state_dict()}
+    torch.save(content, path)
+    if numpy_1:  # its names, in a file whose parts are laid out anew
+        with zipfile.ZipFile(path) as old:
+            parts = {name: old.read(name) for name in old.namelist()}
+        with zipfile.ZipFile(path, "w") as new:
+            for name, part in parts.items():
+                new.writestr(name, part.replace(b"numpy._core.", b"numpy.core."))
+    actual = load_model(tiny_spec, path)[0].state_dict()
+    assert all(torch.equal(actual[n], t) for n, t in tiny_model.state_dict().items())
+
+
+def test_complex_numbers_are_refused(tiny_model, tiny_spec, path):
+    content = tiny_model.state_dict()
+    name = next(iter(content))
+    content[name] = content[name].to(torch.complex64)
+    assert refusal(content, tiny_spec, path) == (
+        f"weights {path}: {name} holds complex numbers, which no weights are: save real ones"
+    )
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda c, p: p.write_bytes(pickle.dumps(c, 2))])

@@ -10,7 +10,7 @@ from worker.settings.fields import (
     RunSettings,
     SubscribeSettings,
 )
-from worker.settings.loading import load_settings
+from worker.settings.loading import IN_WORDS, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,23 @@ def test_a_number_that_is_not_finite_is_refused(option, value):
 def test_an_unknown_decoder_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match=r"--hwaccel: .*'auto', 'cuda' or 'none'"):
         run_settings("cam.mp4", "--hwaccel", "banana")
+
+
+def test_a_text_of_a_wrong_form_is_refused_in_words_and_not_with_a_pattern():
+    with pytest.raises(UsageError, match=r"^--from: use start, new or the id of an entry, such as"):
+        load_settings(SubscribeSettings, "subscribe", ["--from", "12x"])
+    with pytest.raises(UsageError, match=r"^--key-prefix: use letters, digits, '.', '_' and '-'$"):
+        run_settings("cam.mp4", "--key-prefix", "a b")
+
+
+def test_every_pattern_of_a_setting_has_words():
+    patterns = {
+        name
+        for settings_class in COMMANDS.values()
+        for name, field in settings_class.model_fields.items()
+        if any(getattr(rule, "pattern", None) for rule in field.metadata)
+    }
+    assert patterns == IN_WORDS.keys()
 
 
 def test_labels_come_from_the_environment(monkeypatch):

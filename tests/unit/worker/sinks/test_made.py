@@ -93,6 +93,16 @@ def test_a_record_that_cannot_be_read_knows_nothing(made, video, tmp_path, recor
     assert made.has(video)
 
 
+def test_a_record_that_a_killed_replay_left_after_its_end_is_deleted(made, video, tmp_path):
+    made.make(video, "claim", writing(video, "drawn")[0])
+    made.forget_finished()
+    assert made.has(video)  # the journal is there: the replay is not finished
+    for journal in tmp_path.glob("*.partial-*"):
+        journal.unlink()
+    made.forget_finished()
+    assert [path for path in tmp_path.iterdir() if path != video] == []
+
+
 def test_a_file_is_noted_before_it_has_its_name(made, video):
     """So that it is known whenever the replay ends."""
 

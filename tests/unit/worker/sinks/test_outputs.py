@@ -203,6 +203,33 @@ def test_frames_of_a_variable_rate_keep_their_own_durations_to_the_last(tmp_path
     assert seconds == pytest.approx(6.6, abs=0.01)
 
 
+def in_units(events, time_base):
+    return [
+        e.model_copy(update={"data": e.data.model_copy(update={"time_base": time_base})})
+        for e in events
+    ]
+
+
+def test_a_leap_of_many_hours_is_shown_as_the_next_picture(tmp_path):
+    target = tmp_path / "video.mp4"
+    day = 24 * 3600 * 90_000
+    pts = (0, 9000, day, day + 9000)
+    events = in_units(replay(pts), "1/90000")
+    write_annotated(shown([Fraction(1, 10)] * 4), events, target, Fraction(10))
+    _, found, seconds = video_of(target)
+    assert [float(p.pts * p.time_base) for p in found] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert seconds == pytest.approx(0.4, abs=0.01)
+
+
+def test_times_in_nanoseconds_keep_their_distances(tmp_path):
+    target = tmp_path / "video.mp4"
+    events = in_units(replay((0, 10**8, 10**10)), "1/1000000000")
+    write_annotated(shown([Fraction(1, 10)] * 3), events, target, Fraction(10))
+    _, found, seconds = video_of(target)
+    assert [float(p.pts * p.time_base) for p in found] == pytest.approx([0, 0.1, 10])
+    assert seconds == pytest.approx(10.1, abs=0.01)
+
+
 @pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2), Fraction(16, 11), Fraction(1)])
 def test_annotated_video_keeps_the_shape_of_the_pixels(tmp_path, aspect):
     target = tmp_path / "video.mp4"

@@ -174,11 +174,47 @@ def test_a_file_that_is_cut_in_the_middle_is_cut_off(tmp_path, ending, sound, sh
     assert reason == "truncated"
 
 
-def test_a_gif_without_its_trailer_is_cut_off(tmp_path):
+def test_a_gif_that_ends_within_a_picture_is_cut_off_whatever_its_last_bytes_are(tmp_path):
     path = timed(tmp_path / "x.gif", "gif", "rgb8", [0, 10, 20, 30], 10)
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 3 // 5])
+    middle = len(content) * 3 // 5
+    path.write_bytes(content[:middle])
     assert ended(path)[1] == "truncated"
+    path.write_bytes(content[: content.index(b"\x3b", middle) + 1])  # the trailer's byte
+    assert ended(path)[1] == "truncated"
+
+
+@pytest.mark.parametrize("lacks", [1, 0.05, 0.15])
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("x.gif", "gif", "rgb8"), ("x.apng", "apng", "rgb24"), ("x.mkv", "mpeg4", "yuv420p"),
+        ("x.mjpeg", "mjpeg", "yuvj420p"), ("x.ivf", "libvpx", "yuv420p"),
+        ("x.flv", "flv", "yuv420p"), ("x.webm", "libvpx", "yuv420p"),
+    ],
+)  # fmt: skip
+def test_a_file_that_lacks_its_last_bytes_is_cut_off(tmp_path, name, codec, pixel_format, lacks):
+    path = timed(tmp_path / name, codec, pixel_format, range(12), 1, time_base=Fraction(1, 10))
+    assert ended(path) == (12, "end_of_file")
+    content = path.read_bytes()
+    last = len(content) - (5 if name == "x.flv" else 1)  # the size of the last tag says nothing
+    path.write_bytes(content[: last if lacks == 1 else round(last * (1 - lacks))])
+    assert ended(path)[1] == "truncated"
+
+
+def test_a_matroska_file_whose_size_is_unknown_is_whole(tmp_path):
+    path = timed(tmp_path / "x.mkv", "mpeg4", "yuv420p", range(6), 1, time_base=Fraction(1, 10))
+    content = bytearray(path.read_bytes())
+    size = content.index(b"\x18\x53\x80\x67") + 4
+    content[size : size + 8] = b"\x01" + b"\xff" * 7
+    path.write_bytes(content)
+    assert ended(path) == (6, "end_of_file")
+
+
+def test_a_stream_of_jpegs_with_something_after_the_last_one_is_whole(tmp_path):
+    path = timed(tmp_path / "x.mjpeg", "mjpeg", "yuvj420p", range(4), 1)
+    path.write_bytes(path.read_bytes() + b"\r\n--boundary--\r\n")
+    assert ended(path) == (4, "end_of_file")
 
 
 @pytest.mark.parametrize(

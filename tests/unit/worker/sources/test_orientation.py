@@ -170,6 +170,20 @@ def test_a_key_frame_that_states_nothing_is_upright_again(tmp_path):
     assert sizes == [(160, 90)] * 4 + [(90, 160)] * 5
 
 
+@pytest.mark.parametrize("orientation", [3, 5, 6])
+def test_every_picture_of_a_moving_png_lies_as_its_exif_says(tmp_path, orientation):
+    path = tmp_path / "moving.png"
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    patches = [Image.fromarray(np.roll(colour_patches(), step, 1)) for step in (0, 8, 16)]
+    patches[0].save(path, save_all=True, append_images=patches[1:], duration=50, exif=exif)
+    frames = [f for f in RecordingSource(probe_recording(path, "c"), None) if isinstance(f, Frame)]
+    assert len(frames) == 3
+    for frame, stored in zip(frames, patches, strict=True):
+        stored.getexif()[EXIF_ORIENTATION] = orientation
+        assert np.array_equal(frame.image, np.asarray(ImageOps.exif_transpose(stored)))
+
+
 def test_to_look_at_a_picture_does_not_keep_it(lying):
     picture = next(pictures(lying(MATRICES[1]), 1))
     before = sys.getrefcount(picture)

@@ -15,12 +15,16 @@ from worker.errors import SourceError
 from worker.frames import Frame
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
+from worker.sources.streams import packets_of
 
 LARGE, SMALL = (96, 128), (48, 64)
 
 
-def file_of(path, *streams, frames=8):
-    """Streams of (codec, size, disposition); a cover has one picture."""
+def file_of(path, *streams, frames=8, pictures_of=None):
+    """Streams of (codec, size, disposition); a cover has one picture.
+
+    ``pictures_of``: how many a stream has, by its index, if it has fewer.
+    """
     with av.open(str(path), "w") as container:
         made = []
         for codec, (height, width), disposition in streams:
@@ -32,6 +36,8 @@ def file_of(path, *streams, frames=8):
         for index, picture in enumerate(pictures(WALKWAY, frames)):
             for stream in made:
                 if stream.disposition & Disposition.attached_pic and index:
+                    continue
+                if index >= (pictures_of or {}).get(stream.index, frames):
                     continue
                 image = picture.reformat(stream.width, stream.height, stream.pix_fmt)
                 image.pts, image.time_base = index, Fraction(1, 10)
@@ -67,6 +73,15 @@ def test_the_default_track_is_the_video_and_no_preview(tmp_path, name, streams, 
         assert {(frame.height, frame.width) for frame in frames} == {size}
 
 
+@pytest.mark.parametrize("ending", ["mov", "mp4"])
+def test_a_track_of_one_picture_beside_a_longer_one_is_not_the_video(tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    file_of(path, ("mjpeg", SMALL, DEFAULT), ("libx264", LARGE, PLAIN), pictures_of={0: 1})
+    for frames in frames_of(path):
+        assert len(frames) == 8
+        assert {(frame.height, frame.width) for frame in frames} == {LARGE}
+
+
 def test_a_cover_is_not_a_video(tmp_path):
     path = tmp_path / "song.m4a"
     with av.open(str(path), "w", format="mp4") as container:
@@ -83,6 +98,45 @@ def test_a_cover_is_not_a_video(tmp_path):
         container.mux(cover.encode(None))
     with pytest.raises(SourceError, match="has no video stream"):
         probe_recording(path, "clip")
+
+
+def flv_tags(path):
+    """The header of an FLV file, and its tags with the sizes that follow them."""
+    content, at, tags = path.read_bytes(), 13, []
+    while at < len(content):
+        end = at + 15 + int.from_bytes(content[at + 1 : at + 4], "big")
+        tags.append(content[at:end])
+        at = end
+    return content[:13], tags
+
+
+def test_a_video_that_begins_in_mid_file_does_not_end_the_one_that_is_read(tmp_path):
+    """Its codec changes behind what FFmpeg looks into at the start."""
+    first = file_of(tmp_path / "first.flv", ("libx264", (480, 640), PLAIN), frames=120)
+    header, tags = flv_tags(first)
+    later = file_of(tmp_path / "later.flv", ("flv", SMALL, PLAIN), frames=20)
+    for tag in flv_tags(later)[1][1:]:  # without the metadata
+        milliseconds = int.from_bytes(tag[4:7], "big") + 13_000
+        tags.append(tag[:4] + milliseconds.to_bytes(3, "big") + tag[7:])
+    path = tmp_path / "x.flv"
+    path.write_bytes(header + b"".join(tags))
+    recorded = RecordingSource(probe_recording(path, "clip"), (24, 32))
+    assert len([item for item in recorded if isinstance(item, Frame)]) == 120
+
+
+def test_the_packets_of_a_new_stream_are_left_out_and_it_is_noted():
+    class Container:
+        packets = iter(["one", IndexError(), IndexError(), "two"])
+
+        def demux(self):
+            for packet in self.packets:
+                if isinstance(packet, IndexError):
+                    raise packet
+                yield packet
+
+    noted = []
+    assert list(packets_of(Container(), lambda: noted.append("new"))) == ["one", "two"]
+    assert noted == ["new", "new"]
 
 
 def test_other_videos_are_named_in_one_line(tmp_path, caplog):
