@@ -204,3 +204,27 @@ def test_a_clock_that_is_set_in_a_connection_moves_no_time(clips):
         frames = watch.frames()
         assert_in_order(camera, frames)
         assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+
+
+def items_until_camera_hangs_up(camera, seconds, **options):
+    """What a source gives of one connection, and how many packets were sent in it."""
+    with camera, Watch(camera.url, **options) as watch:
+        watch.wait_for_frames(2)
+        wait_until(lambda: camera.sent > seconds * RATE, 40, "pictures")
+        sent = camera.sent
+        camera.hang_up()
+        down = watch.wait_for_down()
+        before = [item for _, item in watch.items]
+    return before[1 : before.index(down) + 1], sent
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("fps", [0.5, 1, 5, 24, None])
+def test_pictures_analysed_skipped_and_dropped_are_those_that_were_sent(clips, b_frames, fps):
+    items, sent = items_until_camera_hangs_up(NumberedCamera(clips[b_frames]), 4, fps=fps)
+    frames = [item for item in items if isinstance(item, Frame)]
+    left_out = sum(item.skipped + item.dropped for item in items)
+    # The last one is held back by FFmpeg; some may have come between counting and hanging up.
+    assert sent - 1 <= len(frames) + left_out <= sent + 2
+    assert not any(item.dropped for item in items)

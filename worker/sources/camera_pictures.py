@@ -85,10 +85,10 @@ class Decoding:
         if self._context.skip_frame != what:
             self._context.skip_frame = what
 
-    def flush(self) -> None:
-        """Forget the pictures that are held back: they are older than a gap."""
+    def flush(self) -> int:
+        """Forget the pictures that are held back, since they are older than a gap: how many."""
         self._context.flush_buffers()
-        self._order.flush()
+        return self._order.flush()
 
     def decode(self, arrival: Arrival) -> list[Picture]:
         """The pictures that a packet completes; none for one that cannot be decoded."""
@@ -173,6 +173,12 @@ class CameraPictures:
 
     def __iter__(self) -> Iterator[Picture | Late]:
         """The pictures, and while some are dropped undecoded, Late."""
+        try:
+            yield from self._read()
+        finally:
+            self._count_what_waits()
+
+    def _read(self) -> Iterator[Picture | Late]:
         with self._intake as intake, interrupting(self._container):
             self._reader.expect_sign_within(self._read_seconds)
             intake.wait_until_caught_up(CATCH_UP_SECONDS)
@@ -211,8 +217,8 @@ class CameraPictures:
             yield Late(lag)
         if not chosen.arrivals and self._thinner.is_late and now - self._decoded_at > OPEN_SECONDS:
             raise ConnectionLost("late", "decoding is too slow, and no key frame arrives")
-        if chosen.after_gap:
-            self._decoding.flush()
+        if chosen.gap:
+            self._count_left_out(self._decoding.flush(), late=chosen.gap == "dropped")
         self._decoding.skip_frame(self._thinner.skip_frame)
         for packet in chosen.arrivals:
             # What is set up for the first picture, a GPU's decoder for example, takes its time.
@@ -232,8 +238,20 @@ class CameraPictures:
 
     def _count_missing(self) -> None:
         """Count what the decoder left out, as it was asked to."""
-        if self._thinner.is_late:
-            self.dropped += self._decoding.missing
-        elif self._thinner.skip_frame != "DEFAULT":
-            self._sampler.skip(self._decoding.missing)
+        late = self._thinner.is_late
+        if late or self._thinner.skip_frame != "DEFAULT":
+            self._count_left_out(self._decoding.missing, late=late)
         self._decoding.missing = 0
+
+    def _count_left_out(self, pictures: int, *, late: bool) -> None:
+        if late:
+            self.dropped += pictures
+        else:
+            self._sampler.skip(pictures)
+
+    def _count_what_waits(self) -> None:
+        """Count what the end of the connection leaves undecoded."""
+        self._thinner.end()
+        self._take_dropped()
+        index = self._stream.index
+        self.dropped += sum(each.packet.stream_index == index for each in self._intake.take_left())

@@ -260,16 +260,22 @@ class Connection:
             trust_timestamps=self._trust_timestamps and not is_http(self._settings.url),
             thread_name=f"camera {self._camera_id}",
         )
-        for item in pictures:
-            if self._reader.is_stopped:
-                return
-            if self.was_up:  # what was late before is of the time before
-                self._dropped += pictures.dropped
-            pictures.dropped = 0
-            if isinstance(item, Late):
-                yield from self._late(item.lag_seconds)
-            else:
-                yield from self._handed_on(item, item.arrival.captured_at)
+        try:
+            for item in pictures:
+                if self._reader.is_stopped:
+                    return
+                self._count_dropped(pictures)
+                if isinstance(item, Late):
+                    yield from self._late(item.lag_seconds)
+                else:
+                    yield from self._handed_on(item, item.arrival.captured_at)
+        finally:
+            self._count_dropped(pictures)
+
+    def _count_dropped(self, pictures: CameraPictures) -> None:
+        if self.was_up:  # what was late before is of the time before
+            self._dropped += pictures.dropped
+        pictures.dropped = 0
 
     def _handed_on(self, picture: Picture, seconds: float | None) -> Iterator[SourceItem]:
         """The picture as a frame, unless it is left out; ``seconds`` for ``--fps``."""
