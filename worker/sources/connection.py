@@ -116,6 +116,8 @@ class Connection:
         """Of the last picture."""
         self._dropped = 0
         """Pictures dropped since the last frame."""
+        self._captured_at = 0.0
+        """Of the last picture, by the monotonic clock."""
         self._late_at = 0.0
         """When it last said that it is late, by the monotonic clock."""
         self.epoch: int | None = None
@@ -268,7 +270,9 @@ class Connection:
                 if isinstance(item, Late):
                     yield from self._late(item.lag_seconds)
                 else:
-                    yield from self._handed_on(item, item.arrival.captured_at)
+                    # A packet that is faster than all before makes those older, in hindsight.
+                    self._captured_at = max(self._captured_at, item.arrival.captured_at)
+                    yield from self._handed_on(item, self._captured_at)
         finally:
             self._count_dropped(pictures)
 
@@ -289,10 +293,8 @@ class Connection:
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
             yield self._up()
-        elif self._jumped_back(arrival):
-            log.warning(
-                "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
-            )
+        elif jumped := self._jumped_back(arrival):
+            log.warning("camera %s: %s jumped back: a new epoch begins", self._camera_id, jumped)
             yield self.ended("down", "timestamps")
             self._last = None
             self._capture_clock = CaptureClock()
@@ -326,12 +328,19 @@ class Connection:
         skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
         yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
-    def _jumped_back(self, arrival: Arrival) -> bool:
+    def _jumped_back(self, arrival: Arrival) -> str:
+        """What jumped back, so that events of the same epoch would be out of order; "" if nothing.
+
+        A clock: this host's, or that of a camera which is not believed any more.
+        """
+        if self._capture_clock.runs_back(arrival, datetime.now(UTC), time.monotonic()):
+            return "the clock for its times"
         last = self._last
         if last is None or last.seconds is None or arrival.seconds is None:
-            return False
+            return ""
         back = last.seconds - arrival.seconds
-        return back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
+        jumped = back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
+        return "its timestamps" if jumped else ""
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""
