@@ -265,3 +265,22 @@ def test_fps_holds_on_a_network_with_jitter():
         frames = watch.wait_for_frames(40)
     indices = [frame.frame_index for frame in frames]
     assert min(b - a for a, b in itertools.pairwise(indices)) > 1
+
+
+@pytest.mark.parametrize("reports", [1.0, None])
+def test_what_a_pause_of_the_network_held_up_catches_up_without_a_new_connection(clips, reports):
+    def delay(seconds):
+        return max(5.6 - seconds, 0) if seconds > 3 else 0
+
+    with (
+        NumberedCamera(clips[0], delay=delay, report_seconds=reports) as camera,
+        Watch(camera.url) as watch,
+    ):
+        frames = watch.wait_for_frames(7 * RATE)
+        assert watch.downs() == []
+        for at, item in watch.items:
+            if isinstance(item, Frame):
+                assert at - item.captured_monotonic < STALE_SECONDS
+        assert any(item.dropped for _, item in watch.items[1:])
+        assert_in_order(camera, frames)
+        assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS

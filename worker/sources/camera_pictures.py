@@ -160,7 +160,8 @@ class CameraPictures:
             is_stopped=lambda: reader.is_stopped,
         )
         self._decoded_at = time.monotonic()
-        self._arrived_in_time_at = self._decoded_at
+        self._arrives_late_since: float | None = None
+        """By the monotonic clock; None while packets arrive in time."""
         self.has_reports = False
         """Whether the camera has sent an RTCP report."""
         self.dropped = 0
@@ -204,8 +205,10 @@ class CameraPictures:
         self.has_reports |= arrival.sender_seconds is not None
         lag = arrival.lag_seconds(arrival.at)
         if lag <= RECONNECT_LAG_SECONDS or read_seconds < READ_WAITED_SECONDS:
-            self._arrived_in_time_at = arrival.at
-        elif arrival.at > self._arrived_in_time_at + RECONNECT_AFTER_SECONDS:
+            self._arrives_late_since = None
+        elif self._arrives_late_since is None:
+            self._arrives_late_since = arrival.at
+        elif arrival.at > self._arrives_late_since + RECONNECT_AFTER_SECONDS:
             raise ConnectionLost("late", f"its pictures arrive {lag:.0f} s late")
 
     def _decoded(self, arrival: Arrival) -> Iterator[Picture | Late]:
