@@ -292,3 +292,19 @@ def test_a_recording_played_live_holds_each_frame_until_its_time(clip):
     started = time.monotonic()
     arrivals = [time.monotonic() - started for item in open_live(clip) if isinstance(item, Frame)]
     assert arrivals[-1] - arrivals[0] == pytest.approx(1.1, abs=0.5)
+
+
+def test_what_a_looped_recording_skips_at_its_end_is_counted_in_the_next_round(clip):
+    length = sum(isinstance(item, Frame) for item in open_recording(clip))
+    source = LiveSource("gate", str(clip), (30, 30), itertools.count(1).__next__, fps=5, loop=True)
+    counted, rounds = 0, 0
+    for item in source:
+        if isinstance(item, StreamUp):
+            rounds += 1
+        else:
+            counted += item.skipped
+            if rounds == 3:  # the first frame of a round is analysed
+                break
+            counted += 1
+    source.stop()
+    assert counted == 2 * length

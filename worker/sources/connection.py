@@ -90,8 +90,12 @@ class Connection:
         *,
         trust_timestamps: bool = True,
         http: HttpCamera | None = None,
+        left_out: tuple[int, int] = (0, 0),
     ) -> None:
-        """``http``: what opens the camera, if it is read with HTTP."""
+        """``http``: what opens the camera, if it is read with HTTP.
+
+        ``left_out``: frames skipped and dropped before, to be counted with the first item.
+        """
         self._http = http
         self._images: ImageStream | None = None
         """Of an HTTP camera that FFmpeg does not read by itself."""
@@ -101,6 +105,8 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
+        skipped, self._dropped = left_out  # since the last item that counted them
+        self._sampler.skip(skipped)
         self._orientations = Orientations()
         self._converter = make_converter(
             settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
@@ -114,8 +120,6 @@ class Connection:
         self._opened = False
         self._last: Arrival | None = None
         """Of the last picture."""
-        self._dropped = 0
-        """Pictures dropped since the last frame."""
         self._captured_at = 0.0
         """Of the last picture, by the monotonic clock."""
         self._late_at = 0.0
@@ -190,6 +194,7 @@ class Connection:
         epoch: int | None = None,
     ) -> StreamDown:
         """The end of its epoch, or of one that never was up."""
+        skipped, dropped = self.take_left_out()
         return StreamDown(
             self._camera_id,
             self.epoch or epoch,
@@ -197,9 +202,13 @@ class Connection:
             reason,
             detail,
             frames=self.frame_index,
-            skipped=self._sampler.take_skipped(),
-            dropped=self._take_dropped(),
+            skipped=skipped,
+            dropped=dropped,
         )
+
+    def take_left_out(self) -> tuple[int, int]:
+        """Frames skipped and dropped since the last item that counted them."""
+        return self._sampler.take_skipped(), self._take_dropped()
 
     def _silent_seconds(self) -> float:
         if self._images is not None:
@@ -325,7 +334,7 @@ class Connection:
         if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
             return
         self._late_at = now
-        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        skipped, dropped = self.take_left_out()
         yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
     def _jumped_back(self, arrival: Arrival) -> str:
