@@ -302,3 +302,19 @@ def test_a_recording_of_few_frames_played_live_is_not_late(tmp_path):
     first, second = frames(items)
     # Of when it was due, not of when it was decoded: right after the first.
     assert (second.captured_at - first.captured_at).total_seconds() > 1
+
+
+def test_what_a_looped_recording_skips_at_its_end_is_counted_in_the_next_round(clip):
+    length = sum(isinstance(item, Frame) for item in open_recording(clip))
+    source = LiveSource("gate", str(clip), (30, 30), itertools.count(1).__next__, fps=5, loop=True)
+    counted, rounds = 0, 0
+    for item in source:
+        if isinstance(item, StreamUp):
+            rounds += 1
+        else:
+            counted += item.skipped
+            if rounds == 3:  # the first frame of a round is analysed
+                break
+            counted += 1
+    source.stop()
+    assert counted == 2 * length

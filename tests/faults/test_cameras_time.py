@@ -1,6 +1,7 @@
 """When pictures were captured, and which are published: compared with what the camera sent."""
 
 import itertools
+import random
 import re
 import time
 
@@ -212,5 +213,84 @@ def test_a_clock_that_is_set_in_a_connection_moves_no_time(clips):
         wait_until(lambda: watch.frames()[-1].clock == "arrival", 10, "the other clock")
         watch.wait_for_frames(len(watch.frames()) + RATE)
         frames = watch.frames()
+        assert_in_order(camera, frames)
+        assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+
+
+def items_until_camera_hangs_up(camera, seconds, **options):
+    """What a source gives of one connection, and how many packets were sent in it."""
+    with camera, Watch(camera.url, **options) as watch:
+        watch.wait_for_frames(2)
+        wait_until(lambda: camera.sent > seconds * RATE, 40, "pictures")
+        sent = camera.sent
+        camera.hang_up()
+        down = watch.wait_for_down()
+        before = [item for _, item in watch.items]
+    return before[1 : before.index(down) + 1], sent
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("fps", [0.5, 1, 5, 24, None])
+def test_pictures_analysed_skipped_and_dropped_are_those_that_were_sent(clips, b_frames, fps):
+    items, sent = items_until_camera_hangs_up(NumberedCamera(clips[b_frames]), 4, fps=fps)
+    frames = [item for item in items if isinstance(item, Frame)]
+    left_out = sum(item.skipped + item.dropped for item in items)
+    # The last one is held back by FFmpeg; some may have come between counting and hanging up.
+    assert sent - 1 <= len(frames) + left_out <= sent + 2
+    assert not any(item.dropped for item in items)
+
+
+def test_a_camera_whose_clock_is_behind_does_not_halt_the_time(clips):
+    with NumberedCamera(clips[0]) as camera:
+        camera.set_clock_by = -20.0
+        frames = watch_frames(camera, lambda frames: len(frames) >= 3 * RATE)
+        assert_in_order(camera, frames)
+        assert {frame.clock for frame in frames} == {"arrival"}
+        assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+
+
+def test_a_camera_whose_wrong_clock_is_set_right_begins_a_new_epoch(clips, caplog):
+    with NumberedCamera(clips[0], report_seconds=0.2) as camera, Watch(camera.url) as watch:
+        camera.set_clock_by = 20.0
+        wait_until(lambda: enough_with_reports(watch.frames()), 20, "reports")
+        camera.set_clock_by = 0.0
+        wait_until(lambda: len(watch.ups()) == 2, 10, "the second epoch")
+        watch.wait_for_frames(len(watch.frames()) + RATE)
+        assert [down.reason for down in watch.downs()] == ["timestamps"]
+        for up in watch.ups():
+            assert_in_order(camera, [frame for frame in watch.frames() if frame.epoch == up.epoch])
+        last = watch.frames()[-1]
+        assert last.clock == "arrival"
+        assert abs(seconds_off(camera, last)) < 3 * FRAME_SECONDS
+    assert "the clock for its times jumped back" in caplog.text
+
+
+def test_fps_holds_on_a_network_with_jitter():
+    rng = random.Random(0)
+    camera = NumberedCamera(
+        numbered_clip(gop=256), report_seconds=None, delay=lambda seconds: rng.uniform(0, 0.4)
+    )
+    with camera, Watch(camera.url, fps=5) as watch:
+        frames = watch.wait_for_frames(40)
+    indices = [frame.frame_index for frame in frames]
+    assert min(b - a for a, b in itertools.pairwise(indices)) > 1
+
+
+@pytest.mark.parametrize("reports", [1.0, None])
+def test_what_a_pause_of_the_network_held_up_catches_up_without_a_new_connection(clips, reports):
+    def delay(seconds):
+        return max(5.6 - seconds, 0) if seconds > 3 else 0
+
+    with (
+        NumberedCamera(clips[0], delay=delay, report_seconds=reports) as camera,
+        Watch(camera.url) as watch,
+    ):
+        frames = watch.wait_for_frames(7 * RATE)
+        assert watch.downs() == []
+        for at, item in watch.items:
+            if isinstance(item, Frame):
+                assert at - item.captured_monotonic < STALE_SECONDS
+        assert any(item.dropped for _, item in watch.items[1:])
         assert_in_order(camera, frames)
         assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS

@@ -149,12 +149,15 @@ class SenderClock:
         self.was_set = False
         """Whether the clock has jumped from one report to the next."""
         self._known = False
-        self._candidate: float | None = None
-        """What may be the offset by a newer report."""
+        self._last: tuple[float, float] | None = None
+        """The last packet's pts and offset."""
         self._reported_at = 0.0
         """The pts at the newest report."""
         self._drift = 0.0
         """How much faster the wall clock runs than pts, as a share."""
+        self._drift_seconds = 0.0
+        """The time between the two reports that showed it. It is carried on for no longer: by then
+        the error is as small as the difference of the two."""
         self._correction = 0.0
         """Seconds by which the clock was set, taken back."""
 
@@ -163,15 +166,25 @@ class SenderClock:
         if wall_clock is None:
             return None
         offset = wall_clock - pts_seconds
-        if not _same(offset, self.offset):
-            # FFmpeg's parser gives the first packet after the first report the time of the next.
-            if _same(offset, self._candidate):
-                self._report(pts_seconds, offset)
-            self._candidate = offset
+        is_new = self.offset is None or abs(offset - self.offset) > SAME_REPORT_SECONDS
+        # FFmpeg's parser gives the first packet after the first report the time of the next.
+        if is_new and self._is_confirmed(pts_seconds, offset):
+            self._report(pts_seconds, offset)
+        self._last = pts_seconds, offset
         if not self._known or self.offset is None:
             return None
-        drifted = self._drift * (pts_seconds - self._reported_at)
+        drifted = self._drift * min(pts_seconds - self._reported_at, self._drift_seconds)
         return pts_seconds + self.offset + drifted + self._correction
+
+    def _is_confirmed(self, pts_seconds: float, offset: float) -> bool:
+        """Whether the packet before has the same offset, but for a drift: reports may come with
+        each packet.
+        """
+        if self._last is None:
+            return False
+        seconds, last_offset = self._last
+        drifted = FASTEST_DRIFT * abs(pts_seconds - seconds)
+        return abs(offset - last_offset) <= max(SAME_REPORT_SECONDS, drifted)
 
     def _report(self, pts_seconds: float, offset: float) -> None:
         elapsed = pts_seconds - self._reported_at
@@ -183,12 +196,9 @@ class SenderClock:
                 self._correction -= change - expected
             else:
                 self._drift = min(max(change / elapsed, -FASTEST_DRIFT), FASTEST_DRIFT)
+                self._drift_seconds = elapsed
         self._known = True
         self.offset, self._reported_at = offset, pts_seconds
-
-
-def _same(offset: float, other: float | None) -> bool:
-    return other is not None and abs(offset - other) <= SAME_REPORT_SECONDS
 
 
 def _wall_clock_of(packet: Any) -> float | None:

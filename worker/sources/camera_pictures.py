@@ -85,10 +85,10 @@ class Decoding:
         if self._context.skip_frame != what:
             self._context.skip_frame = what
 
-    def flush(self) -> None:
-        """Forget the pictures that are held back: they are older than a gap."""
+    def flush(self) -> int:
+        """Forget the pictures that are held back, since they are older than a gap: how many."""
         self._context.flush_buffers()
-        self._order.flush()
+        return self._order.flush()
 
     def decode(self, arrival: Arrival) -> list[Picture]:
         """The pictures that a packet completes; none for one that cannot be decoded."""
@@ -160,7 +160,8 @@ class CameraPictures:
             is_stopped=lambda: reader.is_stopped,
         )
         self._decoded_at = time.monotonic()
-        self._arrived_in_time_at = self._decoded_at
+        self._arrives_late_since: float | None = None
+        """By the monotonic clock; None while packets arrive in time."""
         self.has_reports = False
         """Whether the camera has sent an RTCP report."""
         self.dropped = 0
@@ -173,6 +174,12 @@ class CameraPictures:
 
     def __iter__(self) -> Iterator[Picture | Late]:
         """The pictures, and while some are dropped undecoded, Late."""
+        try:
+            yield from self._read()
+        finally:
+            self._count_what_waits()
+
+    def _read(self) -> Iterator[Picture | Late]:
         with self._intake as intake, interrupting(self._container):
             self._reader.expect_sign_within(self._read_seconds)
             intake.wait_until_caught_up(CATCH_UP_SECONDS)
@@ -198,8 +205,10 @@ class CameraPictures:
         self.has_reports |= arrival.sender_seconds is not None
         lag = arrival.lag_seconds(arrival.at)
         if lag <= RECONNECT_LAG_SECONDS or read_seconds < READ_WAITED_SECONDS:
-            self._arrived_in_time_at = arrival.at
-        elif arrival.at > self._arrived_in_time_at + RECONNECT_AFTER_SECONDS:
+            self._arrives_late_since = None
+        elif self._arrives_late_since is None:
+            self._arrives_late_since = arrival.at
+        elif arrival.at > self._arrives_late_since + RECONNECT_AFTER_SECONDS:
             raise ConnectionLost("late", f"its pictures arrive {lag:.0f} s late")
 
     def _decoded(self, arrival: Arrival) -> Iterator[Picture | Late]:
@@ -211,8 +220,8 @@ class CameraPictures:
             yield Late(lag)
         if not chosen.arrivals and self._thinner.is_late and now - self._decoded_at > OPEN_SECONDS:
             raise ConnectionLost("late", "decoding is too slow, and no key frame arrives")
-        if chosen.after_gap:
-            self._decoding.flush()
+        if chosen.gap:
+            self._count_left_out(self._decoding.flush(), late=chosen.gap == "dropped")
         self._decoding.skip_frame(self._thinner.skip_frame)
         for packet in chosen.arrivals:
             # What is set up for the first picture, a GPU's decoder for example, takes its time.
@@ -232,8 +241,20 @@ class CameraPictures:
 
     def _count_missing(self) -> None:
         """Count what the decoder left out, as it was asked to."""
-        if self._thinner.is_late:
-            self.dropped += self._decoding.missing
-        elif self._thinner.skip_frame != "DEFAULT":
-            self._sampler.skip(self._decoding.missing)
+        late = self._thinner.is_late
+        if late or self._thinner.skip_frame != "DEFAULT":
+            self._count_left_out(self._decoding.missing, late=late)
         self._decoding.missing = 0
+
+    def _count_left_out(self, pictures: int, *, late: bool) -> None:
+        if late:
+            self.dropped += pictures
+        else:
+            self._sampler.skip(pictures)
+
+    def _count_what_waits(self) -> None:
+        """Count what the end of the connection leaves undecoded."""
+        self._thinner.end()
+        self._take_dropped()
+        index = self._stream.index
+        self.dropped += sum(each.packet.stream_index == index for each in self._intake.take_left())

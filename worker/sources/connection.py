@@ -96,8 +96,12 @@ class Connection:
         *,
         trust_timestamps: bool = True,
         http: HttpCamera | None = None,
+        left_out: tuple[int, int] = (0, 0),
     ) -> None:
-        """``http``: what opens the camera, if it is read with HTTP."""
+        """``http``: what opens the camera, if it is read with HTTP.
+
+        ``left_out``: frames skipped and dropped before, to be counted with the first item.
+        """
         self._http = http
         self._images: ImageStream | None = None
         """Of an HTTP camera that FFmpeg does not read by itself."""
@@ -107,6 +111,8 @@ class Connection:
         self._next_epoch = next_epoch
         self._trust_timestamps = trust_timestamps
         self._sampler = Sampler(fps=settings.fps)
+        skipped, self._dropped = left_out  # since the last item that counted them
+        self._sampler.skip(skipped)
         self._orientations = Orientations()
         self._converter = make_converter(
             settings.image_size, as_planes=settings.as_planes, antialias=settings.antialias
@@ -120,8 +126,8 @@ class Connection:
         self._opened = False
         self._last: Arrival | None = None
         """Of the last picture."""
-        self._dropped = 0
-        """Pictures dropped since the last frame."""
+        self._captured_at = 0.0
+        """Of the last picture, by the monotonic clock."""
         self._late_at = 0.0
         """When it last said that it is late, by the monotonic clock."""
         self._first_decoded_at: float | None = None
@@ -196,6 +202,7 @@ class Connection:
         epoch: int | None = None,
     ) -> StreamDown:
         """The end of its epoch, or of one that never was up."""
+        skipped, dropped = self.take_left_out()
         return StreamDown(
             self._camera_id,
             self.epoch or epoch,
@@ -203,9 +210,13 @@ class Connection:
             reason,
             detail,
             frames=self.frame_index,
-            skipped=self._sampler.take_skipped(),
-            dropped=self._take_dropped(),
+            skipped=skipped,
+            dropped=dropped,
         )
+
+    def take_left_out(self) -> tuple[int, int]:
+        """Frames skipped and dropped since the last item that counted them."""
+        return self._sampler.take_skipped(), self._take_dropped()
 
     def _silent_seconds(self) -> float:
         if self._images is not None:
@@ -269,16 +280,24 @@ class Connection:
             trust_timestamps=self._trust_timestamps and not is_http(self._settings.url),
             thread_name=f"camera {self._camera_id}",
         )
-        for item in pictures:
-            if self._reader.is_stopped:
-                return
-            if self.was_up:  # what was late before is of the time before
-                self._dropped += pictures.dropped
-            pictures.dropped = 0
-            if isinstance(item, Late):
-                yield from self._late(item.lag_seconds)
-            else:
-                yield from self._handed_on(item, item.arrival.captured_at)
+        try:
+            for item in pictures:
+                if self._reader.is_stopped:
+                    return
+                self._count_dropped(pictures)
+                if isinstance(item, Late):
+                    yield from self._late(item.lag_seconds)
+                else:
+                    # A packet that is faster than all before makes those older, in hindsight.
+                    self._captured_at = max(self._captured_at, item.arrival.captured_at)
+                    yield from self._handed_on(item, self._captured_at)
+        finally:
+            self._count_dropped(pictures)
+
+    def _count_dropped(self, pictures: CameraPictures) -> None:
+        if self.was_up:  # what was late before is of the time before
+            self._dropped += pictures.dropped
+        pictures.dropped = 0
 
     def _handed_on(self, picture: Picture, seconds: float | None) -> Iterator[SourceItem]:
         """The picture as a frame, unless it is left out; ``seconds`` for ``--fps``."""
@@ -292,10 +311,8 @@ class Connection:
             self.up_at = now
             log.info("camera %s: up", self._camera_id)
             yield self._up()
-        elif self._jumped_back(arrival):
-            log.warning(
-                "camera %s: its timestamps jumped back: a new epoch begins", self._camera_id
-            )
+        elif jumped := self._jumped_back(arrival):
+            log.warning("camera %s: %s jumped back: a new epoch begins", self._camera_id, jumped)
             yield self.ended("down", "timestamps")
             self._last = None
             self._capture_clock = CaptureClock()
@@ -337,15 +354,22 @@ class Connection:
         if self.epoch is None or now < self._late_at + LATE_INTERVAL_SECONDS:
             return
         self._late_at = now
-        skipped, dropped = self._sampler.take_skipped(), self._take_dropped()
+        skipped, dropped = self.take_left_out()
         yield StreamLate(self._camera_id, self.epoch, lag_seconds, skipped, dropped)
 
-    def _jumped_back(self, arrival: Arrival) -> bool:
+    def _jumped_back(self, arrival: Arrival) -> str:
+        """What jumped back, so that events of the same epoch would be out of order; "" if nothing.
+
+        A clock: this host's, or that of a camera which is not believed any more.
+        """
+        if self._capture_clock.runs_back(arrival, datetime.now(UTC), time.monotonic()):
+            return "the clock for its times"
         last = self._last
         if last is None or last.seconds is None or arrival.seconds is None:
-            return False
+            return ""
         back = last.seconds - arrival.seconds
-        return back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
+        jumped = back > JUMP_BACK_REORDERED_SECONDS or (back > 0 and last.run != arrival.run)
+        return "its timestamps" if jumped else ""
 
     def _in_order(self, arrival: Arrival) -> bool:
         """Whether its pts is above the last one's: a damaged stream may repeat pictures."""

@@ -80,6 +80,13 @@ class Intake:
         if self._error is not None and not self._is_over():
             raise self._error
 
+    def take_left(self) -> list[Arrival]:
+        """The arrivals that still wait when reading has ended."""
+        left = [arrival for arrival, _ in self._waiting]
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return left
+
     def _is_over(self) -> bool:
         return self._closed or self._is_stopped()
 

@@ -76,6 +76,8 @@ class LiveSource:
         self._next_epoch = next_epoch
         self._loop = loop
         self._misled = 0
+        self._left_out = 0, 0
+        """Frames skipped and dropped at the end of a looped file's last round."""
         self._epoch: int | None = None
         self._stop = threading.Event()
         self.due_at = math.inf
@@ -123,6 +125,7 @@ class LiveSource:
                 return
             if is_file and connection.reason in ("end_of_file", "over_limit"):
                 if self._loop and connection.was_up and connection.reason == "end_of_file":
+                    self._left_out = connection.take_left_out()
                     self.wait(max(0.0, started + SHORTEST_LOOP_SECONDS - time.monotonic()))
                     continue
                 yield self._down(connection, "ended")
@@ -140,6 +143,7 @@ class LiveSource:
             self.wait(wait_seconds)
 
     def _connection(self) -> Connection:
+        left_out, self._left_out = self._left_out, (0, 0)
         return Connection(
             self.camera_id,
             self._settings,
@@ -147,6 +151,7 @@ class LiveSource:
             self._next_epoch,
             trust_timestamps=self._misled < MAX_MISLED,
             http=self._http,
+            left_out=left_out,
         )
 
     def _learn_from(self, connection: Connection, ended: float) -> None:

@@ -27,6 +27,8 @@ MOST_B_FRAMES = 16
 
 SkipFrame = Literal["DEFAULT", "NONREF"]
 """FFmpeg's AVDiscard: decode all, or leave out what no other picture depends on."""
+Gap = Literal["skipped", "dropped"]
+"""Packets left undecoded by choice, or since they were late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class ToDecode:
     """Packets to decode now, in order."""
 
     arrivals: tuple[Arrival, ...] = ()
-    after_gap: bool = False
-    """Whether packets before them were left undecoded: what the decoder holds back is void."""
+    gap: Gap | None = None
+    """Why packets before them were left undecoded: what the decoder holds back is void."""
 
 
 class Thinner:
@@ -46,7 +48,7 @@ class Thinner:
         self._held: list[Arrival] = []
         """Since the last key frame, undecoded: in case the next key frame comes too late."""
         self._held_bytes = 0
-        self._gap = False
+        self._gap: Gap | None = None
         self._is_late = self._waits_for_key_frame = False
         self._key_seconds: float | None = None
         self._key_interval_seconds: float | None = None
@@ -78,20 +80,25 @@ class Thinner:
         if self._is_too_late(is_key, lag_seconds):
             self.dropped += 1 + len(self._held)
             self._hold_nothing()
-            self._gap = True
+            self._gap = "dropped"
             return ToDecode()
         if is_key and self._held:
             self._sampler.skip(len(self._held))
             self._hold_nothing()
-            self._gap = True
+            self._gap = self._gap or "skipped"
         if self._can_wait(is_key, seconds):
             self._held.append(arrival)
             self._held_bytes += arrival.packet.size
             return ToDecode()
-        after_gap, self._gap = self._gap, False
+        gap, self._gap = self._gap, None
         arrivals = (*self._held, arrival)
         self._hold_nothing()
-        return ToDecode(arrivals, after_gap)
+        return ToDecode(arrivals, gap)
+
+    def end(self) -> None:
+        """The connection is over: what was held is not needed any more."""
+        self._sampler.skip(len(self._held))
+        self._hold_nothing()
 
     def _key_frame(self, seconds: float) -> None:
         if self._key_seconds is not None and seconds > self._key_seconds:

@@ -154,6 +154,20 @@ def test_the_rate_between_two_reports_carries_on(clock):
     assert max(map(abs, wrong[15:])) < 0.011  # from the second report on
 
 
+def test_two_reports_close_together_say_nothing_about_later(clock):
+    # The second is 8 ms off, as a busy camera's: a tenth of the time between them.
+    pairs = [(i / 25, 0.0 if i < 5 else 0.008) for i in range(1500)]
+    found = dated(clock, by_sender(pairs))
+    wrong = [t - s for t, (s, _) in zip(times(found), pairs, strict=True) if t is not None]
+    assert max(map(abs, wrong)) < 0.02
+
+
+def test_a_report_with_each_packet_is_followed_though_the_rate_is_wrong(clock):
+    steps = [i / 25 for i in range(100)]
+    found = dated(clock, by_sender([(s, s * 0.05) for s in steps]))
+    assert times(found)[1:] == pytest.approx([s * 1.05 for s in steps[1:]], abs=0.003)
+
+
 def test_a_clock_that_is_set_moves_no_time_and_is_marked(clock):
     before = [(i / 10, 0.0) for i in range(10)]
     after = [(i / 10, REPORT_JUMP_SECONDS + 0.1) for i in range(10, 20)]

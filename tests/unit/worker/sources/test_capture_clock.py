@@ -1,9 +1,13 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from worker.sources.arrivals import Arrival, Timeline
-from worker.sources.capture_clock import FURTHEST_SECONDS, CaptureClock
+from worker.sources.capture_clock import (
+    FURTHEST_SECONDS,
+    LONGEST_HALT_SECONDS,
+    CaptureClock,
+)
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
 MONOTONIC = 5000.0
@@ -57,3 +61,37 @@ def test_times_do_not_run_backwards_when_the_first_report_arrives():
     assert time_of(clock, arrival(0.0)) == (0.0, "arrival")
     assert time_of(clock, arrival(0.0, sender_seconds=NOW.timestamp() - 0.06)) == (0.0, "rtcp")
     assert time_of(clock, arrival(0.0, sender_seconds=NOW.timestamp() + 0.04)) == (0.04, "rtcp")
+
+
+def reported(off, ago=0.0, **fields):
+    return arrival(ago, sender_seconds=NOW.timestamp() - ago + off, **fields)
+
+
+def test_a_clock_that_would_halt_the_time_for_long_is_not_taken_up():
+    clock = CaptureClock()
+    assert time_of(clock, arrival(0.2)) == (-0.2, "arrival")
+    off = -LONGEST_HALT_SECONDS - 0.3
+    assert time_of(clock, reported(off, ago=0.1)) == (-0.1, "arrival")
+    assert time_of(clock, reported(-0.05, ago=0.0)) == (0.0, "arrival")
+
+
+def test_a_clock_at_the_limit_is_given_up_for_good():
+    clock = CaptureClock()
+    assert time_of(clock, reported(-FURTHEST_SECONDS + 0.1, ago=0.3))[1] == "rtcp"
+    assert time_of(clock, reported(-FURTHEST_SECONDS - 0.1, ago=0.2)) == (-0.2, "arrival")
+    assert time_of(clock, reported(-FURTHEST_SECONDS + 0.1, ago=0.1)) == (-0.1, "arrival")
+
+
+def test_a_clock_that_was_wrong_until_it_was_set_is_given_up():
+    clock = CaptureClock()
+    assert time_of(clock, reported(-20.0, ago=0.1)) == (-20.1, "rtcp")
+    assert time_of(clock, reported(-20.0, clock_was_set=True)) == (0.0, "arrival")
+
+
+@pytest.mark.parametrize(("back", "does"), [(0.1, True), (-0.1, False)])
+def test_a_time_that_runs_far_back_is_found(back, does):
+    clock = CaptureClock()
+    assert not clock.runs_back(arrival(0.0), NOW, MONOTONIC)
+    assert time_of(clock, arrival(0.0)) == (0.0, "arrival")
+    earlier = NOW - timedelta(seconds=LONGEST_HALT_SECONDS + back)  # this host's clock was set
+    assert clock.runs_back(arrival(0.0), earlier, MONOTONIC) == does

@@ -37,8 +37,8 @@ class Stream:
             index, seconds = self.index, self.index / RATE
             arrival = Arrival(Packet(index % self.gop == 0), seconds, pts=index)
             chosen = self.thinner.take(arrival, seconds, lag)
-            if chosen.after_gap:
-                self.gaps.append(chosen.arrivals[0].pts)
+            if chosen.gap:
+                self.gaps.append((chosen.arrivals[0].pts, chosen.gap))
             for each in chosen.arrivals:
                 self.decoded.append(each.pts)
                 if self.sampler.accepts(
@@ -66,7 +66,7 @@ def test_key_frames_alone_are_decoded_where_they_are_as_frequent_as_frames_are_w
     # The first two groups show how far apart key frames are.
     assert stream.accepted == list(range(0, 500, 25))
     assert stream.decoded == [*range(26), *range(50, 500, 25)]
-    assert stream.gaps == list(range(50, 500, 25))
+    assert stream.gaps == [(first, "skipped") for first in range(50, 500, 25)]
     held = 24  # since the last key frame
     assert len(stream.accepted) + stream.counts[0] + held == 500
 
@@ -148,7 +148,7 @@ def test_past_that_decoding_resumes_at_a_key_frame_that_is_in_time():
     stream.send(20, lag=IN_TIME_SECONDS + 0.01)  # with a key frame that is not in time
     stream.send(21, lag=IN_TIME_SECONDS)
     assert stream.decoded == [*range(10), 50, 51]
-    assert stream.gaps == [50]
+    assert stream.gaps == [(50, "dropped")]
     assert stream.thinner.dropped == 40
     assert not stream.thinner.is_late
     assert stream.thinner.skip_frame == "DEFAULT"
@@ -159,3 +159,22 @@ def test_what_was_held_is_dropped_when_it_is_late():
     stream.send(60)
     stream.thinner.take(Arrival(Packet(False), 3.0, pts=60), 60 / RATE, KEY_FRAME_SECONDS + 0.1)
     assert stream.thinner.dropped == 10  # 51 to 60
+
+
+def test_a_gap_says_whether_it_was_chosen():
+    stream = Stream(fps=1, gop=25)
+    stream.send(76)
+    assert stream.gaps[-1] == (75, "skipped")
+    stream.send(1, lag=KEY_FRAME_SECONDS + 0.1)
+    stream.send(24)
+    assert stream.gaps[-1] == (100, "dropped")
+
+
+def test_what_is_held_when_the_connection_ends_is_skipped():
+    stream = Stream(fps=1, gop=25)
+    stream.send(60)
+    skipped = stream.sampler.skipped
+    stream.thinner.end()
+    assert stream.sampler.skipped - skipped == 9  # 51 to 59
+    stream.thinner.end()
+    assert stream.sampler.skipped - skipped == 9
