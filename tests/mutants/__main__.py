@@ -22,7 +22,8 @@ PLACES = (
     "worker/pipeline/*.py",
     "worker/publishing/*.py",
     "worker/sinks/*.py",
-    "worker/consumer*.py",
+    "worker/consumer.py",
+    "worker/consuming/*.py",
     "worker/sources/*.py",
     "worker/settings/naming.py",
     "ssd_core/ops/decode_nms_reference.py",
@@ -35,6 +36,8 @@ LEFT_OUT = {  # they show what FFmpeg and PyAV do, not decisions of their own
     "worker/sinks/annotated_video.py",
 }
 TESTS = ["tests/unit/worker", "tests/contract", "tests/integration/test_consumer.py",
+         "tests/integration/test_consumer_groups.py",
+         "tests/integration/test_consumer_properties.py",
          "tests/unit/ssd_core/ops/test_decode_nms_reference.py",
          "tests/unit/ssd_core/ops/test_decode_nms.py"]  # fmt: skip
 
