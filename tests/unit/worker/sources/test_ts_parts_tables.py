@@ -1,4 +1,4 @@
-"""Tables of transport streams made by hand: what `ts_parts` reads in them (ISO/IEC 13818-1, 2.4.4)."""
+"""Tables of transport streams, made by hand (ISO/IEC 13818-1, 2.4.4)."""
 
 import logging
 import os
