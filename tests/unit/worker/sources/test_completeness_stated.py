@@ -225,6 +225,16 @@ def test_an_end_is_missing_if_the_last_picture_is_over_long_before_it(
     assert of_ten_seconds(MOV, pictures) == expected
 
 
+def test_of_a_short_recording_half_a_second_may_be_missing(tmp_path):
+    (tmp_path / "x").write_bytes(b"")
+    for kind, name in ((MOV, "picture"), ("flv", "packet")):
+        for last, expected in ((400, False), (300, True)):
+            whole = Completeness(tmp_path / "x", container(kind, 1), stream(1000), 0.04)
+            whole.picture(picture(0, 100))
+            getattr(whole, name)(picture(last, 100))
+            assert whole.end_is_missing == expected
+
+
 def test_of_a_long_recording_a_share_may_be_missing(tmp_path):
     (tmp_path / "x").write_bytes(b"")
     for last, expected in ((979_000, False), (978_000, True)):
@@ -240,6 +250,8 @@ def test_of_a_long_recording_a_share_may_be_missing(tmp_path):
         ([packet(9000, 1000), packet(100)], False),
         ([packet(8000, 1000)], True),
         ([packet(9900)], False),
+        ([packet(10, None, Fraction(1))], False),
+        ([packet(9, None, Fraction(1))], True),
         ([packet(None, 10_000), packet(9000, 1000, None)], True),
     ],
 )
@@ -247,6 +259,7 @@ def test_where_one_length_is_stated_for_all_streams_sound_reaches_it_too(
     of_ten_seconds, packets, expected
 ):
     assert of_ten_seconds("flv", [picture(0)], packets) == expected
+    assert not of_ten_seconds("flv", [picture(9900, 100)], packets)
     assert of_ten_seconds(MOV, [picture(0)], packets)
 
 
@@ -259,7 +272,8 @@ def test_where_one_length_is_stated_for_all_streams_sound_reaches_it_too(
         (container("matroska,webm", 10, 3), 7),
         (container("matroska,webm", 10, 10), 10),
         (container("matroska,webm", 10, 0), 10),
-        (container("matroska,webm", 10, -1), 10),
+        (container("matroska,webm", 10, 0.5), 9.5),
+        (container("matroska,webm", 10, -0.5), 10),
         (container("flv", 10, 3), 7),
     ],
 )
