@@ -733,3 +733,39 @@ def test_a_long_queue_is_written_in_pieces(start):
     assert publisher.close(10) == 0
     assert sink.sizes == (1, 512, 512, 476)
     assert seqs(sink) == list(range(1501))
+
+
+def test_a_sink_that_is_away_is_not_asked_again_before_it_is_time(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink = FlakySink()
+    publisher = start(sink)
+    for seq in range(5):
+        publisher.submit(events(seq, seq))
+        wait_until(lambda until=seq + 1: len(spool_in(tmp_path)) == until, what="the spool")
+    assert sink.tries == 1
+
+
+def test_a_sink_that_is_away_is_not_asked_again_while_closing(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0)
+    entered, closing = threading.Event(), threading.Event()
+
+    class Hanging(FlakySink):
+        def publish(self, events):
+            entered.set()
+            assert closing.wait(20)
+            super().publish(events)
+
+    sink = Hanging()
+    publisher = start(sink)
+    publisher.submit(events(0, 0))
+    assert entered.wait(5)
+    publisher.submit(events(1, 3))
+    closer = threading.Thread(target=publisher.close, args=(20,))
+    closer.start()
+    wait_until(lambda: publisher._closing)
+    closing.set()
+    closer.join(20)
+    assert sink.tries == 1
+    assert seqs_of(spool_in(tmp_path)) == [0, 1, 2, 3]

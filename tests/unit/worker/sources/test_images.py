@@ -94,6 +94,41 @@ def test_the_bytes_before_an_image_are_counted():
     assert splitter.bytes_before == 0
 
 
+def test_the_bytes_before_an_image_are_counted_to_the_byte():
+    splitter = ImageSplitter(LIMITS)
+    splitter.feed(b"x" * 100)
+    assert splitter.bytes_before == 100 - 7  # the last may be those of a start
+    splitter.feed(JPEGS[0][:50])
+    assert splitter.bytes_before == 100
+    splitter.feed(JPEGS[0][50:])
+    assert splitter.bytes_before == 0
+    splitter.feed(b"xx\xff\xd8\xff\xd9")  # no scan: no image
+    assert splitter.bytes_before == 2 + 4
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xd8\xff\xe0\xff\xff", b"xx\xff\xd8\xff\xe0\xff\xff"])
+def test_the_limit_is_met_to_the_byte(start):
+    splitter = ImageSplitter(Limits(max_bytes_without_frame=1000))
+    assert splitter.feed(start.ljust(1000, b"x")) == []
+    with pytest.raises(OverLimit, match="more than 1000 bytes without a frame"):
+        splitter.feed(b"x")
+
+
+def test_a_segment_of_any_length_is_passed_over():
+    comment = b"\xff\xfe\x01\x02" + b"\xff\xd9" * 128
+    image = JPEGS[0][:2] + comment + JPEGS[0][2:]
+    assert split(multipart([image, JPEGS[1]])) == [image, JPEGS[1]]
+
+
+def test_a_png_whose_chunks_have_no_names_is_left_out():
+    broken = PNGS[0][:8] + b"\0\0\0\4\1\2\3\4" + bytes(8)
+    splitter = ImageSplitter(LIMITS)
+    assert [image.content for image in splitter.feed(broken + PNGS[1])] == [PNGS[1]]
+    splitter = ImageSplitter(LIMITS)
+    assert splitter.feed(broken) == []
+    assert splitter.bytes_before == len(broken) - 7
+
+
 @pytest.mark.parametrize("endless", [b"x", b"\xff\xd8\xff\xe0\x00\x10", b"\x89PNG\r\n\x1a\n\xff"])
 def test_endless_bytes_without_an_image_are_over_the_limit(endless):
     with pytest.raises(OverLimit, match="--max-bytes-without-frame"):
