@@ -769,3 +769,42 @@ def test_a_sink_that_is_away_is_not_asked_again_while_closing(start, tmp_path, m
     closer.join(20)
     assert sink.tries == 1
     assert seqs_of(spool_in(tmp_path)) == [0, 1, 2, 3]
+
+
+def test_what_an_earlier_run_left_is_published_though_closing_begins_at_once(tmp_path):
+    spool_in(tmp_path).append(events(0, 2))
+    sink = MemorySink()
+    publisher = LivePublisher(sink, spool_in(tmp_path), capacity=100)
+    publisher._closing = True  # before the thread first looks
+    publisher.start()
+    assert publisher.close(5) == 0
+    assert seqs(sink) == [0, 1, 2]
+    assert len(spool_in(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+def test_spooled_events_of_a_camera_are_dropped_if_another_took_it_and_kept_if_it_is_damaged(
+    owning, tmp_path, is_taken_over
+):
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 2))
+    wait_until(lambda: len(spool_in(tmp_path)) == 3)
+    if is_taken_over:
+        sink.owners["gate"] = "another"
+    else:
+        sink.own = lambda bids: {name: CameraRefused(name, "damaged") for name in bids}
+    sink.back.set()
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert len(spool_in(tmp_path)) == (0 if is_taken_over else 3)
+    assert sink.events == []
+
+
+def test_what_an_earlier_run_lost_of_a_camera_is_reported_once_it_is_added(start, tmp_path):
+    spool_in(tmp_path).add_lost({"gate": 7})
+    publisher = start(MemorySink(), spool=spool_in(tmp_path, ()))
+    publisher.add_cameras(["gate"])
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 7}
