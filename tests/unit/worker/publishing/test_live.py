@@ -61,6 +61,14 @@ def start(tmp_path):
         publisher.close(1)
 
 
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """The messages of the publisher so far."""
+    monkeypatch.setattr(logging.getLogger("worker"), "propagate", True)
+    caplog.set_level(logging.INFO, "worker")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == live.__name__]
+
+
 class UnreliableDisk(Spool):
     """A spool whose disk takes nothing while it is full."""
 
@@ -234,7 +242,7 @@ def test_a_disk_that_fills_up_while_events_wait_neither_mixes_nor_repeats_them(s
     assert seqs(sink) == list(range(17))
 
 
-def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
+def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path, logged):
     sink, spool = FlakySink(), disk_in(tmp_path)
     spool.full = True
     publisher = start(sink, spool=spool)
@@ -242,11 +250,13 @@ def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
     wait_until(lambda: sink.tries > 2)
     spool.full = False
     wait_until(lambda: len(spool) == 5)
-    publisher.submit(events(5, 9))
-    wait_until(lambda: len(spool) == 10)
+    for first in (5, 10):
+        publisher.submit(events(first, first + 4))
+        wait_until(lambda until=first + 5: len(spool) == until)
+    assert logged().count("events can be spooled again") == 1
     sink.back.set()
     wait_until(lambda: publisher.waiting == 0)
-    assert seqs(sink) == list(range(10))
+    assert seqs(sink) == list(range(15))
 
 
 @pytest.mark.parametrize(
@@ -569,14 +579,6 @@ def test_a_camera_that_is_wanted_no_longer_is_not_waited_for(owning):
     assert sink.owners["gate"] == ""
 
 
-@pytest.fixture
-def logged(caplog, monkeypatch):
-    """The messages of the publisher so far."""
-    monkeypatch.setattr(logging.getLogger("worker"), "propagate", True)
-    caplog.set_level(logging.INFO, "worker")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == live.__name__]
-
-
 def test_what_an_earlier_run_left_is_announced_once(start, tmp_path, logged):
     spool_in(tmp_path).append(events(0, 2))
     sink = MemorySink()
@@ -784,7 +786,7 @@ def test_what_an_earlier_run_left_is_published_though_closing_begins_at_once(tmp
 
 @pytest.mark.parametrize("is_taken_over", [True, False])
 def test_spooled_events_of_a_camera_are_dropped_if_another_took_it_and_kept_if_it_is_damaged(
-    owning, tmp_path, is_taken_over
+    owning, tmp_path, logged, is_taken_over
 ):
     sink = OwningSink()
     publisher = owning(sink, "gate")
@@ -800,6 +802,8 @@ def test_spooled_events_of_a_camera_are_dropped_if_another_took_it_and_kept_if_i
     wait_until(lambda: publisher.refused)
     publisher.close(5)
     assert len(spool_in(tmp_path)) == (0 if is_taken_over else 3)
+    said = "camera gate: 3 events in the spool are dropped"
+    assert logged().count(said) == int(is_taken_over)
     assert sink.events == []
 
 
@@ -808,3 +812,29 @@ def test_what_an_earlier_run_lost_of_a_camera_is_reported_once_it_is_added(start
     publisher = start(MemorySink(), spool=spool_in(tmp_path, ()))
     publisher.add_cameras(["gate"])
     assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 7}
+
+
+def test_closing_ends_in_the_midst_of_a_long_spool_when_its_time_is_over(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live, "EVENTS_AT_ONCE", 1)
+    entered, closing = threading.Event(), threading.Event()
+
+    class Slow(MemorySink):
+        def publish(self, events):
+            entered.set()
+            assert closing.wait(20)
+            super().publish(events)
+
+    spool_in(tmp_path).append(events(0, 4))
+    sink = Slow()
+    publisher = start(sink)
+    publisher.add_cameras([])  # wakes it
+    assert entered.wait(5)
+    closer = threading.Thread(target=publisher.close, args=(0,))
+    closer.start()
+    wait_until(lambda: publisher._give_up_at < time.monotonic())
+    closing.set()
+    closer.join(20)
+    assert seqs(sink) == [0]
+    assert seqs_of(spool_in(tmp_path)) == [1, 2, 3, 4]

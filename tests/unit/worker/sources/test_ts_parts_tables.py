@@ -12,9 +12,9 @@ from worker.sources.ts_parts import Change, Part, changes_of, packet_size, parts
 H264, HEVC, AAC = 0x1B, 0x24, 0x0F
 
 
-def packet(pid, payload=b"", *, start=True, adaptation=None, has_payload=True):
+def packet(pid, payload=b"", *, start=True, adaptation=None, has_payload=True, counter=0):
     """188 bytes; ``adaptation``: the length of a field of zeros before the payload."""
-    control = (0x10 if has_payload else 0) | (0x20 if adaptation is not None else 0)
+    control = (0x10 if has_payload else 0) | (0x20 if adaptation is not None else 0) | counter
     head = bytes([0x47, (0x40 if start else 0) | pid >> 8, pid & 0xFF, control])
     if adaptation is not None:
         head += bytes([adaptation]) + bytes(adaptation)
@@ -40,7 +40,7 @@ def pat(programmes, pointer=b"", **options):
 
 def pmt(pid, streams, *, about=b"", table=2, current=True, descriptors=b"", **options):
     """A programme's table at a PID: stream types by PID."""
-    body = b"\xe1\x00" + (0xF000 | len(about)).to_bytes(2, "big") + about
+    body = b"\xe1\x0f" + (0xF000 | len(about)).to_bytes(2, "big") + about
     for stream, kind in streams.items():
         length = (0xF000 | len(descriptors)).to_bytes(2, "big")
         body += bytes([kind]) + (0xE000 | stream).to_bytes(2, "big") + length + descriptors
@@ -86,6 +86,13 @@ def test_a_table_that_goes_on_in_the_next_packet_gives_what_is_in_its_first(chan
     streams = {0x100 + number: H264 for number in range(60)}
     ((_, videos),) = changes(PAT, pmt(0x1000, streams)[:188])
     assert len(videos) in (32, 33)
+
+
+@pytest.mark.parametrize("pid", [0x10, 0x1FF, 0x1134, 0x1FFE])
+@pytest.mark.parametrize("counter", [1, 15])
+def test_a_table_may_have_any_pid_and_any_counter(changes, pid, counter):
+    table = pmt(pid, {0x100: H264}, counter=counter)
+    assert changes(pat({1: pid}, counter=counter), table) == [(1, {0x100: H264})]
 
 
 @pytest.mark.parametrize("adaptation", [0, 1, 100])
@@ -170,9 +177,12 @@ def test_bytes_between_packets_cost_none_of_those_after_them(changes, inserted):
     assert [offset * 188 for offset, _ in found] == [188, 8 * 188 + inserted]
 
 
-def test_a_file_that_ends_in_noise_is_read_to_its_end(changes):
-    noise = np.random.default_rng(0).bytes(5000).replace(b"\x47", b"\0")
-    assert changes(PAT, pmt(0x1000, {5: H264}), *FILLED, noise) == [(1, {5: H264})]
+@pytest.mark.parametrize("length", [188, 300, 400, 600, 5000])
+def test_a_file_that_ends_in_noise_is_read_to_its_end(tmp_path, length):
+    noise = np.random.default_rng(0).bytes(length).replace(b"\x47", b"\0")
+    path = tmp_path / "x.ts"
+    path.write_bytes(b"".join([PAT, pmt(0x1000, {5: H264}), *FILLED, noise]))
+    assert [change.videos for change in changes_of(path)] == [{5: H264}]
 
 
 @pytest.mark.parametrize(("size", "sync"), [(192, 4), (204, 0)])
