@@ -3,6 +3,7 @@
 import itertools
 import logging
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from worker.errors import SourceError
 from worker.frames import Frame
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
+from worker.sources.streams import video_of
 
 LARGE, SMALL = (96, 128), (48, 64)
 
@@ -104,3 +106,24 @@ def test_nothing_is_said_about_a_cover(tmp_path, caplog):
     cover = ("mjpeg", SMALL, COVER)
     probe_recording(file_of(tmp_path / "x.mp4", cover, ("libx264", (96, 128), DEFAULT)), "clip")
     assert caplog.records == []
+
+
+def test_where_no_track_is_marked_it_is_ffmpegs_choice_but_never_a_preview():
+    def stream(disposition, codec="h264"):
+        return SimpleNamespace(disposition=disposition, codec_context=codec)
+
+    class Streams:
+        def __init__(self, best, *video):
+            self.video = video
+            self.best = lambda kind: best if kind == "video" else None
+
+    first, second, preview = stream(PLAIN), stream(PLAIN), stream(PREVIEW)
+    marked, undecodable = stream(DEFAULT), stream(DEFAULT, None)
+    for best, videos, expected in [
+        (second, [first, second], second),
+        (preview, [preview, first, second], first),
+        (preview, [preview, first, marked], marked),
+        (None, [undecodable, first], first),
+        (None, [undecodable], None),
+    ]:
+        assert video_of(SimpleNamespace(streams=Streams(best, *videos))) is expected
