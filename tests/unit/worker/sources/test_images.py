@@ -63,7 +63,8 @@ def test_an_image_is_complete_with_its_last_byte():
 )
 def test_what_is_inside_of_an_image_does_not_end_it(options):
     images = [coded("JPEG", number, **options) for number in (1, 2)]
-    assert split(multipart(images)) == images
+    for piece_bytes in (1, 1 << 20):
+        assert split(multipart(images), piece_bytes) == images
 
 
 def test_fill_bytes_before_a_marker_belong_to_the_image():
@@ -80,6 +81,15 @@ def test_an_image_without_an_end_marker_ends_at_the_next_one():
 def test_an_image_that_is_cut_off_in_its_header_is_left_out():
     assert split(multipart([JPEGS[0][:100], JPEGS[1], JPEGS[2]]))[-1] == JPEGS[2]
     assert split(multipart([PNGS[0][:20], PNGS[1], PNGS[2]]))[-1] == PNGS[2]
+
+
+def test_a_start_that_another_start_follows_is_no_image():
+    assert split(b"\xff\xd8\xff\xe0\0\4ab" + JPEGS[0]) == [JPEGS[0]]
+
+
+def test_an_image_says_of_which_kind_it_is():
+    found = ImageSplitter(LIMITS).feed(JPEGS[0] + PNGS[0])
+    assert [image.kind for image in found] == ["jpeg", "png"]
 
 
 def test_a_start_and_an_end_without_a_scan_are_no_image():
