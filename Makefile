@@ -41,7 +41,7 @@ test-oldest: .venv-oldest/.installed .cache/triton-3.9
 	.venv-oldest/bin/python $(PYTEST) $(TESTS)
 	.venv-oldest/bin/python $(COMPILED)
 
-# Which small changes to the code no test notices: an hour or two on one core. MODULES='worker/sinks/*.py'
+# Which small changes to the code no test notices: some hours on one core. MODULES='worker/sinks/*.py'
 # changes a part, TESTS=tests/unit/worker/sinks runs a part of the tests.
 mutants: $(VENV)/.installed-mutants
 	$(BIN)/python -m tests.mutants

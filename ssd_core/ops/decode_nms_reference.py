@@ -107,14 +107,12 @@ def class_scores(cls_logits: Tensor, activation: str) -> Tensor:
     """(..., C) logits to (..., C) scores in fp64, to be rounded once.
 
     fp32 vector code rounds differently with the position in the tensor (by one bit, for 9 of 400
-    random logits), which would break ties between equal logits. Raises ValueError for an unknown
-    activation.
+    random logits), which would break ties between equal logits. ``activation``: as in
+    ``DecodeSettings``, which refuses others.
     """
     if activation == "softmax":
         return torch.softmax(cls_logits.double(), dim=-1)
-    if activation == "sigmoid":
-        return torch.sigmoid(cls_logits.double())
-    raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {activation!r}")
+    return torch.sigmoid(cls_logits.double())
 
 
 def _rank_within_group(group: Tensor) -> Tensor:

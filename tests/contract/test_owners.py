@@ -111,3 +111,8 @@ def test_a_camera_with_a_key_of_a_wrong_type_leaves_the_others_theirs(sink, redi
     assert isinstance(found["b"], CameraRefused)
     assert found["a"].taken
     assert found["c"].taken
+
+
+def test_a_damaged_epoch_counts_as_none(sink, redis_server):
+    redis_server.client.hset("ssd:{gate}:producer", "epoch", "x")
+    assert own(sink, "a", JUST_LOOK).epoch == 0

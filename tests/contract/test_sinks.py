@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import stream_events
+from tests.conftest import stream_events, wait_until
 from tests.events import camera_event, detections_event
 from worker.errors import CameraRefused, Fenced, SinkError, UsageError
 from worker.events import parse_event
@@ -362,3 +362,33 @@ def test_a_finished_replay_is_recognised_even_if_its_stream_was_trimmed(redis_se
     sink.publish([*replay_events(0, 1), ended])
     redis_server.client.xtrim("ssd:{clip}:replay", maxlen=0, approximate=False)
     assert sink.claim_replay("clip", CLAIM, restart=False).finished
+
+
+def test_a_closed_sink_holds_no_connection_and_connects_again_if_it_is_used(redis_server):
+    sink = RedisStreamSink(redis_server.url)
+
+    def connections():
+        return len(redis_server.client.client_list())
+
+    alone = connections()
+    for seq in (0, 1):
+        sink.publish([detections_event(seq=seq)])
+        assert connections() > alone
+        sink.close()
+        wait_until(lambda: connections() == alone, what="the end of the connection")
+    sink.close()
+    assert redis_server.client.xlen("ssd:{gate}:detections") == 2
+
+
+def test_cameras_are_announced_again_to_a_server_that_lost_them_at_the_next_connection(
+    redis_server,
+):
+    sink = RedisStreamSink(redis_server.url)
+    sink.publish([detections_event(seq=0)])
+    redis_server.client.delete("ssd:cameras")
+    sink.publish([detections_event(seq=1)])
+    assert not redis_server.client.exists("ssd:cameras")  # once in 30 s is enough
+    sink.close()
+    sink.publish([detections_event(seq=2)])
+    assert redis_server.client.smembers("ssd:cameras") == {b"gate"}
+    sink.close()

@@ -1,5 +1,6 @@
 """What groups add: claims, acknowledgements, filters, lag, and consumers that are gone."""
 
+import itertools
 import json
 import pickle
 import time
@@ -392,3 +393,20 @@ def test_lag_is_not_waited_for_while_redis_is_unavailable(redis_server, publish)
             consumer.lag()
         with pytest.raises(SinkUnavailable, match="no Redis answers"):
             consumer.pending()
+
+
+def test_who_iterates_again_gets_what_was_not_acknowledged_again(redis_server, publish):
+    publish("gate", 0, 3)
+    with EventConsumer(redis_server.url, group="g", consumer="c", timeout_seconds=0.3) as consumer:
+        first, second = itertools.islice(consumer, 2)
+        consumer.ack(first)
+        assert [event.data.seq for event in consumer] == [1, 2, 3]
+        consumer.ack(second)
+        assert [event.data.seq for event in consumer] == [2, 3]
+
+
+def test_without_a_group_nothing_is_remembered(redis_server, publish):
+    publish("gate", 0, 3)
+    with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
+        assert len(list(consumer)) == 4
+        assert consumer._places == {}

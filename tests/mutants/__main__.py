@@ -22,7 +22,8 @@ PLACES = (
     "worker/pipeline/*.py",
     "worker/publishing/*.py",
     "worker/sinks/*.py",
-    "worker/consumer*.py",
+    "worker/consumer.py",
+    "worker/consuming/*.py",
     "worker/sources/*.py",
     "worker/settings/naming.py",
     "ssd_core/ops/decode_nms_reference.py",
@@ -35,8 +36,10 @@ LEFT_OUT = {  # they show what FFmpeg and PyAV do, not decisions of their own
     "worker/sinks/annotated_video.py",
 }
 TESTS = ["tests/unit/worker", "tests/contract", "tests/integration/test_consumer.py",
-         "tests/unit/ssd_core/ops/test_decode_nms_reference.py",
-         "tests/unit/ssd_core/ops/test_decode_nms.py"]  # fmt: skip
+         "tests/integration/test_consumer_groups.py",
+         "tests/integration/test_consumer_properties.py",
+         # Alone: hundreds of quick tests compare it with others, and would use up the seconds.
+         "tests/unit/ssd_core/ops/test_decode_nms_reference.py"]  # fmt: skip
 
 
 def modules(wanted):

@@ -322,6 +322,8 @@ class LivePublisher:
     def _catch_up(self) -> None:
         """Publish what is in the spool; new events are appended to it meanwhile."""
         while self._keep_ownership():
+            if self._closing and time.monotonic() > self._give_up_at:
+                return
             try:
                 portion = self._spool.oldest(EVENTS_AT_ONCE)
             except SpoolError as error:
@@ -340,8 +342,6 @@ class LivePublisher:
                 self._spool.forget(portion)
             except SpoolError as error:  # not read again in this process; a later one may
                 log.warning("published events stay in the spool for now: %s", error)
-            if self._closing and time.monotonic() > self._give_up_at:
-                return
             with self._condition:
                 events = self._in_flight = list(self._queue)
                 self._queue.clear()

@@ -158,8 +158,7 @@ class Ownership:
             and event.data.state == "ended"
             and not are_later_than(camera_id, event.data.epoch)
         ]
-        if ended:
-            self.give_back(ended)
+        self.give_back(ended)
 
     def lost(self, camera_ids: Iterable[str]) -> None:
         """Stop asking for these cameras: others have them, or nobody wants them."""
@@ -228,7 +227,7 @@ class Ownership:
                 if camera.why_held and camera.unasked:
                     refused.append(TakenOver(camera_id, answer.owner or ""))
         self.lost([error.camera_id for error in refused])
-        undecided = [n for n, c in self._cameras.items() if c.unasked and not c.ours]
+        undecided = [name for name, camera in self._cameras.items() if camera.unasked]
         if undecided and not refused:
             raise SinkUnavailable(
                 f"camera {undecided[0]}: it is not decided yet whether another worker has it"
@@ -247,7 +246,7 @@ class Ownership:
             camera.ours, camera.why_held = True, ""
             if not camera.unasked:
                 self._watchable.append(camera_id)
-        camera.unasked = camera.take_over = False
+        camera.unasked = False
         camera.due_at = time.monotonic() + RENEW_SECONDS
 
     def _look(self, camera_id: str, camera: _Camera, answer: Holder) -> None:

@@ -23,6 +23,7 @@ from worker.sources.pacing import PlaylistPace
 from worker.sources.presentation import PresentationOrder
 from worker.sources.reasons import ConnectionLost
 from worker.sources.sampling import Sampler
+from worker.sources.streams import packets_of
 from worker.sources.thinning import LATE_SECONDS, Thinner
 
 TIMED_FORMATS = ("rtsp", "rtp", "mpegts", "flv", "live_flv", "srt")
@@ -111,7 +112,9 @@ def of_file(container: Any, stream: Any, meter: Meter) -> Iterator[Picture]:
     """The pictures of a file, which arrive when they are decoded."""
     decoding = Decoding(stream, meter)
     clock = ArrivalClock(timed=False)
-    for packet in container.demux(stream):
+    for packet in packets_of(container, lambda: None):
+        if packet.stream is not stream:
+            continue
         yield from decoding.decode(clock.date(packet, time.monotonic()))
     meter.check()
 
@@ -148,7 +151,7 @@ class CameraPictures:
         self._read_seconds = silence_seconds + READ_GRACE_SECONDS
         self._container = container
         self._pace = None
-        packets = container.demux()
+        packets = packets_of(container, lambda: None)
         if container.format.name in PLAYLISTS:
             self._pace = PlaylistPace(stream, is_stopped=lambda: reader.is_stopped)
             packets = self._pace.of(packets)

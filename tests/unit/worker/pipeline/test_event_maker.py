@@ -246,6 +246,19 @@ def test_a_picture_is_as_old_as_it_is_plus_what_its_event_will_wait(live):
     assert (event.data.state, event.data.reason) == ("degraded", "late")
 
 
+def test_a_batch_may_hold_a_connection_and_its_lateness(live):
+    up, late = make(live, UP, StreamLate("gate", 1000, 1.5))
+    assert [(e.data.state, e.data.seq) for e in (up, late)] == [("up", 0), ("degraded", 1)]
+
+
+def test_a_camera_that_was_late_when_it_was_disconnected_does_not_catch_up(live, monkeypatch):
+    make(live, UP, StreamDown("gate", 1000, "down", "late"))
+    later = event_maker.time.monotonic() + RECOVERY_SECONDS + 1
+    monkeypatch.setattr(event_maker.time, "monotonic", lambda: later)
+    waiting = dataclasses.replace(frame(epoch=1000), captured_monotonic=later)
+    assert make(live, waiting, found=[[]]) == []
+
+
 def test_a_camera_that_is_down_is_not_late(live):
     make(live, UP, StreamDown("gate", 1000, "down", "closed"))
     assert make(live, StreamLate("gate", 1000, 3.0)) == []

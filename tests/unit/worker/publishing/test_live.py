@@ -61,6 +61,14 @@ def start(tmp_path):
         publisher.close(1)
 
 
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """The messages of the publisher so far."""
+    monkeypatch.setattr(logging.getLogger("worker"), "propagate", True)
+    caplog.set_level(logging.INFO, "worker")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == live.__name__]
+
+
 class UnreliableDisk(Spool):
     """A spool whose disk takes nothing while it is full."""
 
@@ -249,7 +257,7 @@ def test_a_disk_that_fills_up_while_events_wait_neither_mixes_nor_repeats_them(s
     assert seqs(sink) == list(range(17))
 
 
-def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
+def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path, logged):
     sink, spool = FlakySink(), disk_in(tmp_path)
     spool.full = True
     publisher = start(sink, spool=spool)
@@ -257,11 +265,13 @@ def test_a_disk_that_takes_events_again_is_used_again(start, tmp_path):
     wait_until(lambda: sink.tries > 2)
     spool.full = False
     wait_until(lambda: len(spool) == 5)
-    publisher.submit(events(5, 9))
-    wait_until(lambda: len(spool) == 10)
+    for first in (5, 10):
+        publisher.submit(events(first, first + 4))
+        wait_until(lambda until=first + 5: len(spool) == until)
+    assert logged().count("events can be spooled again") == 1
     sink.back.set()
     wait_until(lambda: publisher.waiting == 0)
-    assert seqs(sink) == list(range(10))
+    assert seqs(sink) == list(range(15))
 
 
 @pytest.mark.parametrize(
@@ -582,3 +592,264 @@ def test_a_camera_that_is_wanted_no_longer_is_not_waited_for(owning):
     publisher.submit(events(0, 0, "yard"))
     wait_until(lambda: len(sink.events) == 1)
     assert sink.owners["gate"] == ""
+
+
+def test_what_an_earlier_run_left_is_announced_once(start, tmp_path, logged):
+    spool_in(tmp_path).append(events(0, 2))
+    sink = MemorySink()
+    assert start(sink).close(5) == 0
+    assert logged() == ["3 events of an earlier run are in the spool: publishing them first"]
+    assert start(sink).close(5) == 0
+    assert len(logged()) == 1
+
+
+def test_what_an_earlier_run_left_of_cameras_is_announced_when_they_are_added(
+    start, tmp_path, logged
+):
+    spool_in(tmp_path).append([*events(0, 2), *events(0, 0, "yard")])
+    sink = MemorySink()
+    publisher = start(sink, spool=spool_in(tmp_path, ()))
+    publisher.submit(events(0, 0, "door"))
+    wait_until(lambda: len(sink.events) == 1)
+    assert logged() == []
+    publisher.add_cameras(["gate"])
+    wait_until(lambda: len(sink.events) == 4, what="the events of an earlier run")
+    assert logged() == ["3 events of an earlier run are in the spool: publishing them first"]
+
+
+def test_what_is_left_at_the_end_is_said(start, tmp_path, logged):
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 4))
+    wait_until(lambda: len(spool_in(tmp_path)) == 5)
+    publisher.close(1)
+    assert logged() == ["5 events are in the spool: the next run publishes them"]
+
+
+def test_events_that_neither_the_sink_nor_the_disk_takes_are_counted_at_the_end(
+    start, tmp_path, logged
+):
+    spool = disk_in(tmp_path)
+    spool.full = True
+    publisher = start(FlakySink(), spool=spool)
+    publisher.submit(events(0, 4))
+    wait_until(lambda: "cannot spool events, the newest stay in memory" in "".join(logged()))
+    assert publisher.close(1) == 5
+    assert logged()[-1].startswith("5 events are lost: they could be neither published nor spooled")
+    spool.full = False
+
+
+def test_losses_are_reported_once_there_is_room_for_it(start):
+    hold, release = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def publish(self, events):
+            hold.set()
+            assert release.wait(20)
+            super().publish(events)
+
+    publisher = start(Hanging(), capacity=10)
+    publisher.submit(events(0, 0))
+    assert hold.wait(5)
+    publisher.submit(events(1, 13))  # three too many
+    assert publisher.take_lost(["gate"]) == {}
+    release.set()
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 3}
+
+
+def test_a_queue_that_is_half_full_has_room_for_a_report(start):
+    hold, release = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def publish(self, events):
+            hold.set()
+            assert release.wait(20)
+            super().publish(events)
+
+    publisher = start(Hanging(), capacity=10)
+    publisher.submit(events(0, 0))
+    assert hold.wait(5)
+    publisher._lost["gate"] = 4
+    publisher.submit(events(1, 6))
+    assert publisher.take_lost(["gate"]) == {}
+    with publisher._condition:
+        publisher._queue.pop()
+    assert publisher.take_lost(["gate"]) == {"gate": 4}
+    release.set()
+
+
+class RefusingYard(FlakySink):
+    """Refuses a camera, for as long as it is told to."""
+
+    refuses = True
+
+    def publish(self, events):
+        if self.back.is_set() and self.refuses and any(e.data.camera_id == "yard" for e in events):
+            raise CameraRefused("yard", "camera yard: WRONGTYPE")
+        super().publish(events)
+
+
+def test_a_refused_camera_that_is_added_again_is_accepted(start):
+    sink = RefusingYard()
+    sink.back.set()
+    publisher = start(sink)
+    publisher.submit(events(0, 0, "yard"))
+    wait_until(lambda: publisher.refused)
+    sink.refuses = False
+    publisher.add_cameras(["yard"])
+    assert publisher.refused == {}
+    publisher.submit(events(1, 1, "yard"))
+    wait_until(lambda: 1 in seqs(sink))
+
+
+def test_events_of_a_refused_camera_are_not_kept_during_an_outage(start, tmp_path):
+    sink = RefusingYard()
+    sink.back.set()
+    publisher = start(sink)
+    publisher.submit(events(0, 0, "yard"))
+    wait_until(lambda: publisher.refused)
+    sink.back.clear()
+    publisher.submit([*events(1, 3, "yard"), *events(0, 1)])
+    wait_until(lambda: len(spool_in(tmp_path)) >= 2)
+    publisher.close(1)
+    assert [e.data.camera_id for e in spool_in(tmp_path).oldest(9).events] == ["gate"] * 2
+
+
+def test_what_is_asked_before_the_thread_looks_is_done_in_order(tmp_path, soon):
+    sink = OwningSink()
+    publisher = LivePublisher(
+        sink, spool_in(tmp_path, ()), capacity=100, ownership=Ownership(sink, "us")
+    )
+    publisher.add_cameras(["gate", "yard", "door"])
+    publisher.remove_cameras(["gate"])
+    publisher.remove_cameras(["door"])
+    publisher.start()
+    wait_until(lambda: publisher.may_watch("yard"))
+    assert sink.owners == {"yard": "us"}
+    publisher.close(5)
+
+
+def test_a_long_queue_is_written_in_pieces(start):
+    hold, release = threading.Event(), threading.Event()
+
+    class Counting(MemorySink):
+        sizes = ()
+
+        def publish(self, events):
+            hold.set()
+            assert release.wait(20)
+            self.sizes = (*self.sizes, len(events))
+            super().publish(events)
+
+    sink = Counting()
+    publisher = start(sink, capacity=10_000)
+    publisher.submit(events(0, 0))
+    assert hold.wait(5)
+    publisher.submit(events(1, 1500))
+    assert publisher.waiting == 1501
+    release.set()
+    assert publisher.close(10) == 0
+    assert sink.sizes == (1, 512, 512, 476)
+    assert seqs(sink) == list(range(1501))
+
+
+def test_a_sink_that_is_away_is_not_asked_again_before_it_is_time(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink = FlakySink()
+    publisher = start(sink)
+    for seq in range(5):
+        publisher.submit(events(seq, seq))
+        wait_until(lambda until=seq + 1: len(spool_in(tmp_path)) == until, what="the spool")
+    assert sink.tries == 1
+
+
+def test_a_sink_that_is_away_is_not_asked_again_while_closing(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0)
+    entered, closing = threading.Event(), threading.Event()
+
+    class Hanging(FlakySink):
+        def publish(self, events):
+            entered.set()
+            assert closing.wait(20)
+            super().publish(events)
+
+    sink = Hanging()
+    publisher = start(sink)
+    publisher.submit(events(0, 0))
+    assert entered.wait(5)
+    publisher.submit(events(1, 3))
+    closer = threading.Thread(target=publisher.close, args=(20,))
+    closer.start()
+    wait_until(lambda: publisher._closing)
+    closing.set()
+    closer.join(20)
+    assert sink.tries == 1
+    assert seqs_of(spool_in(tmp_path)) == [0, 1, 2, 3]
+
+
+def test_what_an_earlier_run_left_is_published_though_closing_begins_at_once(tmp_path):
+    spool_in(tmp_path).append(events(0, 2))
+    sink = MemorySink()
+    publisher = LivePublisher(sink, spool_in(tmp_path), capacity=100)
+    publisher._closing = True  # before the thread first looks
+    publisher.start()
+    assert publisher.close(5) == 0
+    assert seqs(sink) == [0, 1, 2]
+    assert len(spool_in(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+def test_spooled_events_of_a_camera_are_dropped_if_another_took_it_and_kept_if_it_is_damaged(
+    owning, tmp_path, logged, is_taken_over
+):
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 2))
+    wait_until(lambda: len(spool_in(tmp_path)) == 3)
+    if is_taken_over:
+        sink.owners["gate"] = "another"
+    else:
+        sink.own = lambda bids: {name: CameraRefused(name, "damaged") for name in bids}
+    sink.back.set()
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert len(spool_in(tmp_path)) == (0 if is_taken_over else 3)
+    said = "camera gate: 3 events in the spool are dropped"
+    assert logged().count(said) == int(is_taken_over)
+    assert sink.events == []
+
+
+def test_what_an_earlier_run_lost_of_a_camera_is_reported_once_it_is_added(start, tmp_path):
+    spool_in(tmp_path).add_lost({"gate": 7})
+    publisher = start(MemorySink(), spool=spool_in(tmp_path, ()))
+    publisher.add_cameras(["gate"])
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 7}
+
+
+def test_closing_ends_in_the_midst_of_a_long_spool_when_its_time_is_over(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live, "EVENTS_AT_ONCE", 1)
+    entered, closing = threading.Event(), threading.Event()
+
+    class Slow(MemorySink):
+        def publish(self, events):
+            entered.set()
+            assert closing.wait(20)
+            super().publish(events)
+
+    spool_in(tmp_path).append(events(0, 4))
+    sink = Slow()
+    publisher = start(sink)
+    publisher.add_cameras([])  # wakes it
+    assert entered.wait(5)
+    closer = threading.Thread(target=publisher.close, args=(0,))
+    closer.start()
+    wait_until(lambda: publisher._give_up_at < time.monotonic())
+    closing.set()
+    closer.join(20)
+    assert seqs(sink) == [0]
+    assert seqs_of(spool_in(tmp_path)) == [1, 2, 3, 4]

@@ -3,6 +3,8 @@ from fractions import Fraction
 import pytest
 
 from worker.sources.arrivals import (
+    FASTEST_DRIFT,
+    JUMP_AHEAD_SECONDS,
     JUMP_BACK_REORDERED_SECONDS,
     JUMP_BACK_SECONDS,
     PRFT,
@@ -84,9 +86,10 @@ def test_a_clock_that_runs_slower_than_clocks_do_is(clock):
 
 
 def test_a_jump_forward_begins_a_run_and_is_no_lag(clock):
-    found = dated(clock, [(0.0, 0.0), (0.1, 0.1), (100.0, 0.2), (100.1, 0.3)])
-    assert [arrival.run for arrival in found] == [0, 0, 1, 1]
-    assert lags(found) == [0, 0, 0, 0]
+    pairs = [(0.0, 0.0), (0.1, 0.1), (100.0, 0.2), (100.1, 0.3), (200.0, 0.4)]
+    found = dated(clock, [(seconds, 5000 + at) for seconds, at in pairs])
+    assert [arrival.run for arrival in found] == [0, 0, 1, 1, 2]
+    assert lags(found) == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -111,11 +114,37 @@ def test_what_catches_up_after_a_pause_of_the_network_is_no_jump(clock):
     assert lags(found)[-1] == 0
 
 
+def test_what_was_lost_in_a_pause_of_the_network_is_no_jump(clock):
+    found = dated(clock, [(0.0, 0.0), (0.1, 8.0), (4.1, 8.0), (8.0, 8.0)])
+    assert {arrival.run for arrival in found} == {0}
+
+
+def test_a_step_as_long_as_the_limit_is_no_jump():
+    for has_b_frames, back in [(False, JUMP_BACK_SECONDS), (True, JUMP_BACK_REORDERED_SECONDS)]:
+        clock = ArrivalClock(timed=True, has_b_frames=lambda given=has_b_frames: given)
+        found = dated(clock, [(back, 0.0), (0.0, 0.1), (JUMP_AHEAD_SECONDS, 0.1)])
+        assert {arrival.run for arrival in found} == {0}
+
+
+def test_a_packet_is_never_captured_after_it_arrived(clock):
+    slow = 1 - PTS_DRIFT + 0.005
+    first, *_ = dated(clock, [(at * slow, at) for at in range(100)])
+    assert first.captured_at == first.at
+
+
 def test_timestamps_that_ffmpeg_guesses_say_nothing(clock):
     clock = ArrivalClock(timed=False)
     found = dated(clock, [(0.0, 0.0), (0.04, 3.0)])
     assert lags(found) == [0, 0]
     assert found[1].seconds == 0.04
+    assert dated(ArrivalClock(timed=False), [(None, 3.0)])[0].pts is None
+
+
+def test_a_packet_whose_ticks_have_no_unit_has_no_time(clock):
+    packet = Packet(0.0)
+    packet.time_base = None
+    arrival = clock.date(packet, 3.0)
+    assert (arrival.pts, arrival.seconds, arrival.captured_at) == (None, None, 3.0)
 
 
 def test_the_first_packet_of_a_camera_counts_from_zero(clock):
@@ -192,6 +221,7 @@ def test_after_a_jump_of_the_timestamps_only_a_new_report_counts(clock):
     fresh = [(100 + s, 0.5 + s + 0.1, UNIX + 0.5 + s) for s in (0.3, 0.4, 0.5)]
     found = dated(clock, before + stale + fresh)
     assert times(found)[5:] == [None, None, None, None, 0.9, 1.0]
+    assert max(lags(found)) < 0.01
 
 
 def test_what_is_late_by_arrival_is_late_by_report(clock):
@@ -208,5 +238,45 @@ def test_the_senders_clock_is_believed_where_pts_drift(clock):
 
 @pytest.mark.parametrize("wall_clock", [0.0, -5.0])
 def test_an_unset_wall_clock_is_none(clock, wall_clock):
-    found = dated(clock, [(0.0, 0.0, wall_clock), (0.1, 0.1, wall_clock)])
-    assert times(found) == [None, None]
+    found = dated(clock, [(0.1, 0.1, wall_clock), (0.1, 0.2, wall_clock), (0.1, 0.3, wall_clock)])
+    assert times(found) == [None, None, None]
+
+
+def reported(clock, reports, last):
+    """The last arrival, if a report each gave these offsets from pts on; two packets bear each."""
+    pairs = [(seconds + step, offset) for seconds, offset in reports for step in (0, 0)]
+    return dated(clock, by_sender([*pairs, last]))[-1]
+
+
+def test_a_drift_between_distant_reports_is_no_clock_that_was_set(clock):
+    rate = 0.09
+    reports = [(seconds, seconds * rate) for seconds in (0, 20, 40)]
+    arrival = reported(clock, reports, (50, 40 * rate))
+    assert times([arrival]) == [50 + 50 * rate]
+    assert not arrival.clock_was_set
+
+
+def test_a_report_soon_after_another_is_not_expected_to_have_drifted(clock):
+    reports = [(0, 0.0), (1, 0.09), (1.05, 0.0945)]
+    assert not reported(clock, reports, (1.06, 0.0945)).clock_was_set
+
+
+@pytest.mark.parametrize("change", [0.5, -0.5])
+def test_a_report_far_from_the_last_is_no_drift_that_goes_on(clock, change):
+    arrival = reported(clock, [(0, 0.0), (1, change)], (2, change))
+    assert not arrival.clock_was_set
+    drift = FASTEST_DRIFT if change > 0 else -FASTEST_DRIFT
+    assert times([arrival]) == [2 + change + drift]
+
+
+def test_a_clock_that_is_set_keeps_its_drift(clock):
+    reports = [(0, 0.0), (1, 0.05), (2, 100.1)]
+    arrival = reported(clock, reports, (2.5, 100.1))
+    assert times([arrival]) == [2.5 * 1.05]
+    assert arrival.clock_was_set
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.96])
+def test_a_report_on_a_packet_that_is_not_later_says_nothing_of_drift(clock, seconds):
+    arrival = reported(clock, [(1.0, 0.0), (seconds, 0.01)], (2.0, 0.01))
+    assert times([arrival]) == [2.01]

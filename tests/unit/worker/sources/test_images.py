@@ -63,7 +63,8 @@ def test_an_image_is_complete_with_its_last_byte():
 )
 def test_what_is_inside_of_an_image_does_not_end_it(options):
     images = [coded("JPEG", number, **options) for number in (1, 2)]
-    assert split(multipart(images)) == images
+    for piece_bytes in (1, 1 << 20):
+        assert split(multipart(images), piece_bytes) == images
 
 
 def test_fill_bytes_before_a_marker_belong_to_the_image():
@@ -82,6 +83,15 @@ def test_an_image_that_is_cut_off_in_its_header_is_left_out():
     assert split(multipart([PNGS[0][:20], PNGS[1], PNGS[2]]))[-1] == PNGS[2]
 
 
+def test_a_start_that_another_start_follows_is_no_image():
+    assert split(b"\xff\xd8\xff\xe0\0\4ab" + JPEGS[0]) == [JPEGS[0]]
+
+
+def test_an_image_says_of_which_kind_it_is():
+    found = ImageSplitter(LIMITS).feed(JPEGS[0] + PNGS[0])
+    assert [image.kind for image in found] == ["jpeg", "png"]
+
+
 def test_a_start_and_an_end_without_a_scan_are_no_image():
     assert split(b"\xff\xd8\xff\xd9" + JPEGS[0]) == [JPEGS[0]]
 
@@ -92,6 +102,41 @@ def test_the_bytes_before_an_image_are_counted():
     assert splitter.bytes_before == pytest.approx(100, abs=8)
     assert len(splitter.feed(JPEGS[0] * 2)) == 2
     assert splitter.bytes_before == 0
+
+
+def test_the_bytes_before_an_image_are_counted_to_the_byte():
+    splitter = ImageSplitter(LIMITS)
+    splitter.feed(b"x" * 100)
+    assert splitter.bytes_before == 100 - 7  # the last may be those of a start
+    splitter.feed(JPEGS[0][:50])
+    assert splitter.bytes_before == 100
+    splitter.feed(JPEGS[0][50:])
+    assert splitter.bytes_before == 0
+    splitter.feed(b"xx\xff\xd8\xff\xd9")  # no scan: no image
+    assert splitter.bytes_before == 2 + 4
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xd8\xff\xe0\xff\xff", b"xx\xff\xd8\xff\xe0\xff\xff"])
+def test_the_limit_is_met_to_the_byte(start):
+    splitter = ImageSplitter(Limits(max_bytes_without_frame=1000))
+    assert splitter.feed(start.ljust(1000, b"x")) == []
+    with pytest.raises(OverLimit, match="more than 1000 bytes without a frame"):
+        splitter.feed(b"x")
+
+
+def test_a_segment_of_any_length_is_passed_over():
+    comment = b"\xff\xfe\x01\x02" + b"\xff\xd9" * 128
+    image = JPEGS[0][:2] + comment + JPEGS[0][2:]
+    assert split(multipart([image, JPEGS[1]])) == [image, JPEGS[1]]
+
+
+def test_a_png_whose_chunks_have_no_names_is_left_out():
+    broken = PNGS[0][:8] + b"\0\0\0\4\1\2\3\4" + bytes(8)
+    splitter = ImageSplitter(LIMITS)
+    assert [image.content for image in splitter.feed(broken + PNGS[1])] == [PNGS[1]]
+    splitter = ImageSplitter(LIMITS)
+    assert splitter.feed(broken) == []
+    assert splitter.bytes_before == len(broken) - 7
 
 
 @pytest.mark.parametrize("endless", [b"x", b"\xff\xd8\xff\xe0\x00\x10", b"\x89PNG\r\n\x1a\n\xff"])

@@ -196,3 +196,8 @@ def test_the_eight_matrices_are_eight_orientations():
     assert found == [Orientation(turns, mirrored) for mirrored, turns in [
         (False, 0), (False, 3), (False, 2), (False, 1), (True, 0), (True, 2), (True, 1), (True, 3),
     ]]  # fmt: skip
+
+
+def test_an_upright_picture_is_not_copied():
+    image = np.zeros((2, 3, 3), np.uint8)
+    assert Orientation().upright(image) is image

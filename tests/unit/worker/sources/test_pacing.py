@@ -6,7 +6,7 @@ import math
 import pytest
 
 from worker.sources import pacing
-from worker.sources.pacing import FASTEST, Pace
+from worker.sources.pacing import FASTEST, LONGEST_GAP_SECONDS, Pace
 
 
 class Clock:
@@ -105,3 +105,12 @@ def test_a_file_that_is_far_behind_goes_on_from_where_it_is(clock, of_file, of_p
 def test_when_the_last_picture_was_played_is_known_to_the_moment(clock, of_file):
     played(clock, of_file, [5.0, 5.04], busy_seconds=0.01)
     assert of_file.played_at == pytest.approx(1000.04)
+
+
+def test_what_is_just_within_a_limit_is_neither_a_jump_nor_too_late(clock, of_file):
+    assert steps(played(clock, of_file, [1.0, 0.5, 1.5])) == [0.0, round(1 / FASTEST, 6)]
+    assert steps(played(clock, Pace(clock.wait, 0.04), [0.0, LONGEST_GAP_SECONDS])) == [10.0]
+    late = Pace(clock.wait, 0.04)
+    played(clock, late, [0.0])
+    clock.now += LONGEST_GAP_SECONDS
+    assert steps(played(clock, late, [0.0, 3.0])) == [2.0]  # it catches up

@@ -59,12 +59,13 @@ def test_a_lost_picture_shifts_no_other():
     assert decoder.decode(30, 3) == [(30, 0)]
 
 
-def test_a_lost_picture_shifts_no_other_among_b_frames():
+@pytest.mark.parametrize("lost", [4, 6])
+def test_a_lost_picture_shifts_no_other_among_b_frames(lost):
     decoder = Decoder(1)
     out = []
     for place in DECODING_ORDER:
-        out += decoder.decode(place, place, lost=place == 4)
-    assert out == [(0, 0), (1, 0), (2, 0), (3, 0), (5, 1), *((i, 0) for i in range(6, 12))]
+        out += decoder.decode(place, place, lost=place == lost)
+    assert out == [(i, int(i == lost + 1)) for i in range(12) if i != lost]
 
 
 def test_after_a_jump_the_order_begins_anew():
@@ -98,3 +99,60 @@ def test_a_picture_that_nothing_was_sent_for_is_of_the_last_packet():
     order.sent(arrival(7))
     order.came_out(7, 0)
     assert order.came_out(8, 0)[0].pts == 7
+
+
+def test_after_a_jump_forward_nothing_of_before_is_missing():
+    order = PresentationOrder()
+    order.sent(arrival(100))
+    order.sent(arrival(5000, run=1))
+    found, missing = order.came_out(5000, 0)
+    assert (found.pts, missing) == (5000, 0)
+
+
+def test_after_a_jump_the_stamps_may_be_of_another_kind():
+    decoder = Decoder(1)
+    for place in DECODING_ORDER:
+        decoder.decode(place, place)
+    decoder._held.clear()
+    out = []
+    for index, place in enumerate(DECODING_ORDER):
+        out += decoder.decode(100 + index, 100 + place, run=1)
+    assert out == [(100 + i, 0) for i in range(12)]
+
+
+def test_a_repeated_stamp_is_no_sign_of_b_frames():
+    decoder = Decoder(1)
+    out = []
+    for index, place in enumerate(DECODING_ORDER):
+        out += decoder.decode(max(index - 1, 0), place)
+    assert out == [(max(i - 1, 0), 0) for i in range(12)]
+
+
+def test_a_picture_without_pts_where_every_packet_has_one_is_of_the_first():
+    order = PresentationOrder()
+    order.sent(arrival(0))
+    order.sent(arrival(3))
+    found, missing = order.came_out(None, 0)
+    assert (found.pts, missing) == (0, 0)
+
+
+def test_a_decoder_that_holds_back_less_than_it_says_loses_nothing():
+    order = PresentationOrder()
+    for pts in (1, 2):
+        order.sent(arrival(pts))
+        found, missing = order.came_out(pts, 1)
+        assert (found.pts, missing) == (pts, 0)
+
+
+def test_a_picture_from_before_all_packets_is_of_the_last():
+    order = PresentationOrder()
+    for pts in (5, 9, 7):
+        order.sent(arrival(pts))
+    found, missing = order.came_out(3, 0)
+    assert (found.pts, missing) == (7, 0)
+
+
+def test_what_was_flushed_is_missing_once():
+    order = PresentationOrder()
+    order.sent(arrival(1))
+    assert [order.flush(), order.flush()] == [1, 0]

@@ -80,6 +80,20 @@ def test_two_samplers_make_the_same_decisions(seconds, fps):
     assert accepted(Sampler(fps=fps), seconds) == accepted(Sampler(fps=fps), seconds)
 
 
+def test_with_a_stride_the_rate_is_of_the_frames_that_it_leaves():
+    seconds = [i / 10 for i in range(20)]
+    assert accepted(Sampler(stride=2, fps=5), seconds) == list(range(0, 20, 2))
+    assert accepted(Sampler(stride=3, fps=5), seconds) == list(range(0, 20, 3))
+
+
+def test_a_key_frame_may_come_half_an_interval_early():
+    sampler = Sampler(fps=1)
+    assert sampler.accepts(0, 0.0)
+    assert not sampler.is_due(0.49, key_frame=True)
+    assert sampler.is_due(0.5, key_frame=True)
+    assert not sampler.is_due(0.5)
+
+
 def test_times_that_a_video_does_not_state_follow_at_its_rate():
     time = MediaTime(0.04)
     assert [round(time.of(None), 2) for _ in range(3)] == [0.0, 0.04, 0.08]

@@ -3,6 +3,7 @@
 import itertools
 import logging
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,9 +14,11 @@ from tests.clips import pictures
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.frames import Frame
+from worker.sources.camera_pictures import of_file
+from worker.sources.limits import DEFAULT_LIMITS, Meter
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
-from worker.sources.streams import packets_of
+from worker.sources.streams import packets_of, video_of
 
 LARGE, SMALL = (96, 128), (48, 64)
 
@@ -122,6 +125,9 @@ def test_a_video_that_begins_in_mid_file_does_not_end_the_one_that_is_read(tmp_p
     path.write_bytes(header + b"".join(tags))
     recorded = RecordingSource(probe_recording(path, "clip"), (24, 32))
     assert len([item for item in recorded if isinstance(item, Frame)]) == 120
+    with av.open(str(path)) as container:  # as a file that is played live
+        played = of_file(container, video_of(container), Meter(DEFAULT_LIMITS))
+        assert len(list(played)) == 120
 
 
 def test_the_packets_of_a_new_stream_are_left_out_and_it_is_noted():
@@ -158,3 +164,24 @@ def test_nothing_is_said_about_a_cover(tmp_path, caplog):
     cover = ("mjpeg", SMALL, COVER)
     probe_recording(file_of(tmp_path / "x.mp4", cover, ("libx264", (96, 128), DEFAULT)), "clip")
     assert caplog.records == []
+
+
+def test_where_no_track_is_marked_it_is_ffmpegs_choice_but_never_a_preview():
+    def stream(disposition, codec="h264"):
+        return SimpleNamespace(disposition=disposition, codec_context=codec, frames=0)
+
+    class Streams:
+        def __init__(self, best, *video):
+            self.video = video
+            self.best = lambda kind: best if kind == "video" else None
+
+    first, second, preview = stream(PLAIN), stream(PLAIN), stream(PREVIEW)
+    marked, undecodable = stream(DEFAULT), stream(DEFAULT, None)
+    for best, videos, expected in [
+        (second, [first, second], second),
+        (preview, [preview, first, second], first),
+        (preview, [preview, first, marked], marked),
+        (None, [undecodable, first], first),
+        (None, [undecodable], None),
+    ]:
+        assert video_of(SimpleNamespace(streams=Streams(best, *videos))) is expected

@@ -25,11 +25,11 @@ class Packet:
 class Stream:
     """Packets into a thinner, and what of them is decoded and accepted."""
 
-    def __init__(self, fps=None, gop=25):
+    def __init__(self, fps=None, gop=25, index=0):
         self.sampler = Sampler(fps=fps)
         self.thinner = Thinner(self.sampler)
         self.gop = gop
-        self.index = 0
+        self.index = index
         self.decoded, self.accepted, self.gaps = [], [], []
 
     def send(self, packets, lag=0.0):
@@ -121,8 +121,8 @@ def test_what_no_other_depends_on_is_left_out_if_few_are_wanted(fps, few):
 def test_few_means_that_a_reference_lies_between_any_two_that_are_wanted():
     interval = (MOST_B_FRAMES + 1) / RATE
     for fps, few in [(1 / (interval * 1.01), True), (1 / (interval * 0.99), False)]:
-        stream = Stream(fps=fps, gop=100)
-        stream.send(101)
+        stream = Stream(fps=fps, gop=10)
+        stream.send(51)
         assert (stream.thinner.skip_frame == "NONREF") == few
 
 
@@ -142,11 +142,14 @@ def test_past_a_second_what_no_other_depends_on_is_left_out():
 
 def test_past_that_decoding_resumes_at_a_key_frame_that_is_in_time():
     stream = Stream(gop=25)
-    stream.send(10)
+    stream.send(9)
+    stream.send(1, lag=KEY_FRAME_SECONDS)
     stream.send(1, lag=KEY_FRAME_SECONDS + 0.01)
     assert stream.thinner.is_late
     stream.send(20, lag=IN_TIME_SECONDS + 0.01)  # with a key frame that is not in time
-    stream.send(21, lag=IN_TIME_SECONDS)
+    stream.send(5, lag=IN_TIME_SECONDS)
+    assert stream.thinner.is_late
+    stream.send(16, lag=IN_TIME_SECONDS)
     assert stream.decoded == [*range(10), 50, 51]
     assert stream.gaps == [(50, "dropped")]
     assert stream.thinner.dropped == 40
@@ -159,6 +162,38 @@ def test_what_was_held_is_dropped_when_it_is_late():
     stream.send(60)
     stream.thinner.take(Arrival(Packet(False), 3.0, pts=60), 60 / RATE, KEY_FRAME_SECONDS + 0.1)
     assert stream.thinner.dropped == 10  # 51 to 60
+    stream.thinner.take(Arrival(Packet(False), 3.0, pts=61), 61 / RATE, KEY_FRAME_SECONDS + 0.1)
+    assert stream.thinner.dropped == 11
+
+
+def test_a_stream_may_be_entered_within_a_group_of_pictures():
+    stream = Stream(index=7)
+    stream.send(60)
+    assert stream.decoded == list(range(7, 67))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0])
+def test_key_frames_whose_times_do_not_rise_say_nothing_of_the_rate(seconds):
+    stream = Stream(fps=5, gop=10)
+    stream.send(15)
+    stream.thinner.take(Arrival(Packet(True), 3.0, pts=0), seconds + 10 / RATE, 0.0)
+    assert stream.thinner.skip_frame == "DEFAULT"
+
+
+def test_the_first_key_frame_that_is_not_too_early_is_taken():
+    stream = Stream(fps=1, gop=10)
+    stream.send(130)
+    assert stream.accepted == [0, 20, 40, 70, 90, 120]
+
+
+def test_a_key_frame_is_waited_for_no_longer_than_half_an_interval():
+    stream = Stream(fps=1, gop=90)
+    stream.send(360)
+    stream.gop = 10_000  # the one at 14.4 s does not come
+    stream.send(3)
+    assert stream.accepted[-1] == 325
+    stream.send(1)  # at 14.52 s
+    assert stream.accepted[-1] == 350
 
 
 def test_a_gap_says_whether_it_was_chosen():
