@@ -118,7 +118,7 @@ def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clip
             if time.monotonic() - began > 12:
                 source.stop()
         sent = camera.sent
-    assert max(ages) < STALE_SECONDS
+    assert max(ages) < STALE_SECONDS + BUSY_SECONDS
     assert late
     dropped = sum(item.dropped for item in [*frames, *late])
     # What waits, what FFmpeg holds, what it read before the camera was up.
@@ -151,7 +151,7 @@ def test_a_camera_of_few_pictures_is_up_though_b_frames_keep_all_of_them_back(cl
     assert watch.downs() == []
     for at, item in watch.items:
         if isinstance(item, Frame):
-            assert at - item.captured_monotonic < STALE_SECONDS
+            assert at - item.captured_monotonic < STALE_SECONDS + BUSY_SECONDS
 
 
 def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
@@ -171,7 +171,7 @@ def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
         assert camera.sent - RATE <= len(frames) + lost + 25 * 3
         for at, item in watch.items:
             if isinstance(item, Frame):
-                assert at - item.captured_monotonic < STALE_SECONDS
+                assert at - item.captured_monotonic < STALE_SECONDS + BUSY_SECONDS
         wait_until(lambda: len(watch.ups()) == 2, 20, "the next connection")
 
 
@@ -290,7 +290,7 @@ def test_what_a_pause_of_the_network_held_up_catches_up_without_a_new_connection
         assert watch.downs() == []
         for at, item in watch.items:
             if isinstance(item, Frame):
-                assert at - item.captured_monotonic < STALE_SECONDS
+                assert at - item.captured_monotonic < STALE_SECONDS + BUSY_SECONDS
         assert any(item.dropped for _, item in watch.items[1:])
         assert_in_order(camera, frames)
         assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
