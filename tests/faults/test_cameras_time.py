@@ -11,6 +11,7 @@ from tests.conftest import wait_until
 from tests.faults.numbered_camera import NumberedCamera, number_in, numbered_clip
 from tests.faults.watching import BUSY_SECONDS, SIZE, Watch
 from worker.frames import Frame, StreamLate
+from worker.sources.arrivals import PTS_DRIFT
 from worker.sources.connection import STALE_SECONDS
 from worker.sources.live import LiveSource
 
@@ -56,11 +57,11 @@ def assert_in_order(camera, frames):
 CASES = [
     # first timestamp, speed of the RTP clock, B-frames, stamps
     (0, 0.95, 0, "presentation"),
-    (None, 1.0, 0, "presentation"),
     (0, 1.0, 2, "decoding"),
-    (None, 1.05, 2, "presentation"),
 ]
 MORE_CASES = [
+    (None, 1.0, 0, "presentation"),
+    (None, 1.05, 2, "presentation"),
     (0, 1.05, 0, "presentation"),
     (None, 0.95, 2, "presentation"),
     (0, 1.0, 2, "presentation"),
@@ -102,7 +103,7 @@ def test_pts_count_the_pictures_that_were_sent(clips):
             assert pictures == (number_of(camera, frame) - number_of(camera, first)) % 256
 
 
-@pytest.mark.parametrize("reports", [1.0, None])
+@pytest.mark.parametrize("reports", [1.0, pytest.param(None, marks=pytest.mark.long)])
 def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clips, reports):
     with NumberedCamera(clips[0], report_seconds=reports) as camera:
         source = LiveSource("gate", camera.url, SIZE, itertools.count(1000).__next__)
@@ -128,7 +129,7 @@ def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clip
     assert_in_order(camera, frames)
 
 
-@pytest.mark.parametrize("reports", [1.0, None])
+@pytest.mark.parametrize("reports", [1.0, pytest.param(None, marks=pytest.mark.long)])
 def test_of_a_server_that_sends_what_it_kept_only_what_is_of_now_is_handed_on(clips, reports):
     began = time.monotonic()
     with NumberedCamera(clips[0], cached=8 * RATE, report_seconds=reports) as camera:
@@ -144,6 +145,7 @@ def test_of_a_server_that_sends_what_it_kept_only_what_is_of_now_is_handed_on(cl
     assert watch.downs() == []
 
 
+@pytest.mark.long
 def test_a_camera_of_few_pictures_is_up_though_b_frames_keep_all_of_them_back(clips):
     # Two B-frames at 2 frames/s: every picture comes out of the decoder more than 0.5 s late.
     with NumberedCamera(clips[2], rate=2) as camera, Watch(camera.url) as watch:
@@ -154,6 +156,7 @@ def test_a_camera_of_few_pictures_is_up_though_b_frames_keep_all_of_them_back(cl
             assert at - item.captured_monotonic < STALE_SECONDS + BUSY_SECONDS
 
 
+@pytest.mark.long
 def test_pictures_that_are_late_on_their_way_say_so_and_are_reconnected(clips):
     # Half a second of delay more each second: a network that carries two thirds.
     with (
@@ -206,6 +209,7 @@ def test_a_camera_whose_timestamps_restart_begins_a_new_epoch(clips):
             assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
 
 
+@pytest.mark.long
 def test_a_clock_that_is_set_in_a_connection_moves_no_time(clips):
     with NumberedCamera(clips[0]) as camera, Watch(camera.url) as watch:
         wait_until(lambda: enough_with_reports(watch.frames()), 20, "reports")
@@ -266,6 +270,7 @@ def test_a_camera_whose_wrong_clock_is_set_right_begins_a_new_epoch(clips, caplo
     assert "the clock for its times jumped back" in caplog.text
 
 
+@pytest.mark.long
 def test_fps_holds_on_a_network_with_jitter():
     rng = random.Random(0)
     camera = NumberedCamera(
@@ -277,6 +282,7 @@ def test_fps_holds_on_a_network_with_jitter():
     assert min(b - a for a, b in itertools.pairwise(indices)) > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reports", [1.0, None])
 def test_what_a_pause_of_the_network_held_up_catches_up_without_a_new_connection(clips, reports):
     def delay(seconds):
@@ -293,4 +299,7 @@ def test_what_a_pause_of_the_network_held_up_catches_up_without_a_new_connection
                 assert at - item.captured_monotonic < STALE_SECONDS + BUSY_SECONDS
         assert any(item.dropped for _, item in watch.items[1:])
         assert_in_order(camera, frames)
-        assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
+        # Without reports a pause may also be a clock that runs slow, by a share of it.
+        unsure = 0.0 if reports else PTS_DRIFT * 5
+        off = max(abs(seconds_off(camera, frame)) for frame in frames[2:])
+        assert off < 3 * FRAME_SECONDS + unsure

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
+from tests.conftest import REDIS_BINARIES, RedisServer, free_port, redis_only_in_long, wait_until
 from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from tests.faults.tcp_proxy import TcpProxy
@@ -30,6 +30,7 @@ def test_an_entry_given_to_a_read_of_a_broken_connection_comes_in_its_place(redi
         one.wait_for(*range(12))
 
 
+@redis_only_in_long
 def test_an_entry_given_to_a_read_of_a_broken_connection_comes_soon_on_a_quiet_camera(
     redis_server, publish
 ):
@@ -45,6 +46,7 @@ def test_an_entry_given_to_a_read_of_a_broken_connection_comes_soon_on_a_quiet_c
         one.wait_for(0, 1)
 
 
+@redis_only_in_long
 def test_after_an_outage_reading_soon_costs_what_it_did_before(redis_server, publish, monkeypatch):
     monkeypatch.setattr("worker.consuming.group.DOUBT_SECONDS", 0.0)
     publish("gate", 0, 0)
@@ -122,6 +124,7 @@ def test_no_camera_of_a_cluster_waits_for_another_to_fall_silent(cluster):
     sink.close()
 
 
+@redis_only_in_long
 def test_retries_become_rarer_up_to_a_limit(redis_server, publish, monkeypatch):
     publish("gate", 0, 0)
     with EventConsumer(redis_server.url, timeout_seconds=1) as consumer:
@@ -158,6 +161,7 @@ def replicate(replica, master):
     )
 
 
+@redis_only_in_long
 @pytest.mark.parametrize("group", ["alerts", None])
 def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(
     redis_server, second_server, publish, group
@@ -178,6 +182,7 @@ def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(
         one.wait_for(0, 1, 2, 3, 4)
 
 
+@redis_only_in_long
 def test_a_consumer_does_not_stay_with_a_replica_because_its_connection_lives(
     redis_server, second_server, publish
 ):
@@ -197,6 +202,7 @@ def test_a_consumer_does_not_stay_with_a_replica_because_its_connection_lives(
         assert next(events).data.seq == 1
 
 
+@redis_only_in_long
 def test_a_consumer_waits_out_a_master_that_is_a_replica_for_a_while(
     redis_server, second_server, publish, caplog
 ):

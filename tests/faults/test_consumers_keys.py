@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import redis_only_in_long, wait_until
 from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from worker.consumer import EventConsumer
@@ -15,6 +15,7 @@ def consuming(server, **options):
     return Consuming(server.url, group="alerts", consumer="one", **options)
 
 
+@redis_only_in_long
 @pytest.mark.parametrize("group", [None, "alerts"])
 @pytest.mark.parametrize("start", ["start", "new"])
 def test_a_key_of_a_wrong_type_sets_its_camera_aside_and_no_other(
@@ -39,6 +40,7 @@ def test_a_key_of_a_wrong_type_sets_its_camera_aside_and_no_other(
     )
 
 
+@redis_only_in_long
 @pytest.mark.parametrize("group", [None, "alerts"])
 def test_a_stream_that_is_replaced_by_something_else_sets_its_camera_aside(
     redis_server, publish, caplog, group
@@ -99,6 +101,7 @@ def test_an_event_whose_stream_is_gone_can_be_acknowledged(redis_server, publish
         consumer.ack(second)
 
 
+@redis_only_in_long
 @pytest.mark.parametrize("group", [None, "alerts"])
 def test_a_camera_id_that_is_not_utf8_is_named_once_and_left_out(
     redis_server, publish, caplog, group, monkeypatch
@@ -119,6 +122,7 @@ def test_a_set_of_cameras_of_a_wrong_type_is_named_at_the_start(redis_server):
         EventConsumer(redis_server.url)
 
 
+@redis_only_in_long
 def test_a_set_of_cameras_that_is_replaced_later_stops_no_camera(
     redis_server, publish, caplog, monkeypatch
 ):

@@ -145,6 +145,7 @@ def test_a_worker_ends_in_time_while_its_server_is_frozen_and_the_next_publishes
     assert "stopped" in reasons[:-1]  # the first worker's last event
 
 
+@pytest.mark.long
 def test_events_survive_a_worker_that_is_killed_while_its_server_is_down(watch, valkey_server):
     worker = watch(valkey_server.url)
     wait_for_frames(valkey_server.client)

@@ -181,6 +181,7 @@ def test_a_consumer_gets_every_event_first_in_order_whatever_is_killed_or_lost(s
     play_alone(server, plan)
 
 
+@pytest.mark.long
 @examples(15)
 @given(plan=steps)
 def test_two_consumers_get_every_event_whatever_is_killed_or_lost(server, plan):

@@ -141,6 +141,7 @@ def test_a_length_that_turns_wrong_costs_one_reconnect(images):
         assert len(camera.requests) == 2
 
 
+@pytest.mark.long
 def test_a_slow_stream_shows_no_picture_that_waited_for_the_next_one(images):
     def slowly(image):
         time.sleep(1.3)
@@ -286,6 +287,7 @@ def test_a_snapshot_camera_that_dies_is_refused(images):
         assert watch.wait_for_down().reason == "refused"
 
 
+@pytest.mark.long
 def test_a_snapshot_that_never_changes_is_frozen_until_it_does(images, monkeypatch):
     monkeypatch.setattr(image_stream, "FROZEN_SECONDS", 1.0)
     with Camera(snapshots(images[:1])) as camera, Watch(camera.url, fps=10) as watch:

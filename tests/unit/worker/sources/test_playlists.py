@@ -43,6 +43,7 @@ def watched(server, frames, **options):
         return found, watch.downs(), watch.ups()
 
 
+@pytest.mark.long
 def test_a_complete_playlist_is_played_at_its_own_speed(contents):
     with PlaylistServer(contents[:4]) as server:
         found, downs, _ = watched(server, 4 * RATE)
