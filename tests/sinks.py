@@ -21,6 +21,19 @@ class FlakySink(MemorySink):
         super().publish(events)
 
 
+class HangingSink(MemorySink):
+    """Each write begins, and ends once it is released."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def publish(self, events):
+        self.entered.set()
+        assert self.released.wait(20)
+        super().publish(events)
+
+
 class DeduplicatingSink(FlakySink):
     """Drops events that it already has, as the sinks of the worker do."""
 

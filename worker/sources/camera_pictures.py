@@ -112,7 +112,7 @@ def of_file(container: Any, stream: Any, meter: Meter) -> Iterator[Picture]:
     """The pictures of a file, which arrive when they are decoded."""
     decoding = Decoding(stream, meter)
     clock = ArrivalClock(timed=False)
-    for packet in packets_of(container, lambda: None):
+    for packet in packets_of(container):
         if packet.stream is not stream:
             continue
         yield from decoding.decode(clock.date(packet, time.monotonic()))
@@ -151,7 +151,7 @@ class CameraPictures:
         self._read_seconds = silence_seconds + READ_GRACE_SECONDS
         self._container = container
         self._pace = None
-        packets = packets_of(container, lambda: None)
+        packets = packets_of(container)
         if container.format.name in PLAYLISTS:
             self._pace = PlaylistPace(stream, is_stopped=lambda: reader.is_stopped)
             packets = self._pace.of(packets)

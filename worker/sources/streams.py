@@ -43,7 +43,7 @@ def rate_of(stream: Any) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
 
 
-def packets_of(container: Any, on_new_stream: Callable[[], None]) -> Iterator[Any]:
+def packets_of(container: Any, on_new_stream: Callable[[], None] = lambda: None) -> Iterator[Any]:
     """The packets of the streams that the container has had since it was opened.
 
     PyAV does not know a stream that begins later: for its packets it raises IndexError, unless it

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.events import camera_event, detections_event
-from tests.sinks import DeduplicatingSink, FlakySink
+from tests.sinks import DeduplicatingSink, FlakySink, HangingSink
 from tests.spools import spool_in
 from worker.errors import (
     CameraRefused,
@@ -639,42 +639,28 @@ def test_events_that_neither_the_sink_nor_the_disk_takes_are_counted_at_the_end(
 
 
 def test_losses_are_reported_once_there_is_room_for_it(start):
-    hold, release = threading.Event(), threading.Event()
-
-    class Hanging(MemorySink):
-        def publish(self, events):
-            hold.set()
-            assert release.wait(20)
-            super().publish(events)
-
-    publisher = start(Hanging(), capacity=10)
+    sink = HangingSink()
+    publisher = start(sink, capacity=10)
     publisher.submit(events(0, 0))
-    assert hold.wait(5)
+    assert sink.entered.wait(5)
     publisher.submit(events(1, 13))  # three too many
     assert publisher.take_lost(["gate"]) == {}
-    release.set()
+    sink.released.set()
     assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 3}
 
 
 def test_a_queue_that_is_half_full_has_room_for_a_report(start):
-    hold, release = threading.Event(), threading.Event()
-
-    class Hanging(MemorySink):
-        def publish(self, events):
-            hold.set()
-            assert release.wait(20)
-            super().publish(events)
-
-    publisher = start(Hanging(), capacity=10)
+    sink = HangingSink()
+    publisher = start(sink, capacity=10)
     publisher.submit(events(0, 0))
-    assert hold.wait(5)
+    assert sink.entered.wait(5)
     publisher._lost["gate"] = 4
     publisher.submit(events(1, 6))
     assert publisher.take_lost(["gate"]) == {}
     with publisher._condition:
         publisher._queue.pop()
     assert publisher.take_lost(["gate"]) == {"gate": 4}
-    release.set()
+    sink.released.set()
 
 
 class RefusingYard(FlakySink):

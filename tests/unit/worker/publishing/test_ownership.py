@@ -3,6 +3,7 @@ import logging
 
 import pytest
 
+from tests.clocks import Clock
 from tests.events import camera_event, detections_event
 from worker.errors import CameraRefused, SinkUnavailable, TakenOver
 from worker.publishing import ownership
@@ -14,14 +15,6 @@ from worker.publishing.ownership import (
     Holder,
     Ownership,
 )
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

@@ -1,16 +1,9 @@
 import pytest
 
+from tests.clocks import Clock
 from worker.sources import liveness
 from worker.sources.liveness import OPEN_SECONDS, PICTURELESS_SECONDS, Liveness
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

@@ -5,22 +5,9 @@ import math
 
 import pytest
 
+from tests.clocks import Clock
 from worker.sources import pacing
 from worker.sources.pacing import FASTEST, LONGEST_GAP_SECONDS, Pace
-
-
-class Clock:
-    """In the place of the module ``time``."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-    def wait(self, seconds):
-        assert seconds >= 0
-        self.now += seconds
 
 
 @pytest.fixture
