@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import pytest
 
 from tests.clips import pictures
 from tests.conftest import WALKWAY
@@ -83,6 +84,7 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.long
 def test_flooding_cameras_use_no_more_memory_than_the_limits_allow():
     with contextlib.ExitStack() as stack:
         kinds = (half_a_picture, half_a_slice, a_part_of_two_gigabytes)

@@ -81,6 +81,7 @@ def test_a_short_pause_does_not_disconnect_and_the_burst_after_it_is_read_at_onc
     assert len(camera.visits) == 1
 
 
+@pytest.mark.long
 def test_prolonged_noise_is_invalid_data_and_not_up(camera, clip, watch, assert_back):
     bad, noisy = noise(clip), True
 
@@ -99,7 +100,9 @@ def test_prolonged_noise_is_invalid_data_and_not_up(camera, clip, watch, assert_
     assert_back(watched, time.monotonic())
 
 
-@pytest.mark.parametrize("jump", [-90_000, 90_000 * 3600, -90_000 * 7200])
+@pytest.mark.parametrize(
+    "jump", [-90_000, 90_000 * 3600, pytest.param(-90_000 * 7200, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("fps", [pytest.param(None, marks=pytest.mark.long), 10])
 def test_timestamps_that_jump_stop_nothing_and_are_not_capture_times(camera, watch, jump, fps):
     def script(session):

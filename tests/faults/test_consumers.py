@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import redis
 
-from tests.conftest import wait_until
+from tests.conftest import redis_only_in_long, wait_until
 from tests.consuming import Consuming, wait_for_blocked, warnings
 from tests.events import detections_event
 from worker.consumer import EventConsumer
@@ -26,7 +26,9 @@ GONE = {
 
 
 @pytest.mark.parametrize("gone", GONE)
-@pytest.mark.parametrize("cameras", [None, ["gate"]], ids=["all", "named"])
+@pytest.mark.parametrize(
+    "cameras", [None, pytest.param(["gate"], marks=pytest.mark.long)], ids=["all", "named"]
+)
 def test_a_group_goes_on_after_its_stream_was_taken_away_while_it_waited(
     redis_server, publish, caplog, gone, cameras
 ):
@@ -62,6 +64,7 @@ def _evicted(client):
     return not client.exists(STREAM)
 
 
+@redis_only_in_long
 def test_a_stream_that_is_deleted_between_two_reads_is_read_whole_when_it_is_back(
     redis_server, publish
 ):
@@ -74,6 +77,7 @@ def test_a_stream_that_is_deleted_between_two_reads_is_read_whole_when_it_is_bac
         assert [next(events).data.seq for _ in range(3)] == [3, 4, 5]
 
 
+@redis_only_in_long
 def test_a_stream_that_comes_back_with_earlier_ids_is_read_whole(redis_server, publish):
     client = redis_server.client
     publish("gate", 0, 0)
@@ -85,6 +89,7 @@ def test_a_stream_that_comes_back_with_earlier_ids_is_read_whole(redis_server, p
         one.wait_for(0, 1, 2)
 
 
+@redis_only_in_long
 def test_a_reader_without_a_group_notices_that_ids_begin_again(redis_server, publish, monkeypatch):
     monkeypatch.setattr("worker.consuming.plain.CHECK_SECONDS", 0.1)
     client = redis_server.client
@@ -97,6 +102,7 @@ def test_a_reader_without_a_group_notices_that_ids_begin_again(redis_server, pub
         one.wait_for(0, 1, 2)
 
 
+@redis_only_in_long
 def test_a_reader_without_a_group_notices_that_its_stream_is_gone(
     redis_server, publish, monkeypatch, caplog
 ):
@@ -112,6 +118,7 @@ def test_a_reader_without_a_group_notices_that_its_stream_is_gone(
     assert warnings(caplog) == [said]
 
 
+@redis_only_in_long
 def test_a_reader_looks_at_once_whether_a_restarted_server_has_other_ids(
     redis_server, publish, monkeypatch
 ):
@@ -127,6 +134,7 @@ def test_a_reader_looks_at_once_whether_a_restarted_server_has_other_ids(
         one.wait_for(0, 1)
 
 
+@redis_only_in_long
 def test_a_reader_that_starts_beyond_the_end_waits_there(redis_server, publish, monkeypatch):
     monkeypatch.setattr("worker.consuming.plain.CHECK_SECONDS", 0.0)
     publish("gate", 0, 3)
@@ -135,6 +143,7 @@ def test_a_reader_that_starts_beyond_the_end_waits_there(redis_server, publish, 
         assert list(consumer) == []
 
 
+@redis_only_in_long
 def test_a_camera_that_was_forgotten_is_not_created_again(redis_server, publish):
     publish("gate", 0, 0)
     publish("yard", 0, 0)
@@ -150,6 +159,7 @@ def test_a_camera_that_was_forgotten_is_not_created_again(redis_server, publish)
         one.wait_for(0, 1)
 
 
+@redis_only_in_long
 def test_a_group_that_was_deleted_is_created_again_where_it_was(redis_server, publish, caplog):
     publish("gate", 0, 4)
     with consuming(redis_server) as one:
@@ -164,6 +174,7 @@ def test_a_group_that_was_deleted_is_created_again_where_it_was(redis_server, pu
     )
 
 
+@redis_only_in_long
 def test_a_group_that_was_deleted_before_anything_was_read_begins_where_it_had_begun(
     redis_server, publish
 ):
@@ -175,6 +186,7 @@ def test_a_group_that_was_deleted_before_anything_was_read_begins_where_it_had_b
         one.wait_for(5, 6)
 
 
+@redis_only_in_long
 def test_a_group_that_was_joined_and_deleted_is_created_again_where_it_was(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as earlier:
@@ -186,6 +198,7 @@ def test_a_group_that_was_joined_and_deleted_is_created_again_where_it_was(redis
         one.wait_for(5, 6)
 
 
+@redis_only_in_long
 def test_unacknowledged_events_are_pending_again_in_a_group_that_was_created_again(
     redis_server, publish
 ):
@@ -202,6 +215,7 @@ def test_unacknowledged_events_are_pending_again_in_a_group_that_was_created_aga
         assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 4
 
 
+@redis_only_in_long
 def test_events_that_are_pending_again_though_they_were_acknowledged_are_delivered_again(
     redis_server, publish
 ):
@@ -218,6 +232,7 @@ def test_events_that_are_pending_again_though_they_were_acknowledged_are_deliver
         assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 0
 
 
+@redis_only_in_long
 def test_reading_own_pending_events_again_does_not_move_a_group_back(redis_server, publish):
     publish("gate", 0, 3)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
@@ -230,6 +245,7 @@ def test_reading_own_pending_events_again_does_not_move_a_group_back(redis_serve
         assert [event.data.seq for event in consumer] == [4]
 
 
+@redis_only_in_long
 def test_what_others_had_read_is_repeated_when_the_group_is_created_again(redis_server, publish):
     client = redis_server.client
     publish("gate", 0, 0)
@@ -249,6 +265,7 @@ def test_what_others_had_read_is_repeated_when_the_group_is_created_again(redis_
         assert [next(events).data.seq for _ in range(3)] == [1, 2, 5]
 
 
+@redis_only_in_long
 def test_unacknowledged_events_of_a_deleted_stream_do_not_repeat_those_of_the_next(
     redis_server, publish
 ):
@@ -263,6 +280,7 @@ def test_unacknowledged_events_of_a_deleted_stream_do_not_repeat_those_of_the_ne
         assert [event.data.seq for event in consumer] == [5]
 
 
+@redis_only_in_long
 def test_events_that_the_user_has_are_not_repeated_when_the_group_is_created_again(
     redis_server, publish
 ):
@@ -277,6 +295,7 @@ def test_events_that_the_user_has_are_not_repeated_when_the_group_is_created_aga
         assert redis_server.client.xpending(STREAM, "alerts")["pending"] == 0
 
 
+@redis_only_in_long
 def test_a_consumer_whose_wait_is_ended_by_an_operator_goes_on(redis_server, publish):
     publish("gate", 0, 0)
     with consuming(redis_server) as one:

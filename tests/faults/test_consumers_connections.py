@@ -162,7 +162,7 @@ def replicate(replica, master):
 
 
 @redis_only_in_long
-@pytest.mark.parametrize("group", ["alerts", None])
+@pytest.mark.parametrize("group", ["alerts", pytest.param(None, marks=pytest.mark.long)])
 def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(
     redis_server, second_server, publish, group
 ):
@@ -182,6 +182,7 @@ def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(
         one.wait_for(0, 1, 2, 3, 4)
 
 
+@pytest.mark.long
 @redis_only_in_long
 def test_a_consumer_does_not_stay_with_a_replica_because_its_connection_lives(
     redis_server, second_server, publish

@@ -17,7 +17,7 @@ def consuming(server, **options):
 
 @redis_only_in_long
 @pytest.mark.parametrize("group", [None, "alerts"])
-@pytest.mark.parametrize("start", ["start", "new"])
+@pytest.mark.parametrize("start", ["start", pytest.param("new", marks=pytest.mark.long)])
 def test_a_key_of_a_wrong_type_sets_its_camera_aside_and_no_other(
     redis_server, publish, caplog, monkeypatch, group, start
 ):

@@ -126,6 +126,7 @@ def test_a_frozen_server_has_every_event_when_it_resumes(watch, valkey_server, s
     assert sum(e["data"]["dropped"] for e in events if "frame_index" in e["data"]) < 5 * seconds
 
 
+@pytest.mark.long
 def test_a_worker_ends_in_time_while_its_server_is_frozen_and_the_next_publishes_the_rest(
     watch, valkey_server
 ):
@@ -180,6 +181,7 @@ def test_a_worker_starts_without_a_server_and_publishes_once_there_is_one(
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_events_beyond_the_spools_limit_are_discarded_oldest_first_and_reported(
     watch, valkey_server
 ):
@@ -259,6 +261,7 @@ def test_a_server_that_became_a_read_only_replica_gets_every_event_as_master_aga
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_after_a_failover_the_new_server_at_the_address_gets_the_events(
     watch, tmp_path, valkey_server
 ):

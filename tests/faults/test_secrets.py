@@ -114,6 +114,7 @@ def servers():
         server.server_close()
 
 
+@pytest.mark.long
 def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
     exec_cli, valkey_server, servers
 ):
@@ -176,7 +177,9 @@ def test_cameras_get_passwords_of_any_characters_that_are_not_in_their_urls(
     assert_nothing_shows("what it said", "".join(worker.communicate(timeout=20)))
 
 
-@pytest.mark.parametrize("character", "/#?")
+@pytest.mark.parametrize(
+    "character", ["/", *(pytest.param(c, marks=pytest.mark.long) for c in "#?")]
+)
 def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(exec_cli, character):
     found = exec_cli("run", f"gate=rtsp://{USER}:alpha{character}bravo@127.0.0.1/s", "--log-json")
     assert found.returncode == 2
@@ -190,11 +193,26 @@ def test_a_password_that_makes_a_url_unreadable_is_refused_without_being_shown(e
         [f"rtsp://{USER}:{PASSWORD}@127.0.0.1/s"],
         ["run", f"gate={USER}:{RAW_BUT_READABLE}@127.0.0.1/s"],
         ["run", "gate=x.mp4", "--redis-ulr", f"redis://{LOGIN}@127.0.0.1"],
-        ["run", f"--redis-url=redis://{LOGIN}@127.0.0.1", "--max-batch", f"redis://{LOGIN}@h"],
-        ["replay", f"gate=rtsp://{LOGIN}@127.0.0.1/s"],
-        ["subscribe", f"rtsp://{LOGIN}@127.0.0.1/s"],
-        ["run", f"gate=ssh://{LOGIN}@127.0.0.1/s"],
-        ["run", "gate=samples/walkway.mp4", "--redis-url", f"redis://{USER}:[{PASSWORD}@127.0.0.1"],
+        *(
+            pytest.param(arguments, marks=pytest.mark.long)
+            for arguments in [
+                [
+                    "run",
+                    f"--redis-url=redis://{LOGIN}@127.0.0.1",
+                    "--max-batch",
+                    f"redis://{LOGIN}@h",
+                ],
+                ["replay", f"gate=rtsp://{LOGIN}@127.0.0.1/s"],
+                ["subscribe", f"rtsp://{LOGIN}@127.0.0.1/s"],
+                ["run", f"gate=ssh://{LOGIN}@127.0.0.1/s"],
+                [
+                    "run",
+                    "samples/walkway.mp4",
+                    "--redis-url",
+                    f"redis://{USER}:[{PASSWORD}@127.0.0.1",
+                ],
+            ]
+        ),
     ],
 )
 def test_a_mistyped_command_does_not_echo_secrets(exec_cli, arguments):

@@ -275,6 +275,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(cli, short_
     assert_refused(result, USAGE, "/proc/tags.jsonl", "cannot write there")
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_replay_with_one_line_and_the_next_run_resumes(
     exec_cli, short_clip, tmp_path
 ):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import json_lines, wait_until
+from tests.conftest import json_lines, redis_only_in_long, wait_until
 from tests.events import detections_event
 from tests.faults.tcp_proxy import TcpProxy
 from worker.consumer import EventConsumer
@@ -47,6 +47,7 @@ def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publis
     assert events[0].data.detections[0].label == "Person"
 
 
+@redis_only_in_long
 def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, start="new", timeout_seconds=3) as consumer:
@@ -56,6 +57,7 @@ def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(red
     assert sorted(seqs(events)) == [("gate", 5), ("gate", 6), ("yard", 0), ("yard", 1)]
 
 
+@redis_only_in_long
 def test_a_reader_can_start_at_an_entry(redis_server, publish):
     publish("gate", 0, 4)
     entry_id = redis_server.client.xrange("ssd:{gate}:detections")[2][0].decode()
@@ -63,6 +65,7 @@ def test_a_reader_can_start_at_an_entry(redis_server, publish):
         assert seqs(consumer) == [("gate", 3), ("gate", 4)]
 
 
+@redis_only_in_long
 def test_only_unacknowledged_events_are_redelivered(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(
@@ -77,6 +80,7 @@ def test_only_unacknowledged_events_are_redelivered(redis_server, publish):
         assert seqs(consumer) == [("gate", 3), ("gate", 4)]
 
 
+@redis_only_in_long
 def test_events_of_a_dead_consumer_are_claimed_by_another(redis_server, publish):
     publish("gate", 0, 4)
     dead = EventConsumer(redis_server.url, group="alerts", consumer="dead", timeout_seconds=0.3)
@@ -102,6 +106,7 @@ def leave_pending(redis_server, consumer, count, idle_ms):
     client.xclaim(stream, "alerts", consumer, 0, ids, idle=idle_ms)
 
 
+@redis_only_in_long
 def test_all_that_a_dead_consumer_left_is_claimed_at_once(redis_server, publish):
     publish("gate", 0, 34)
     leave_pending(redis_server, "dead", 35, idle_ms=3_600_000)
@@ -109,6 +114,7 @@ def test_all_that_a_dead_consumer_left_is_claimed_at_once(redis_server, publish)
         assert seqs(consumer) == [("gate", seq) for seq in range(35)]
 
 
+@redis_only_in_long
 def test_events_of_a_dead_consumer_are_claimed_past_those_that_a_busy_one_holds(
     redis_server, publish
 ):
@@ -119,6 +125,7 @@ def test_events_of_a_dead_consumer_are_claimed_past_those_that_a_busy_one_holds(
         assert seqs(consumer) == [("gate", seq) for seq in range(150, 155)]
 
 
+@redis_only_in_long
 def test_events_of_a_lost_reply_arrive_in_order_after_the_reconnect(redis_server, publish):
     publish("gate", 0, 1)
     with TcpProxy(redis_server.port) as proxy, EventConsumer(
@@ -136,6 +143,7 @@ def test_events_of_a_lost_reply_arrive_in_order_after_the_reconnect(redis_server
         consumer.ack(unacknowledged)
 
 
+@redis_only_in_long
 def test_an_event_can_be_acknowledged_again_after_redis_was_unavailable(redis_server, publish):
     publish("gate", 0, 0)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=10) as consumer:
@@ -149,6 +157,7 @@ def test_an_event_can_be_acknowledged_again_after_redis_was_unavailable(redis_se
     assert pending_in("alerts", redis_server) == 0
 
 
+@redis_only_in_long
 def test_the_timeout_counts_from_when_the_last_event_was_handled(redis_server, publish):
     publish("gate", 0, 0)
     with EventConsumer(redis_server.url, timeout_seconds=0.5) as consumer:
@@ -159,6 +168,7 @@ def test_the_timeout_counts_from_when_the_last_event_was_handled(redis_server, p
         assert event.data.seq == 2
 
 
+@redis_only_in_long
 def test_two_consumers_of_a_group_share_the_events(redis_server, publish):
     publish("gate", 0, 0)
     got = {"one": [], "two": []}
@@ -183,6 +193,7 @@ def test_two_consumers_of_a_group_share_the_events(redis_server, publish):
     assert got["one"] == sorted(got["one"])
 
 
+@redis_only_in_long
 def test_trimmed_entries_that_were_pending_are_skipped_and_acknowledged(redis_server, publish):
     publish("gate", 0, 4)
     settings = {"group": "alerts", "consumer": "one", "timeout_seconds": 0.3}
@@ -196,6 +207,7 @@ def test_trimmed_entries_that_were_pending_are_skipped_and_acknowledged(redis_se
         assert seqs([first, *events]) == [("gate", 3), ("gate", 4)]
 
 
+@redis_only_in_long
 def test_an_entry_that_is_not_an_event_is_skipped(redis_server, publish):
     publish("gate", 0, 0)
     redis_server.client.xadd("ssd:{gate}:detections", {"event": "{"})
@@ -205,6 +217,7 @@ def test_an_entry_that_is_not_an_event_is_skipped(redis_server, publish):
     assert pending_in("alerts", redis_server) == 2
 
 
+@redis_only_in_long
 def test_ack_without_a_group_is_refused(redis_server, publish):
     publish("gate", 0, 0)
     with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
@@ -213,6 +226,7 @@ def test_ack_without_a_group_is_refused(redis_server, publish):
             consumer.ack(event)
 
 
+@redis_only_in_long
 def test_a_consumer_waits_out_a_restart_of_redis(redis_server, publish):
     publish("gate", 0, 2)
     with EventConsumer(redis_server.url, timeout_seconds=20) as consumer:
@@ -228,6 +242,7 @@ def test_a_consumer_waits_out_a_restart_of_redis(redis_server, publish):
         later.join()
 
 
+@redis_only_in_long
 def test_subscribe_prints_json_lines_and_counts(cli, redis_server, publish):
     publish("gate", 0, 4)
     result = cli("subscribe", "--from", "start", "--count", 3, "--redis-url", redis_server.url)
@@ -276,6 +291,7 @@ def test_events_in_the_embedded_server_survive_its_restart(cli, short_clip, tmp_
     assert len(result.stdout.splitlines()) == 41
 
 
+@redis_only_in_long
 def test_a_reader_that_stops_in_the_middle_resumes_after_the_last_event_it_got(
     redis_server, publish
 ):

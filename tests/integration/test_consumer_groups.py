@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.conftest import redis_only_in_long
 from tests.consuming import Consuming, calls_of, wait_for_blocked
 from tests.events import PERSON, camera_event, detections_event
 from worker.consumer import EventConsumer
@@ -62,6 +63,7 @@ def leave_pending(server, consumer, count, idle_ms=3_600_000):
 # Claims
 
 
+@redis_only_in_long
 def test_a_slow_handler_that_acknowledges_nothing_still_gets_all_that_was_left(
     redis_server, publish
 ):
@@ -77,6 +79,7 @@ def test_a_slow_handler_that_acknowledges_nothing_still_gets_all_that_was_left(
     assert got == list(range(60))
 
 
+@redis_only_in_long
 def test_claims_look_at_each_pending_entry_once(redis_server, publish):
     publish("gate", 0, 399)
     leave_pending(redis_server, "busy", 200, idle_ms=0)
@@ -87,6 +90,7 @@ def test_claims_look_at_each_pending_entry_once(redis_server, publish):
     assert calls_of(redis_server, "xautoclaim") < 30
 
 
+@redis_only_in_long
 def test_new_events_have_their_turn_though_there_is_always_something_to_claim(
     redis_server, publish
 ):
@@ -98,6 +102,7 @@ def test_new_events_have_their_turn_though_there_is_always_something_to_claim(
     assert "yard" in cameras
 
 
+@redis_only_in_long
 def test_an_event_that_the_user_holds_for_too_long_is_delivered_again(redis_server, publish):
     publish("gate", 0, 0)
     with member(redis_server, claim_after_seconds=0.2, timeout_seconds=10) as consumer:
@@ -122,6 +127,7 @@ def consumers(server):
     return {found["name"].decode() for found in server.client.xinfo_consumers(STREAM, "alerts")}
 
 
+@redis_only_in_long
 def test_consumers_that_hold_nothing_are_removed_after_a_while(redis_server, publish):
     publish("gate", 0, 2)
     leave_pending(redis_server, "holds three", 3, idle_ms=0)
@@ -136,6 +142,7 @@ def test_consumers_that_hold_nothing_are_removed_after_a_while(redis_server, pub
     assert pending(redis_server) == 3
 
 
+@redis_only_in_long
 def test_a_consumer_that_is_removed_while_it_waits_reads_on(redis_server, publish):
     publish("gate", 0, 0)
     with Consuming(redis_server.url, group="alerts", consumer="one") as one:
@@ -147,6 +154,7 @@ def test_a_consumer_that_is_removed_while_it_waits_reads_on(redis_server, publis
     assert pending(redis_server) == 0
 
 
+@redis_only_in_long
 def test_looking_after_the_group_costs_little(redis_server, publish):
     publish("gate", 0, 299)
     with member(redis_server, timeout_seconds=0.1) as consumer:
@@ -174,6 +182,7 @@ def test_many_events_are_acknowledged_with_one_command_per_camera(redis_server, 
         consumer.ack_many([])
 
 
+@redis_only_in_long
 def test_events_are_acknowledged_by_another_consumer_of_the_group(redis_server, publish):
     publish("gate", 0, 2)
     with member(redis_server, "reads") as reading, member(redis_server, "acknowledges") as other:
@@ -182,6 +191,7 @@ def test_events_are_acknowledged_by_another_consumer_of_the_group(redis_server, 
         assert pending(redis_server) == 0
 
 
+@redis_only_in_long
 def test_an_event_that_comes_back_as_json_is_acknowledged(redis_server, publish):
     publish("gate", 0, 1)
     with member(redis_server) as consumer:
@@ -191,6 +201,7 @@ def test_an_event_that_comes_back_as_json_is_acknowledged(redis_server, publish)
         consumer.ack(detections_event("never seen"))  # nothing to acknowledge
 
 
+@redis_only_in_long
 def test_what_was_acknowledged_is_not_remembered(redis_server, publish):
     publish("gate", 0, 9)
     with member(redis_server) as consumer:
@@ -198,6 +209,7 @@ def test_what_was_acknowledged_is_not_remembered(redis_server, publish):
         assert not consumer._places  # it would grow for ever
 
 
+@redis_only_in_long
 def test_of_two_entries_with_one_event_only_the_one_that_was_acknowledged_is_done(
     redis_server, publish
 ):
@@ -213,6 +225,7 @@ def test_of_two_entries_with_one_event_only_the_one_that_was_acknowledged_is_don
         assert left.entry_id == second.entry_id
 
 
+@redis_only_in_long
 def test_a_reader_without_a_group_gives_entry_ids_that_it_can_start_after(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
@@ -233,6 +246,7 @@ MIXED = [
 ]
 
 
+@redis_only_in_long
 @pytest.mark.parametrize(
     ("filters", "delivered"),
     [
@@ -254,6 +268,7 @@ def test_only_what_is_asked_for_is_delivered(redis_server, publish, filters, del
         assert pending(redis_server) == len(delivered)  # the others are acknowledged
 
 
+@redis_only_in_long
 def test_what_is_filtered_out_is_acknowledged_with_one_command_per_read(redis_server, publish):
     publish("gate", 0, 99)
     with member(redis_server, states=["down"]) as consumer:
@@ -262,6 +277,7 @@ def test_what_is_filtered_out_is_acknowledged_with_one_command_per_read(redis_se
     assert calls_of(redis_server, "xack") == 10
 
 
+@redis_only_in_long
 def test_the_timeout_counts_what_is_delivered_only(redis_server, publish):
     publish("gate", 0, 0)
     with Consuming(redis_server.url, states=["down"], timeout_seconds=1) as one:
@@ -273,6 +289,7 @@ def test_the_timeout_counts_what_is_delivered_only(redis_server, publish):
         assert not one.is_alive
 
 
+@redis_only_in_long
 def test_a_reader_that_stops_in_the_middle_of_what_is_filtered_loses_nothing(redis_server, publish):
     publish(MIXED)
     with EventConsumer(redis_server.url, labels=["Person"], timeout_seconds=0.3) as consumer:
@@ -280,6 +297,7 @@ def test_a_reader_that_stops_in_the_middle_of_what_is_filtered_loses_nothing(red
         assert seqs(consumer) == [4]
 
 
+@redis_only_in_long
 def test_events_of_a_later_type_are_reported_and_acknowledged(redis_server, publish, caplog):
     publish("gate", 0, 0)
     for seq in (1, 2):
@@ -308,6 +326,7 @@ def test_a_group_knows_what_it_has_not_read_and_not_acknowledged(redis_server, p
         assert consumer.pending() == {"gate": 12, "yard": 0}
 
 
+@redis_only_in_long
 def test_lag_counts_from_the_entry_after_the_last_one_that_was_read(redis_server, publish):
     publish("gate", 0, 9)
     with member(redis_server) as consumer:
@@ -316,6 +335,7 @@ def test_lag_counts_from_the_entry_after_the_last_one_that_was_read(redis_server
             assert consumer.lag() == {"gate": left}
 
 
+@redis_only_in_long
 def test_a_reader_knows_what_it_has_not_read(redis_server, publish):
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url) as consumer:
@@ -332,6 +352,7 @@ def test_a_reader_knows_what_it_has_not_read(redis_server, publish):
         assert consumer.lag() == {"gate": 2}
 
 
+@redis_only_in_long
 def test_lag_is_right_after_entries_that_were_not_read_have_been_trimmed(redis_server, publish):
     client = redis_server.client
     publish("gate", 0, 99)
@@ -345,6 +366,7 @@ def test_lag_is_right_after_entries_that_were_not_read_have_been_trimmed(redis_s
         assert consumer.lag() == {"gate": 0}
 
 
+@redis_only_in_long
 @pytest.mark.parametrize(("limit", "lag"), [(40, 40), (39, None)])
 def test_lag_is_unknown_where_it_would_have_to_be_counted_for_long(
     redis_server, publish, monkeypatch, limit, lag
@@ -367,6 +389,7 @@ def test_lag_does_not_count_entries_that_were_deleted(redis_server, publish):
         assert consumer.lag() == {"gate": 6}
 
 
+@redis_only_in_long
 def test_lag_of_a_group_that_began_in_the_middle_is_counted(redis_server, publish):
     publish("gate", 0, 9)
     ids = [entry_id for entry_id, _ in redis_server.client.xrange(STREAM)]
@@ -374,6 +397,7 @@ def test_lag_of_a_group_that_began_in_the_middle_is_counted(redis_server, publis
         assert consumer.lag() == {"gate": 6}
 
 
+@redis_only_in_long
 def test_what_redis_cannot_say_is_none(redis_server, publish):
     publish("gate", 0, 1)
     with member(redis_server, cameras=["gate", "none-yet", "odd"]) as consumer:
@@ -385,6 +409,7 @@ def test_what_redis_cannot_say_is_none(redis_server, publish):
         assert reader.lag() == {"gate": 2, "none-yet": 0, "odd": None}
 
 
+@redis_only_in_long
 def test_lag_is_not_waited_for_while_redis_is_unavailable(redis_server, publish):
     publish("gate", 0, 1)
     with member(redis_server) as consumer:
@@ -395,6 +420,7 @@ def test_lag_is_not_waited_for_while_redis_is_unavailable(redis_server, publish)
             consumer.pending()
 
 
+@redis_only_in_long
 def test_who_iterates_again_gets_what_was_not_acknowledged_again(redis_server, publish):
     publish("gate", 0, 3)
     with EventConsumer(redis_server.url, group="g", consumer="c", timeout_seconds=0.3) as consumer:
@@ -405,6 +431,7 @@ def test_who_iterates_again_gets_what_was_not_acknowledged_again(redis_server, p
         assert [event.data.seq for event in consumer] == [2, 3]
 
 
+@redis_only_in_long
 def test_without_a_group_nothing_is_remembered(redis_server, publish):
     publish("gate", 0, 3)
     with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:

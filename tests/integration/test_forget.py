@@ -110,6 +110,7 @@ def test_a_camera_that_a_worker_is_publishing_to_is_refused_unless_forced(
     assert forget(valkey_server, "gate").returncode == 0
 
 
+@pytest.mark.long
 def test_a_full_embedded_server_deletes_nothing_and_says_what_to_do(cli, short_clip):
     embedded = "--redis-url", "embedded"
     assert cli("replay", f"old={short_clip}", *embedded).returncode == 0

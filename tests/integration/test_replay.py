@@ -360,7 +360,13 @@ def test_a_photo_is_a_recording(cli, short_clip, tmp_path, name):
     assert end["data"]["reason"] == "end_of_file"
 
 
-@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (-1, 0, 0, 1),
+        *(pytest.param(m, marks=pytest.mark.long) for m in [(1, 0, 0, -1), (-1, 0, 0, -1)]),
+    ],
+)
 def test_a_recording_that_is_stored_mirrored_has_the_boxes_of_the_plain_one(
     cli, short_clip, tmp_path, matrix
 ):
@@ -384,6 +390,7 @@ def test_a_recording_that_is_stored_mirrored_has_the_boxes_of_the_plain_one(
     assert all(abs(boxes - box).max(axis=1).min() < 0.02 for box in sure)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else True,
     reason="two cores (there is one)",

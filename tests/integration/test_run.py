@@ -136,6 +136,7 @@ def test_an_http_source_is_read(tmp_path, valkey_server, run, short_clip):
     server.shutdown()
 
 
+@pytest.mark.long
 def test_frames_without_detections_are_published_only_if_asked(valkey_server, run, short_clip):
     quiet = run(f"quiet={short_clip}", "--labels", "Laptop")
     every = run(f"every={short_clip}", "--labels", "Laptop", "--publish", "all")

@@ -277,7 +277,7 @@ def test_scores_near_zero_are_like_the_reference(score_threshold):
         torch.testing.assert_close(found.scores, expected.scores, atol=0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [pytest.param("softmax", marks=pytest.mark.long), "sigmoid"])
 def test_boxes_without_area_are_as_in_the_reference(activation):
     bbox_regression, _, default_boxes = random_outputs(5, 1, 80)
     default_boxes[::2, 2] = 0
@@ -570,6 +570,7 @@ WARPS_AT_ONCE = {"find_candidates": 16, "suppress": 16, "merge": 8}
 """What hides latency; one image's merging is a program of 4 warps, and little is read."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "score_threshold"),

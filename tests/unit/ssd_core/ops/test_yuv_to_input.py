@@ -140,7 +140,11 @@ def test_the_reference_weighs_as_pytorch_does():
 
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(1, 1), (2, 3), (3, 2), (1, 9), (9, 1), (5, 4), (17, 13), (24, 24), (75, 130), (301, 40)],
+    [
+        *[(1, 1), (2, 3), (3, 2), (1, 9), (9, 1), (5, 4), (17, 13), (24, 24)],
+        *(pytest.param(*size, marks=pytest.mark.long) for size in [(75, 130), (301, 40)]),
+        (75, 40),
+    ],
 )
 @pytest.mark.parametrize("antialias", [True, False])
 def test_any_size_is_like_the_reference(height, width, antialias):
@@ -148,7 +152,7 @@ def test_any_size_is_like_the_reference(height, width, antialias):
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
-@pytest.mark.parametrize("size", [(16, 16), (30, 14)])
+@pytest.mark.parametrize("size", [pytest.param((16, 16), marks=pytest.mark.long), (30, 14)])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_any_orientation_is_like_the_reference(quarter_turns, size, mirrored):
     image = random_image(41, 64, quarter_turns=quarter_turns, mirrored=mirrored)
@@ -291,6 +295,7 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @with_each_triton
 def test_the_kernel_compiles_for_gpus_without_spills(tmp_path, triton):

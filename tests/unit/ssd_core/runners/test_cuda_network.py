@@ -73,7 +73,9 @@ def picture(batch, size, dtype):
 
 
 # MobileNet's only 3x3 convolutions at stride 1 are depthwise.
-BY_CUDNN = [(name, by_cudnn) for name in NETWORKS for by_cudnn in sorted({"vgg" in name, False})]
+BY_CUDNN = [(name, True) if "vgg" in name else (name, False) for name in NETWORKS] + [
+    pytest.param(name, False, marks=pytest.mark.long) for name in NETWORKS if "vgg" in name
+]
 
 
 @pytest.mark.parametrize(("name", "by_cudnn"), BY_CUDNN)

@@ -145,7 +145,9 @@ def test_bytes_after_the_end_are_no_missing_end(tmp_path, ending, extra):
     assert (frames, reason != "truncated") == (3, True)
 
 
-@pytest.mark.parametrize("share", [0.4, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "share", [0.4, *(pytest.param(share, marks=pytest.mark.long) for share in (0.5, 0.8))]
+)
 @pytest.mark.parametrize("sound", [False, True])
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])
 def test_a_file_that_is_cut_in_the_middle_is_cut_off(tmp_path, ending, sound, share):

@@ -94,7 +94,16 @@ def assert_is_read(images, write, options, timeout=10):
     return camera, found
 
 
-@pytest.mark.parametrize("name", REFUSED_BY_FFMPEG)
+USUAL = ["type image/jpg", "no header", "no boundaries", "no first boundary", "a length too long"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in USUAL else pytest.param(name, marks=pytest.mark.long)
+        for name in REFUSED_BY_FFMPEG
+    ],
+)
 def test_a_stream_that_ffmpeg_refuses_is_read(images, name):
     _, found = assert_is_read(images, *REFUSED_BY_FFMPEG[name])
     differences = [np.abs(found[0].image.astype(int) - decoded(image)).mean() for image in images]

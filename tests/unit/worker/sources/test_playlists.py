@@ -74,6 +74,7 @@ def test_a_playlist_is_sampled_by_its_timestamps(contents):
     assert {frame.dropped for frame in found} == {0}
 
 
+@pytest.mark.long
 def test_after_timestamps_that_jump_back_playing_goes_on_at_its_own_speed(contents, others):
     server = PlaylistServer([*contents[2:4], *others], discontinuities=[2])
     with server, Watch(server.url, allow_playlists=True) as watch:
