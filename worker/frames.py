@@ -64,6 +64,8 @@ class Frame:
     """The picture's own name, in a folder of pictures."""
     captured_monotonic: float | None = None
     """When it was captured, by the monotonic clock, as far as that is known; None in a replay."""
+    damaged: bool = False
+    """Whether a camera's picture shows something older in places: parts were lost on the way."""
     skipped: int = 0
     """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0

@@ -23,11 +23,14 @@ SQUARE_PX = 16
 CLOCK_HZ = 90_000
 
 
-def picture_of(number, size):
-    """(H, W, 3) RGB."""
+def picture_of(number, size, *, moving=False):
+    """(H, W, 3) RGB. ``moving``: a texture wanders over it, of which each picture needs packets."""
     height, width = size
     image = np.full((height, width, 3), 90, np.uint8)
     image[:, :, 1] = np.arange(width) * 255 // width  # something to encode
+    if moving:
+        texture = np.random.default_rng(1).integers(0, 60, (height, width, 1), np.uint8)
+        image = image // 2 + np.roll(texture, 3 * number, axis=1)
     for bit in range(BITS):
         shade = 235 if number >> bit & 1 else 20
         image[:SQUARE_PX, bit * SQUARE_PX : (bit + 1) * SQUARE_PX] = shade
@@ -56,7 +59,7 @@ class NumberedClip:
     """By how many pictures decoding order runs ahead of presentation."""
 
 
-def numbered_clip(size=(144, 192), gop=16, b_frames=0):
+def numbered_clip(size=(144, 192), gop=16, b_frames=0, *, moving=False):
     """H.264; ``size`` is (height, width); ``gop``: a divisor of 256."""
     height, width = size
     encoder = av.CodecContext.create("libx264", "w")
@@ -69,7 +72,7 @@ def numbered_clip(size=(144, 192), gop=16, b_frames=0):
     }  # fmt: skip
     packets = []
     for number in range(256):
-        image = av.VideoFrame.from_ndarray(picture_of(number, size), "rgb24")
+        image = av.VideoFrame.from_ndarray(picture_of(number, size, moving=moving), "rgb24")
         image = image.reformat(format="yuv420p")
         image.pts, image.time_base = number, Fraction(1, 25)
         packets += encoder.encode(image)
@@ -98,6 +101,7 @@ class NumberedCamera(Camera):
         report_seconds=1.0,
         cached=0,
         delay=lambda seconds: 0.0,
+        is_lost=lambda sequence: False,
         **options,
     ):
         """``first_timestamp``: None is random. ``clock_speed``: of the RTP clock, 1.0 is right.
@@ -105,7 +109,9 @@ class NumberedCamera(Camera):
         ``stamps``: ``presentation`` or ``decoding`` order. ``report_seconds``: between sender
         reports; None: none. ``cached``: pictures of before the connection that are sent at once.
         ``delay``: of a picture on its way, in seconds, by its time in the session.
+        ``is_lost``: whether a packet gets lost, by how many were sent in the session.
         """
+        self._is_lost = is_lost
         self._cached = cached
         self._delay = delay
         self.numbered = numbered
@@ -136,6 +142,7 @@ class NumberedCamera(Camera):
         self._restart = True
 
     def _play(self, session):
+        session.drop = self._is_lost
         numbers, units = self.numbered.numbers, self.numbered.clip.units
         self.sent = 0
         self.began_at = time.time() - self._cached / self.rate

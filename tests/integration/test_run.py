@@ -195,7 +195,7 @@ def test_the_stream_is_trimmed_to_about_the_length_asked_for(valkey_server, run,
             "ssd:{gate}:detections"
         )["entries-added"] > 150  # fmt: skip
 
-    wait_until(lambda: valkey_server.client.exists(producer), 40, "the worker")
+    wait_until(lambda: valkey_server.client.exists("ssd:{gate}:detections"), 40, "the worker")
     wait_until(many, 40, "150 entries")
     stop(worker)
     assert valkey_server.client.xlen("ssd:{gate}:detections") < 120  # nodes hold 100 entries

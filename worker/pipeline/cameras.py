@@ -48,8 +48,10 @@ class CameraRecord:
     unreported_skipped: int = 0
     last_frame_at: float | None = None
     """When a frame of it was last analysed, by the monotonic clock."""
-    late_at: float = 0.0
-    """When a picture of it was late for the last time, by the monotonic clock."""
+    degraded_at: float = 0.0
+    """When a picture of it was last late or damaged, whichever it is degraded by, by the monotonic
+    clock.
+    """
     last_event_at: float = 0.0
     """When its last event was made, by the monotonic clock; 0 before the first."""
 

@@ -27,7 +27,9 @@ LATE_SECONDS = 1.5
 """Age of a picture, when its event is made, from which its camera is late: the event is published
 within 2 s of its capture, or after a ``degraded`` event."""
 RECOVERY_SECONDS = 10.0
-"""A camera that was late counts as late until no picture was for this long."""
+"""A camera that was late or damaged counts as that until no picture was for this long."""
+RECOVERED = {"late": "caught_up", "damaged": "recovered"}
+"""The reason for ``up`` by the one for ``degraded``."""
 
 
 class EventMaker:
@@ -92,7 +94,7 @@ class EventMaker:
         if seconds <= LATE_SECONDS:
             return []
         detail = f"its events have waited {seconds:.1f} s to be published"
-        return [event for camera in self._reported() for event in self._degrade(camera, detail)]
+        return [e for camera in self._reported() for e in self._degrade(camera, "late", detail)]
 
     def reported(self) -> list[str]:
         """The cameras that have had an event in this run, so that their losses can be reported."""
@@ -116,36 +118,47 @@ class EventMaker:
         camera = self._camera(frame.camera_id, frame.epoch)
         camera.frames = frame.frame_index + 1
         camera.last_frame_at = time.monotonic()
-        events = self._age_events(camera, frame)
+        events = self._condition_events(camera, frame)
         camera.count(frame)
         if not detections and not self._publish_all:
             return events
         events.append(self._detections_event(camera, frame, detections))
         return events
 
-    def _age_events(self, camera: CameraRecord, frame: Frame) -> list[Event]:
-        """``degraded`` when its pictures begin to be late, ``up`` when they no longer are."""
-        now = time.monotonic()
+    def _condition_events(self, camera: CameraRecord, frame: Frame) -> list[Event]:
+        """``degraded`` when its pictures begin to be late or damaged, ``up`` when they recover."""
         if frame.captured_monotonic is None:
             return []
+        now = time.monotonic()
         age = now - frame.captured_monotonic + self._behind_seconds
         if age > LATE_SECONDS:
-            return self._degrade(camera, f"its pictures were {age:.1f} s old")
-        is_late = camera.state == "degraded" and camera.reason == "late"
-        if is_late and now - camera.late_at > RECOVERY_SECONDS:
-            return [self._state_event(camera, "up", "caught_up")]
+            return self._degrade(camera, "late", f"its pictures were {age:.1f} s old")
+        if frame.damaged:
+            return self._degrade(camera, "damaged", "parts of its pictures were lost on the way")
+        if camera.state == "degraded" and self._has_recovered(camera, now):
+            return [self._state_event(camera, "up", RECOVERED[camera.reason])]
         return []
 
     def _late(self, item: StreamLate) -> list[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.count(item)
-        return self._degrade(camera, f"its pictures were {item.lag_seconds:.1f} s old")
+        return self._degrade(camera, "late", f"its pictures were {item.lag_seconds:.1f} s old")
 
-    def _degrade(self, camera: CameraRecord, detail: str) -> list[Event]:
-        camera.late_at = time.monotonic()
-        if camera.state != "up":
+    def _degrade(
+        self, camera: CameraRecord, reason: Literal["late", "damaged"], detail: str
+    ) -> list[Event]:
+        now = time.monotonic()
+        if camera.state not in ("up", "degraded"):
             return []
-        return [self._state_event(camera, "degraded", "late", detail)]
+        if (camera.reason, reason) == ("late", "damaged") and not self._has_recovered(camera, now):
+            return []  # to be late is worse
+        camera.degraded_at = now
+        if camera.reason == reason:
+            return []
+        return [self._state_event(camera, "degraded", reason, detail)]
+
+    def _has_recovered(self, camera: CameraRecord, now: float) -> bool:
+        return now - camera.degraded_at > RECOVERY_SECONDS
 
     def _detections_event(
         self, camera: CameraRecord, frame: Frame, detections: Sequence[Detection]

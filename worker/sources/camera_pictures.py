@@ -42,6 +42,10 @@ class Picture:
 
     image: av.VideoFrame
     arrival: Arrival
+    damaged: bool = False
+    """Whether parts of it, or of a picture that it is made from, were lost: those show something
+    older.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class Decoding:
         self._context = stream.codec_context
         self._meter = meter
         self._order = PresentationOrder()
+        self._damaged = False
+        """Whether something was lost since the last key frame."""
         self.missing = 0
         """Packets that gave no picture, since this was last set to 0."""
 
@@ -98,13 +104,17 @@ class Decoding:
         try:
             images = arrival.packet.decode()
         except FFmpegError:
+            self._damaged = True
             return []
         pictures = []
         for image in images:
             self._meter.frame(image.width, image.height)
             of_picture, missing = self._order.came_out(image.pts, self._context.reorder_depth)
             self.missing += missing
-            pictures.append(Picture(image, of_picture or arrival))
+            arrived = of_picture or arrival
+            is_hurt = image.is_corrupt or arrived.packet.is_corrupt
+            self._damaged = is_hurt or (self._damaged and not image.key_frame)
+            pictures.append(Picture(image, arrived, self._damaged))
         return pictures
 
 

@@ -232,7 +232,7 @@ class Connection:
         # frame, and then nothing can be decoded until the next one.
         # Skipping the measurement of the frame rate saves the 20 frames that FFmpeg reads for it: a
         # 10 fps camera is up after 0.6 s instead of 2.8, and without a backlog of that length.
-        options = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
+        options = {"fpsprobesize": "0"}
         if is_rtsp(settings.url):
             # Without the sound that some cameras announce and do not send: FFmpeg would wait 5 s.
             options |= RTSP_TRANSPORTS[settings.transport]
@@ -400,6 +400,7 @@ class Connection:
             height=height,
             image=self._converter.convert(image, orientation),
             captured_monotonic=arrival.captured_at,
+            damaged=picture.damaged,
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
         )

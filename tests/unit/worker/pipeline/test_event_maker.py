@@ -171,27 +171,50 @@ def test_stopping_tells_only_of_cameras_that_are_up(live):
     )
 
 
-def test_a_camera_that_is_late_is_degraded_until_no_picture_was_late_for_a_while(live, monkeypatch):
+@pytest.fixture
+def of_frame(live, monkeypatch):
+    """What a frame gives; ``after`` so many seconds, with its age and whether it is damaged."""
     now = [100.0]
     monkeypatch.setattr(event_maker.time, "monotonic", lambda: now[0])
+    make(live, UP)
 
-    def of_age(seconds, found=()):
-        late = dataclasses.replace(frame(epoch=1000), captured_monotonic=now[0] - seconds)
+    def events(*, after=0.0, age=0.1, damaged=False):
+        now[0] += after
+        captured = dataclasses.replace(
+            frame(epoch=1000), captured_monotonic=now[0] - age, damaged=damaged
+        )
         return [
             (e.data.state, e.data.reason) if e.type == "ssd.camera.v1" else "frame"
-            for e in make(live, late, found=[list(found)])
+            for e in make(live, captured, found=[[PERSON]])
         ]
 
-    make(live, UP)
-    assert of_age(LATE_SECONDS) == []
-    assert of_age(LATE_SECONDS + 0.1, [PERSON]) == [("degraded", "late"), "frame"]
-    assert of_age(LATE_SECONDS + 0.1, [PERSON]) == ["frame"]
-    now[0] += RECOVERY_SECONDS
-    assert of_age(0.1) == []
-    now[0] += 0.1
-    assert of_age(0.1, [PERSON]) == [("up", "caught_up"), "frame"]
-    assert of_age(0.1, [PERSON]) == ["frame"]
-    assert of_age(LATE_SECONDS + 0.1) == [("degraded", "late")]
+    return events
+
+
+def test_a_camera_that_is_late_is_degraded_until_no_picture_was_late_for_a_while(of_frame):
+    assert of_frame(age=LATE_SECONDS) == ["frame"]
+    assert of_frame(age=LATE_SECONDS + 0.1) == [("degraded", "late"), "frame"]
+    assert of_frame(age=LATE_SECONDS + 0.1) == ["frame"]
+    assert of_frame(after=RECOVERY_SECONDS) == ["frame"]
+    assert of_frame(after=0.1) == [("up", "caught_up"), "frame"]
+    assert of_frame() == ["frame"]
+    assert of_frame(age=LATE_SECONDS + 0.1) == [("degraded", "late"), "frame"]
+
+
+def test_a_camera_whose_pictures_are_damaged_is_degraded_until_none_was_for_a_while(of_frame):
+    assert of_frame(damaged=True) == [("degraded", "damaged"), "frame"]
+    assert of_frame(damaged=True, after=5) == ["frame"]
+    assert of_frame(after=RECOVERY_SECONDS) == ["frame"]
+    assert of_frame(after=0.1) == [("up", "recovered"), "frame"]
+    assert of_frame(after=0.1, damaged=True) == [("degraded", "damaged"), "frame"]
+
+
+def test_to_be_late_is_worse_than_to_be_damaged(of_frame):
+    assert of_frame(damaged=True) == [("degraded", "damaged"), "frame"]
+    assert of_frame(age=LATE_SECONDS + 0.1) == [("degraded", "late"), "frame"]
+    assert of_frame(damaged=True, after=RECOVERY_SECONDS) == ["frame"]
+    assert of_frame(damaged=True, after=0.1) == [("degraded", "damaged"), "frame"]
+    assert of_frame(after=RECOVERY_SECONDS + 0.1) == [("up", "recovered"), "frame"]
 
 
 def test_a_camera_that_drops_what_is_late_is_degraded_at_once_and_its_losses_count(live):
