@@ -20,13 +20,14 @@ BEGAN = 1000.0
 
 
 @functools.cache
-def clip(frames=50, gop=10, *, b_frames=0, sound=False, file_format="mpegts"):
+def clip(frames=50, gop=10, *, b_frames=0, pyramid=False, sound=False, file_format="mpegts"):
     """H.264, as the bytes of a file; ``sound``: half a second of it between the pictures."""
     file = io.BytesIO()
     with av.open(file, "w", format=file_format) as container:
         stream = container.add_stream("libx264", RATE)
         stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv420p"
-        x264 = f"scenecut=0:keyint={gop}:bframes={b_frames}:b-adapt=0:b-pyramid=none"
+        x264 = f"scenecut=0:keyint={gop}:bframes={b_frames}:b-adapt=0"
+        x264 += f":b-pyramid={'normal' if pyramid else 'none'}"
         stream.options = {"preset": "ultrafast", "x264-params": x264}
         audio = container.add_stream("aac", rate=44100) if sound else None
         for number in range(frames):
@@ -77,7 +78,9 @@ def with_content(packet, content):
 class Reader:
     """In the place of the thread that reads."""
 
-    def __init__(self):
+    def __init__(self, clock=None):
+        """``clock``: what moves when it waits."""
+        self._clock = clock
         self.is_stopped = False
         self.signs = []
         """How long each next sign of life was said to take."""
@@ -86,7 +89,8 @@ class Reader:
         self.signs.append(seconds)
 
     def wait(self, seconds):
-        raise AssertionError("nothing is waited for here")
+        assert self._clock is not None, "nothing is waited for"
+        self._clock.wait(seconds)
 
 
 class Script:
