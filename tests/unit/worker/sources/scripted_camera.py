@@ -12,6 +12,7 @@ import av
 from tests.clocks import Clock
 from tests.faults.numbered_camera import picture_of
 from worker.sources import camera_pictures, liveness
+from worker.sources.arrivals import Arrival
 
 RATE = 25
 SIZE = (96, 128)
@@ -113,6 +114,7 @@ class Script:
         """Seconds that reading it took."""
         self.left = 0
         """Packets that have arrived, and still wait at the end."""
+        self._left = []
         self.ends_with = None
         """The error that ends reading."""
         self.options = {}
@@ -138,9 +140,13 @@ class Script:
         return BEGAN + number / RATE + self.late(number)
 
     def __iter__(self):
-        arrivals = [(n, self._date(p, self._at(n))) for n, p in enumerate(self._packets)]
-        self._left = [arrival for _, arrival in arrivals[len(arrivals) - self.left :]]
-        for number, arrival in arrivals[: len(arrivals) - self.left]:
+        packets = self._packets
+        if self.left:
+            whole = list(packets)
+            packets = whole[: -self.left]
+            self._left = [Arrival(packet, self.clock.now) for packet in whole[-self.left :]]
+        for number, packet in enumerate(packets):
+            arrival = self._date(packet, self._at(number))
             self.clock.now = max(self.clock.now, arrival.at + self.waits(number))
             yield arrival, self.reads(number)
         if self.ends_with is not None:

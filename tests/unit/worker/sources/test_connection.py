@@ -148,7 +148,13 @@ def test_a_connection_that_never_was_up_ends_in_the_epoch_it_is_given(camera):
     read = Read()
     assert read.items == []
     assert not read.connection.was_up
-    assert read.connection.ended("down", "error", epoch=3).epoch == 3
+    ended = read.connection.ended("down", "error", epoch=3)
+    assert (ended.epoch, ended.frames) == (3, 0)
+
+
+def test_a_connection_that_was_not_begun_has_a_reason(camera):
+    never = Connection("gate", CameraSettings(URL), Reader(), iter([7]).__next__)
+    assert (never.reason, never.detail, never.timestamps_mislead) == ("closed", "", False)
 
 
 def test_damaged_pictures_are_frames_that_say_so(camera):
@@ -372,12 +378,109 @@ def test_a_clock_of_this_host_that_is_set_back_begins_an_epoch(camera, caplog, m
 
 
 def test_a_picture_whose_timestamp_is_below_the_last_one_is_dropped(camera):
-    camera.change = lambda number, packet: back_by(0.1)(number, packet) if number == 20 else packet
+    camera.change = lambda number, packet: (
+        back_by(0.1)(number, packet) if number in (20, 21) else packet
+    )
     read = Read()
-    assert 20 not in read.numbers
-    assert [frame.frame_index for frame in read.frames] == [*range(20), *range(21, FRAMES)]
-    assert read.frames[20].dropped == 1
-    assert read.left_out == (0, 1)
+    others = [*range(20), *range(22, FRAMES)]
+    assert read.numbers == [frame.frame_index for frame in read.frames] == others
+    assert read.frames[20].dropped == 2
+    assert read.left_out == (0, 2)
+
+
+def test_a_picture_with_the_timestamp_of_the_last_one_is_a_frame(camera):
+    camera.change = lambda n, packet: back_by(1 / RATE)(n, packet) if n == 20 else packet
+    assert Read().numbers == list(range(FRAMES))
+
+
+def test_a_picture_without_a_timestamp_is_a_frame_like_the_others(camera):
+    def without(number, packet):
+        if number == 20:
+            packet.pts = packet.dts = None
+        return packet
+
+    camera.change = without
+    assert Read().numbers == list(range(FRAMES))
+
+
+def test_timestamps_that_jump_ahead_begin_no_epoch(camera):
+    camera.change = back_by(-10.0)
+    read = Read()
+    assert read.of(StreamDown) == []
+    assert read.numbers == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("back", [0.0, 2 / RATE])
+def test_a_jump_to_and_fro_between_two_pictures_begins_no_epoch(camera, back):
+    def change(number, packet):
+        if number == 22:
+            packet = with_content(packet, b"\0\0\1\x65" + b"\xff" * 50)
+            return back_by(-10.0, 22)(number, packet)
+        return back_by(back, 23)(number, packet)
+
+    camera.change = change
+    read = Read()
+    assert read.of(StreamDown) == []
+    assert len(read.frames) == FRAMES - 1
+
+
+def test_timestamps_of_http_that_jump_back_begin_an_epoch(camera):
+    camera.change = back_by(1.2)
+    assert len(Read("http://camera/x").of(StreamDown)) == 1
+
+
+def test_a_packet_that_is_faster_than_all_before_takes_the_times_for_fps_not_back(camera):
+    camera.content = clip(FRAMES, FRAMES)
+    camera.late = lambda number: 0.3 if number < 10 else 0.0
+    assert Read(fps=5).numbers[:3] == [0, 5, 18]
+
+
+def without_size(content):
+    """The clip, with its parameter sets turned into padding."""
+    return content.replace(b"\0\0\0\1\x67", b"\0\0\0\1\x0c")
+
+
+@pytest.mark.parametrize(("known", "reason"), [(True, "closed"), (False, "stall")])
+def test_silence_while_it_is_looked_into_is_a_stall_unless_the_pictures_are_known(
+    camera, known, reason, monkeypatch
+):
+    content = camera.content if known else without_size(camera.content)
+
+    @contextmanager
+    def slowly(*_, **__):
+        camera.clock.now += 4.0
+        with opened(content) as container:
+            yield container
+
+    camera.late = lambda number: 4.0
+    monkeypatch.setattr(connection, "open_camera", slowly)
+    assert Read().connection.reason == reason
+
+
+def test_a_stream_of_images_limits_silence_itself(camera, monkeypatch):
+    class Images:
+        longest_read_seconds = 40.0
+        silent_seconds = 5.0
+
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+    @contextmanager
+    def images(*_, **__):
+        with opened(camera.content) as container:
+            yield Images(container)
+
+    monkeypatch.setattr(connection, "open_camera", images)
+    monkeypatch.setattr(connection, "ImageStream", Images)
+    camera.reads = lambda number: 30.0
+    camera.ends_with = InvalidDataError(1, "x")
+    read = Read()
+    assert camera.options["silence_seconds"] == 40.0
+    assert len(read.frames) == FRAMES
+    assert read.connection.detail == "nothing arrived for 5 s"
 
 
 def test_no_picture_is_handed_on_that_is_older_than_it_may_be(camera):
@@ -433,10 +536,13 @@ def test_timestamps_alone_may_mislead(camera):
     connection = late_for_too_long(camera).connection
     assert connection.reason == "late"
     assert connection.timestamps_mislead
+    assert connection._pictures is not None
     connection._pictures.has_reports = True
     assert not connection.timestamps_mislead
     camera.late = lambda number: 0.0
     camera.clock.now = BEGAN
+    assert not Read().connection.timestamps_mislead
+    camera.error = ConnectionLost("late", "before there was a picture")
     assert not Read().connection.timestamps_mislead
 
 
@@ -488,3 +594,12 @@ def test_a_file_that_is_stopped_ends(camera, tmp_path):
 def test_a_file_that_does_not_exist_says_so(camera, tmp_path):
     connection = Read(str(tmp_path / "missing.mp4")).connection
     assert connection.reason == "not_found"
+
+
+def test_a_file_that_could_not_be_read_to_its_end_is_closed(camera, monkeypatch, tmp_path):
+    def recording(path, limits, meter, gpu):
+        meter.read_error = "input/output error"
+        return opened(camera.content)
+
+    monkeypatch.setattr(connection, "open_recording", recording)
+    assert Read("x.mp4", clock=camera.clock).connection.reason == "closed"
