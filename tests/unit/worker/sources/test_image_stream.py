@@ -21,8 +21,8 @@ from worker.sources.image_stream import (
     NoImagesError,
     interrupting,
 )
-from worker.sources.limits import Limits
-from worker.sources.opening import open_bytes
+from worker.sources.limits import Limits, OverLimit
+from worker.sources.opening import open_bytes, open_image
 from worker.sources.reasons import ConnectionLost
 
 
@@ -343,3 +343,27 @@ def test_closing_ends_the_answer(script, images):
     assert script.open == 1
     stream.close()
     assert script.open == 0
+
+
+def test_an_image_over_the_limit_is_refused_before_the_camera_is_open(script, images):
+    with pytest.raises((OverLimit, FFmpegError)):
+        script.stream([images[0]], limits=Limits(max_pixels=10)).begin()
+
+
+def test_closing_closes_the_decoders_of_images(script, images, monkeypatch):
+    opened = []
+
+    @contextmanager
+    def counted(*arguments):
+        with open_image(*arguments) as container:
+            opened.append(arguments[1])
+            yield container
+            opened.remove(arguments[1])
+
+    monkeypatch.setattr(module, "open_image", counted)
+    stream = script.stream(images)
+    stream.begin()
+    assert opened == ["jpeg"]
+    list(stream.demux())
+    stream.close()
+    assert opened == []
