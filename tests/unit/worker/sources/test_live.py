@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 
 import pytest
 
@@ -245,7 +246,8 @@ def test_only_a_connection_that_lasted_shows_that_timestamps_do_not_mislead(
     source, between, trusts
 ):
     between.up_at = None
-    assert trusted(source(misled(), between, misled(), Attempt()))[-1] == trusts
+    camera = source(misled(), between, misled(), misled(), Attempt())
+    assert trusted(camera) == [True, True, True, trusts, False]
 
 
 def test_a_sign_of_life_is_due_after_each_wait_and_the_work_that_follows(monkeypatch):
@@ -255,6 +257,10 @@ def test_a_sign_of_life_is_due_after_each_wait_and_the_work_that_follows(monkeyp
     assert camera.due_at == math.inf
     camera.expect_sign_within(3.0)
     assert camera.due_at == clock.now + 3.0
+    began = time.monotonic()
+    camera.wait(0.05)
+    assert time.monotonic() - began >= 0.05
     camera.stop()
     camera.wait(60.0)  # not at all
+    assert time.monotonic() - began < 10
     assert camera.due_at == clock.now + 60.0 + WORK_SECONDS
