@@ -154,17 +154,13 @@ def from_packet(first, seconds):
     return lambda number: seconds if number >= first else 0.0
 
 
-def lasting(seconds):
-    """A clip that is late for so long, from its second group on."""
-    return clip(GOP + round(seconds * RATE) + 2, GOP)
-
-
-LONG = lasting(RECONNECT_AFTER_SECONDS)
+LONG_FRAMES = GOP + round(RECONNECT_AFTER_SECONDS * RATE) + 2
+"""Of a clip that is late for so long from its second group on."""
 
 
 def test_pictures_that_arrive_late_for_too_long_end_the_connection(script):
     script.late = from_packet(GOP, RECONNECT_LAG_SECONDS + 1)
-    read = Read(LONG)
+    read = Read(clip(LONG_FRAMES, GOP))
     assert isinstance(read.lost, ConnectionLost)
     assert (read.lost.reason, read.lost.detail) == ("late", "its pictures arrive 3 s late")
 
@@ -172,7 +168,7 @@ def test_pictures_that_arrive_late_for_too_long_end_the_connection(script):
 def test_pictures_that_arrive_late_for_a_while_only_do_not_end_it(script):
     last = GOP + round(RECONNECT_AFTER_SECONDS * RATE)
     script.late = lambda number: RECONNECT_LAG_SECONDS + 1 if GOP <= number <= last - 1 else 0.0
-    assert Read(LONG).lost is None
+    assert Read(clip(LONG_FRAMES, GOP)).lost is None
 
 
 def test_lateness_that_is_interrupted_begins_again(script):
@@ -185,19 +181,19 @@ def test_a_burst_after_a_pause_is_not_late_for_long(script):
     """What follows without waiting was there before: it catches up by itself."""
     script.late = from_packet(GOP, RECONNECT_LAG_SECONDS + 1)
     script.reads = lambda number: READ_WAITED_SECONDS / 2
-    assert Read(LONG).lost is None
+    assert Read(clip(LONG_FRAMES, GOP)).lost is None
     script.reads = lambda number: READ_WAITED_SECONDS
     script.clock.now = BEGAN
-    assert Read(LONG).lost is not None
+    assert Read(clip(LONG_FRAMES, GOP)).lost is not None
 
 
 @pytest.mark.parametrize("how", ["not trusted", "a format without a camera's timestamps"])
 def test_timestamps_that_do_not_count_make_nothing_late(script, how):
     script.late = from_packet(GOP, RECONNECT_LAG_SECONDS + 1)
     if how == "not trusted":
-        read = Read(LONG, trust=False)
+        read = Read(clip(LONG_FRAMES, GOP), trust=False)
     else:
-        read = Read(clip(len(LONG) // 1000, GOP, file_format="matroska"))
+        read = Read(clip(LONG_FRAMES, GOP, file_format="matroska"))
     assert read.lost is None
     assert read.late == []
 

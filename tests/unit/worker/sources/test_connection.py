@@ -225,17 +225,12 @@ def test_the_read_that_failed_counts_as_silence(camera):
     assert Read().connection.reason == "invalid_data"
 
 
-def test_silence_before_it_is_open_counts_from_the_start(camera):
-    class Silent(InvalidDataError):
-        def __init__(self):
-            super().__init__(1, "x")
-
+def test_silence_before_it_is_open_counts_from_the_start(camera, monkeypatch):
     def silent(*_, **__):
         camera.clock.now += SILENCE_SECONDS
-        raise Silent
+        raise InvalidDataError(1, "x")
 
-    camera.open = silent
-    connection.open_camera = silent
+    monkeypatch.setattr(connection, "open_camera", silent)
     assert Read().connection.reason == "timeout"
 
 
@@ -249,7 +244,7 @@ def test_a_camera_without_video_says_so(camera, tmp_path):
 def test_other_video_streams_are_named(camera, caplog):
     caplog.set_level(logging.INFO)
     Read()
-    assert "not" not in [record.getMessage() for record in caplog.records]
+    assert "analysing video stream" not in caplog.text
     file = io.BytesIO()
     with av.open(file, "w", format="mpegts") as container:
         streams = [container.add_stream("mpeg2video", RATE) for _ in range(2)]
@@ -510,7 +505,7 @@ def test_late_pictures_that_are_not_too_old_are_handed_on_and_said_to_be_late(ca
 
 def test_before_it_is_up_a_camera_is_not_said_to_be_late(camera):
     camera.waits = lambda number: 1.2
-    assert isinstance(Read().items[0] if Read().items else StreamUp("gate", 7), StreamUp)
+    assert Read().items == []
 
 
 def test_packets_that_waited_too_long_count_as_dropped(camera):

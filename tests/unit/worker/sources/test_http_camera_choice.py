@@ -267,7 +267,6 @@ def test_a_multipart_stream_that_ffmpeg_reads_loses_no_packet(script, camera):
 @pytest.mark.parametrize(
     ("seconds", "sizes"),
     [(LONGEST_AHEAD_SECONDS, [1, 2, 3]), (LONGEST_AHEAD_SECONDS + 0.5, [2, 3])],
-    [(LONGEST_AHEAD_SECONDS, [1, 2, 3]), (LONGEST_AHEAD_SECONDS + 0.5, [2, 3])],
 )
 def test_a_picture_that_waited_too_long_for_the_second_is_left_out(script, camera, seconds, sizes):
     script.name, script.packets = "mpjpeg", (1, seconds, 2, 3)
