@@ -219,12 +219,12 @@ def test_pictures_that_are_late_on_their_way_say_so_too(script, content):
     assert [late.lag_seconds > 1.0 for late in Read(content).late] == [True] * 10
 
 
-@pytest.mark.parametrize("begins", [0, 6])
+@pytest.mark.parametrize(("begins", "b_frames"), [(0, 2), (6, 2), (6, 7)])
 def test_while_late_what_no_other_picture_needs_is_not_decoded_and_counts_as_dropped(
-    script, begins
+    script, begins, b_frames
 ):
     script.waits = from_packet(begins, 1.2)
-    read = Read(clip(FRAMES, FRAMES, b_frames=2))
+    read = Read(clip(FRAMES, 2 * FRAMES, b_frames=b_frames, pyramid=b_frames > 2))
     assert len(read.found) < FRAMES * 3 // 4
     assert read.pictures.dropped + len(read.found) == FRAMES
     assert read.sampler.skipped == 0
