@@ -326,7 +326,7 @@ def test_a_camera_is_up_with_the_first_picture_of_now(camera):
 
 
 def test_a_camera_whose_pictures_stay_late_is_up_after_a_while(camera):
-    camera.content = clip(150, GOP)
+    camera.content = clip(90, GOP)
     camera.waits = lambda number: 0.7
     read = Read()
     assert read.connection.up_at - (BEGAN + 0.7) == pytest.approx(CATCH_UP_SECONDS)
