@@ -24,7 +24,7 @@ from worker.sources.presentation import PresentationOrder
 from worker.sources.reasons import ConnectionLost
 from worker.sources.sampling import Sampler
 from worker.sources.streams import packets_of
-from worker.sources.thinning import LATE_SECONDS, Thinner
+from worker.sources.thinning import LATE_SECONDS, Thinner, ToDecode
 
 TIMED_FORMATS = ("rtsp", "rtp", "mpegts", "flv", "live_flv", "srt")
 """Formats with the camera's own timestamps; of pictures over HTTP, FFmpeg guesses them."""
@@ -226,8 +226,11 @@ class CameraPictures:
 
     def _decoded(self, arrival: Arrival) -> Iterator[Picture | Late]:
         now = time.monotonic()
-        chosen = self._thinner.take(arrival, arrival.captured_at, now - arrival.at)
-        self._take_dropped()
+        if arrival.packet.size:
+            chosen = self._thinner.take(arrival, arrival.captured_at, now - arrival.at)
+            self._take_dropped()
+        else:  # the end: no picture, but those that the decoder holds back
+            chosen = ToDecode((arrival,))
         lag = arrival.lag_seconds(now)
         if lag > LATE_SECONDS or self._thinner.is_late:
             yield Late(lag)
@@ -269,5 +272,6 @@ class CameraPictures:
         """Count what the end of the connection leaves undecoded."""
         self._thinner.end()
         self._take_dropped()
+        left = [arrival.packet for arrival in self._intake.take_left()]
         index = self._stream.index
-        self.dropped += sum(each.packet.stream_index == index for each in self._intake.take_left())
+        self.dropped += sum(each.stream_index == index and each.size > 0 for each in left)

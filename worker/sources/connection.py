@@ -372,7 +372,7 @@ class Connection:
         return "its timestamps" if jumped else ""
 
     def _in_order(self, arrival: Arrival) -> bool:
-        """Whether its pts is above the last one's: a damaged stream may repeat pictures."""
+        """Whether its pts is not below the last one's: a damaged stream may repeat pictures."""
         if self._last is None or self._last.seconds is None or arrival.seconds is None:
             return True
         return arrival.seconds >= self._last.seconds

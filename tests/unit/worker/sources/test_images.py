@@ -130,8 +130,19 @@ def test_a_segment_of_any_length_is_passed_over():
     assert split(multipart([image, JPEGS[1]])) == [image, JPEGS[1]]
 
 
-def test_a_png_whose_chunks_have_no_names_is_left_out():
-    broken = PNGS[0][:8] + b"\0\0\0\4\1\2\3\4" + bytes(8)
+def test_a_segment_between_the_last_scan_and_the_end_belongs_to_the_image():
+    image = JPEGS[0][:-2] + b"\xff\xfe\0\4ab" + JPEGS[0][-2:]
+    assert split(multipart([image, JPEGS[1]])) == [image, JPEGS[1]]
+
+
+def test_no_marker_begins_in_a_segment_and_ends_after_it():
+    image = b"\xff\xd8\xff\xda\0\3\xff" + b"\xd9coded" + b"\xff\xd9"
+    assert split(multipart([image, JPEGS[1]])) == [image, JPEGS[1]]
+
+
+@pytest.mark.parametrize("name", [b"\1\2\3\4", b"\1abc", b"abc\1"])
+def test_a_png_whose_chunks_have_no_names_is_left_out(name):
+    broken = PNGS[0][:8] + b"\0\0\0\4" + name + bytes(8)
     splitter = ImageSplitter(LIMITS)
     assert [image.content for image in splitter.feed(broken + PNGS[1])] == [PNGS[1]]
     splitter = ImageSplitter(LIMITS)
