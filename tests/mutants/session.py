@@ -100,7 +100,7 @@ class MutationSession:
         if not functions.put_in_place(mutant):
             report(b"=")
             return
-        # strict=False: for a line that no test executes there are no items, and the mutant survives.
+        # No items: no test executes the line, and the mutant survives.
         for item, following in zip(items, [*items[1:], None], strict=False):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             report(b"F" if self._failed else b".")
