@@ -301,3 +301,18 @@ def test_a_reader_that_stops_in_the_middle_resumes_after_the_last_event_it_got(
             if event.data.seq == 4:
                 break
         assert [event.data.seq for event in consumer] == list(range(5, 20))
+
+
+@redis_only_in_long
+@pytest.mark.parametrize("group", [None, "alerts"])
+def test_a_closed_consumer_holds_no_connection_and_gives_nothing_more(redis_server, publish, group):
+    publish("gate", 0, 4)
+    before = len(redis_server.client.client_list())
+    with EventConsumer(redis_server.url, group=group, timeout_seconds=0.3) as consumer:
+        events = iter(consumer)
+        assert next(events).data.seq == 0
+    wait_until(
+        lambda: len(redis_server.client.client_list()) == before, what="the end of the connection"
+    )
+    assert list(events) == []
+    assert list(consumer) == []
