@@ -298,6 +298,16 @@ def test_a_reader_that_stops_in_the_middle_of_what_is_filtered_loses_nothing(red
 
 
 @redis_only_in_long
+def test_what_is_no_event_passes_no_filter(redis_server, publish):
+    redis_server.client.xadd(STREAM, {"event": "{"})
+    publish(MIXED)
+    redis_server.client.xadd(STREAM, {"other": "x"})
+    with member(redis_server, states=["up"]) as consumer:
+        assert seqs(consumer) == [0]
+    assert pending(redis_server) == 1
+
+
+@redis_only_in_long
 def test_events_of_a_later_type_are_reported_and_acknowledged(redis_server, publish, caplog):
     publish("gate", 0, 0)
     for seq in (1, 2):
