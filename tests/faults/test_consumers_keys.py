@@ -122,6 +122,13 @@ def test_a_set_of_cameras_of_a_wrong_type_is_named_at_the_start(redis_server):
         EventConsumer(redis_server.url)
 
 
+def test_a_consumer_that_may_not_see_the_cameras_fails_at_the_start(valkey_server):
+    valkey_server.client.acl_setuser("default", enabled=True, commands=["-smembers"])
+    with pytest.raises(SinkError, match="not let this user run SMEMBERS") as refused:
+        EventConsumer(valkey_server.url)
+    assert "is not a set" not in str(refused.value)
+
+
 @redis_only_in_long
 def test_a_set_of_cameras_that_is_replaced_later_stops_no_camera(
     redis_server, publish, caplog, monkeypatch

@@ -49,9 +49,12 @@ def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publis
 
 
 @redis_only_in_long
-def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(redis_server, publish):
+def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(
+    redis_server, publish, monkeypatch
+):
+    monkeypatch.setattr("worker.consumer.DISCOVER_SECONDS", 0.0)
     publish("gate", 0, 4)
-    with EventConsumer(redis_server.url, start="new", timeout_seconds=3) as consumer:
+    with EventConsumer(redis_server.url, start="new", timeout_seconds=0.3) as consumer:
         publish("gate", 5, 6)
         publish("yard", 0, 1)
         events = list(consumer)
