@@ -79,3 +79,11 @@ def test_without_a_server_forgetting_fails_in_one_line(server):
     server.stop()
     with pytest.raises(SinkUnavailable, match="no Redis answers"):
         forget(server.url, Keys(), "gate")
+
+
+def test_a_user_that_may_not_forget_deletes_nothing(server):
+    before = set(server.client.scan_iter())
+    server.client.acl_setuser("default", enabled=True, commands=["-evalsha"])
+    with pytest.raises(SinkError, match="does not let this user run EVALSHA"):
+        forget(server.url, Keys(), "gate", force=True)
+    assert set(server.client.scan_iter()) == before

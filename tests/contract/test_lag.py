@@ -4,7 +4,7 @@ import pytest
 
 from tests.events import detections_event
 from worker.consuming.lag import Backlog, backlogs
-from worker.errors import SinkUnavailable, UsageError
+from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.publishing.checkpoint import ReplayClaim
 from worker.sinks.redis_stream import RedisStreamSink
 
@@ -21,7 +21,7 @@ def server(valkey_server):
     sink.close()
     client = valkey_server.client
     for stream in ("ssd:{gate}:detections", "ssd:{yard}:detections", "ssd:{clip}:replay"):
-        client.xgroup_create(stream, "others", "0")
+        client.xgroup_create(stream, "a-first", "$")
         client.xgroup_create(stream, "alerts", "0")
     client.xreadgroup("alerts", "one", {"ssd:{gate}:detections": ">"}, count=1)
     return valkey_server
@@ -53,3 +53,16 @@ def test_without_a_server_there_is_no_backlog(server):
     server.stop()
     with pytest.raises(SinkUnavailable, match="no Redis answers"):
         of_alerts(server)
+
+
+@pytest.mark.parametrize("command", ["xinfo|groups", "xinfo|stream"])
+def test_a_user_that_may_not_look_gets_an_error_and_no_backlog(server, command):
+    server.client.acl_setuser("default", enabled=True, commands=[f"-{command}"])
+    with pytest.raises(SinkError, match="does not let this user run XINFO"):
+        of_alerts(server)
+
+
+def test_what_is_left_of_a_trimmed_stream_is_known_however_much_it_is(server, monkeypatch):
+    monkeypatch.setattr("worker.consuming.lag.COUNT_LIMIT", 1)
+    server.client.xtrim("ssd:{gate}:detections", maxlen=2, approximate=False)
+    assert of_alerts(server)["gate"] == Backlog(2, 1)

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.conftest import redis_only_in_long, wait_until
-from tests.consuming import Consuming, wait_for_blocked, warnings
+from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 
@@ -75,6 +75,10 @@ def test_a_stream_that_is_deleted_between_two_reads_is_read_whole_when_it_is_bac
         redis_server.client.delete(STREAM)
         publish("gate", 3, 5)
         assert [next(events).data.seq for _ in range(3)] == [3, 4, 5]
+        publish("gate", 6, 305)
+        before = calls_of(redis_server, "smembers")
+        assert [next(events).data.seq for _ in range(300)] == list(range(6, 306))
+        assert calls_of(redis_server, "smembers") - before < 10  # not with each of 30 reads
 
 
 @redis_only_in_long

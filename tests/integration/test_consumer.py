@@ -363,3 +363,13 @@ def test_a_consumer_pauses_only_where_a_read_cannot_wait_and_finds_nothing(
             assert pauses == [], event.data.seq
         assert event.data.seq == 29
     assert bool(pauses) == in_cluster
+
+
+@redis_only_in_long
+def test_a_pause_ends_soon_after_stop_and_uses_no_processor_time(redis_server):
+    with EventConsumer(redis_server.url) as consumer:
+        threading.Timer(0.2, consumer.stop).start()
+        started, used = time.monotonic(), time.thread_time()
+        consumer._sleep(30)
+        assert time.monotonic() - started < 1
+        assert time.thread_time() - used < 0.1
