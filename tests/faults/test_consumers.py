@@ -195,6 +195,8 @@ def test_a_group_that_was_joined_and_deleted_is_created_again_where_it_was(redis
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as earlier:
         earlier.ack_many(list(earlier))
+    redis_server.client.xgroup_create(STREAM, "another", "0")
+    redis_server.client.xgroup_create(STREAM, "younger", "0")
     with consuming(redis_server) as one:
         wait_for_blocked(redis_server.client)
         redis_server.client.xgroup_destroy(STREAM, "alerts")
