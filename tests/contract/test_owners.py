@@ -34,6 +34,8 @@ def test_an_owner_is_seen_by_the_clock_of_the_server(sink, redis_server):
     assert abs(seconds * 1000 + micros // 1000 - seen) < 5000
     redis_server.client.hset("ssd:{gate}:producer", "owner_seen", seen - 60_000)
     assert own(sink, "b", JUST_LOOK).age_seconds == pytest.approx(60, abs=5)
+    redis_server.client.hset("ssd:{gate}:producer", "owner_seen", seen - 1_000_000_000)
+    assert own(sink, "b", JUST_LOOK).age_seconds == pytest.approx(1_000_000, abs=500)
     redis_server.client.hset("ssd:{gate}:producer", "owner_seen", seen + 60_000)
     assert own(sink, "b", JUST_LOOK).age_seconds == 0  # the server's clock was set back
 

@@ -3,8 +3,9 @@
 import pytest
 
 from tests.conftest import stream_events, wait_until
+from tests.consuming import calls_of
 from tests.events import camera_event, detections_event
-from worker.errors import CameraRefused, Fenced, SinkError, UsageError
+from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, UsageError
 from worker.events import parse_event
 from worker.publishing.checkpoint import ReplayClaim
 from worker.sinks.jsonl import JsonlSink
@@ -392,3 +393,102 @@ def test_cameras_are_announced_again_to_a_server_that_lost_them_at_the_next_conn
     sink.publish([detections_event(seq=2)])
     assert redis_server.client.smembers("ssd:cameras") == {b"gate"}
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("claim", "differs"),
+    [
+        (ReplayClaim("other", "m", "s"), "holds another recording"),
+        (ReplayClaim("r", "other", "s"), "holds this recording, analysed with another model"),
+        (ReplayClaim("r", "m", "other"), "holds this recording, analysed with other settings"),
+    ],
+)
+def test_a_replay_stream_of_another_claim_is_refused_and_kept(valkey_server, claim, differs):
+    sink = RedisStreamSink(valkey_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    sink.publish(replay_events(0, 0))
+    with pytest.raises(UsageError, match=differs):
+        RedisStreamSink(valkey_server.url).claim_replay("clip", claim, restart=False)
+    sink.publish(replay_events(0, 1))
+    assert valkey_server.client.xlen("ssd:{clip}:replay") == 2
+    sink.close()
+
+
+def test_a_claim_that_differs_in_none_of_its_parts_is_damaged(valkey_server):
+    sink = RedisStreamSink(valkey_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    valkey_server.client.hset("ssd:{clip}:replay:producer", "claim", "text")
+    with pytest.raises(SinkError, match="clip is damaged: use --restart"):
+        sink.claim_replay("clip", CLAIM, restart=False)
+    sink.close()
+
+
+def test_a_replay_that_was_deleted_meanwhile_accepts_no_later_events(valkey_server):
+    sink = RedisStreamSink(valkey_server.url)
+    sink.claim_replay("clip", CLAIM, restart=False)
+    sink.publish(replay_events(0, 3))
+    valkey_server.client.flushall()
+    with pytest.raises(SinkError, match="lost all events of this replay: run the same"):
+        sink.publish(replay_events(4, 7))
+    assert not valkey_server.client.exists("ssd:{clip}:replay")
+    sink.close()
+
+
+def test_the_latest_epoch_of_a_camera_is_0_before_its_first_and_refused_if_it_is_damaged(
+    valkey_server,
+):
+    sink = RedisStreamSink(valkey_server.url)
+    assert sink.last_epoch("gate") == 0
+    valkey_server.client.hset("ssd:{gate}:producer", "epoch", "text")
+    with pytest.raises(CameraRefused, match=r"ssd:\{gate\}:producer holds no valid numbers"):
+        sink.last_epoch("gate")
+    sink.close()
+
+
+def test_a_sink_makes_sure_of_its_server_before_each_connection_and_not_before_each_batch(
+    valkey_server,
+):
+    made_sure = []
+    sink = RedisStreamSink(valkey_server.url, before_connecting=lambda: made_sure.append(1))
+    assert made_sure == []
+    for seq in range(3):
+        sink.publish([detections_event(seq=seq)])
+    assert made_sure == [1]
+    sink.close()
+    sink.publish([detections_event(seq=3)])
+    assert made_sure == [1, 1]
+    sink.close()
+
+
+def test_a_server_that_cannot_be_started_or_does_not_answer_is_tried_again(valkey_server):
+    problems = [UsageError("no room")]
+
+    def start_server():
+        if problems:
+            raise problems.pop()
+
+    sink = RedisStreamSink(valkey_server.url, before_connecting=start_server)
+    with pytest.raises(SinkUnavailable, match="no room"):
+        sink.publish([detections_event(seq=0)])
+    sink.publish([detections_event(seq=0)])
+    valkey_server.stop()
+    with pytest.raises(SinkUnavailable, match="no Redis answers"):
+        sink.publish([detections_event(seq=1)])
+    problems.append(UsageError("no room"))  # it is asked for again, as another may be there now
+    with pytest.raises(SinkUnavailable, match="no room"):
+        sink.publish([detections_event(seq=1)])
+
+
+def test_a_batch_of_many_cameras_costs_one_script_for_each_and_no_transaction(valkey_server):
+    sink = RedisStreamSink(valkey_server.url)
+    sink.publish([detections_event(camera, seq=0) for camera in "abc"])
+    before = calls_of(valkey_server, "evalsha")
+    sink.publish([detections_event(camera, seq=1) for camera in "abc"])
+    assert calls_of(valkey_server, "evalsha") == before + 3
+    assert calls_of(valkey_server, "multi") == 0
+    sink.close()
+
+
+def test_where_a_sink_writes_is_named_without_secrets():
+    sink = RedisStreamSink("redis://user:secret@host:1234/5", prefix="site1")
+    assert sink.destination == "host:1234/5 site1"

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.conftest import redis_only_in_long, wait_until
-from tests.consuming import Consuming, wait_for_blocked, warnings
+from tests.consuming import Consuming, calls_of, wait_for_blocked, warnings
 from tests.events import detections_event
 from worker.consumer import EventConsumer
 
@@ -157,6 +157,10 @@ def test_a_camera_that_was_forgotten_is_not_created_again(redis_server, publish)
         assert not redis_server.client.exists(STREAM)
         publish("gate", 1, 1)  # and is found again
         one.wait_for(0, 1)
+        before = calls_of(redis_server, "smembers")
+        publish("gate", 2, 301)
+        one.wait_for(*range(302))
+        assert calls_of(redis_server, "smembers") - before < 10  # not with each of 30 reads
 
 
 @redis_only_in_long
@@ -191,6 +195,8 @@ def test_a_group_that_was_joined_and_deleted_is_created_again_where_it_was(redis
     publish("gate", 0, 4)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as earlier:
         earlier.ack_many(list(earlier))
+    redis_server.client.xgroup_create(STREAM, "another", "0")
+    redis_server.client.xgroup_create(STREAM, "younger", "0")
     with consuming(redis_server) as one:
         wait_for_blocked(redis_server.client)
         redis_server.client.xgroup_destroy(STREAM, "alerts")

@@ -125,7 +125,9 @@ def test_no_camera_of_a_cluster_waits_for_another_to_fall_silent(cluster):
 
 
 @redis_only_in_long
-def test_retries_become_rarer_up_to_a_limit(redis_server, publish, monkeypatch):
+def test_retries_become_rarer_up_to_a_limit_and_one_line_says_so(
+    redis_server, publish, monkeypatch, caplog
+):
     publish("gate", 0, 0)
     with EventConsumer(redis_server.url, timeout_seconds=1) as consumer:
         redis_server.stop()
@@ -139,6 +141,8 @@ def test_retries_become_rarer_up_to_a_limit(redis_server, publish, monkeypatch):
         monkeypatch.setattr(consumer, "_sleep", pause)
         assert list(consumer) == []
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    (said,) = warnings(caplog)
+    assert said.endswith("; retrying")
 
 
 # A master that becomes a replica

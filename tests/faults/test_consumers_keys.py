@@ -91,7 +91,7 @@ def test_pending_entries_of_other_cameras_are_claimed_beside_a_key_of_a_wrong_ty
         assert next(events).data.camera_id == "yard"
 
 
-def test_an_event_whose_stream_is_gone_can_be_acknowledged(redis_server, publish):
+def test_an_event_whose_stream_is_gone_can_be_acknowledged(redis_server, publish, caplog):
     publish("gate", 0, 1)
     with EventConsumer(redis_server.url, group="alerts", timeout_seconds=0.3) as consumer:
         first, second = list(consumer)
@@ -99,6 +99,26 @@ def test_an_event_whose_stream_is_gone_can_be_acknowledged(redis_server, publish
         consumer.ack(first)
         redis_server.client.set(STREAM, "somebody else's")
         consumer.ack(second)
+        (said,) = warnings(caplog)
+        assert "camera gate: set aside" in said
+
+
+def test_an_event_of_a_camera_that_is_not_read_here_can_be_acknowledged(valkey_server, publish):
+    publish("gate", 0, 1, valkey_server)
+    options = {"group": "alerts", "timeout_seconds": 0.1}
+    with (
+        EventConsumer(valkey_server.url, **options) as reading,
+        EventConsumer(valkey_server.url, ["yard"], **options) as other,
+    ):
+        first, second = list(reading)
+        other.ack(first)
+        assert valkey_server.client.xpending(STREAM, "alerts")["pending"] == 1
+        valkey_server.client.acl_setuser("default", enabled=True, commands=["-xack"])
+        with pytest.raises(SinkError, match="does not let this user run XACK"):
+            other.ack(second)
+        valkey_server.client.acl_setuser("default", enabled=True, commands=["+xack"])
+        valkey_server.client.set(STREAM, "somebody else's")
+        other.ack(second)
 
 
 @redis_only_in_long
@@ -120,6 +140,13 @@ def test_a_set_of_cameras_of_a_wrong_type_is_named_at_the_start(redis_server):
     redis_server.client.set("ssd:cameras", "x")
     with pytest.raises(SinkError, match=r"ssd:cameras in Redis at 127.0.0.1:[0-9]+ is not a set"):
         EventConsumer(redis_server.url)
+
+
+def test_a_consumer_that_may_not_see_the_cameras_fails_at_the_start(valkey_server):
+    valkey_server.client.acl_setuser("default", enabled=True, commands=["-smembers"])
+    with pytest.raises(SinkError, match="not let this user run SMEMBERS") as refused:
+        EventConsumer(valkey_server.url)
+    assert "is not a set" not in str(refused.value)
 
 
 @redis_only_in_long

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import json_lines, redis_only_in_long, wait_until
+from tests.consuming import Consuming
 from tests.events import detections_event
 from tests.faults.tcp_proxy import TcpProxy
 from worker.consumer import EventConsumer
@@ -48,9 +49,12 @@ def test_a_reader_gets_typed_events_of_all_cameras_in_order(redis_server, publis
 
 
 @redis_only_in_long
-def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(redis_server, publish):
+def test_a_reader_that_starts_at_new_gets_later_events_and_new_cameras_whole(
+    redis_server, publish, monkeypatch
+):
+    monkeypatch.setattr("worker.consumer.DISCOVER_SECONDS", 0.0)
     publish("gate", 0, 4)
-    with EventConsumer(redis_server.url, start="new", timeout_seconds=3) as consumer:
+    with EventConsumer(redis_server.url, start="new", timeout_seconds=0.3) as consumer:
         publish("gate", 5, 6)
         publish("yard", 0, 1)
         events = list(consumer)
@@ -301,3 +305,71 @@ def test_a_reader_that_stops_in_the_middle_resumes_after_the_last_event_it_got(
             if event.data.seq == 4:
                 break
         assert [event.data.seq for event in consumer] == list(range(5, 20))
+
+
+@redis_only_in_long
+@pytest.mark.parametrize("group", [None, "alerts"])
+def test_a_closed_consumer_holds_no_connection_and_gives_nothing_more(redis_server, publish, group):
+    publish("gate", 0, 4)
+    before = len(redis_server.client.client_list())
+    with EventConsumer(redis_server.url, group=group, timeout_seconds=0.3) as consumer:
+        events = iter(consumer)
+        assert next(events).data.seq == 0
+    wait_until(
+        lambda: len(redis_server.client.client_list()) == before, what="the end of the connection"
+    )
+    assert list(events) == []
+    assert list(consumer) == []
+
+
+@redis_only_in_long
+def test_a_consumer_that_is_stopped_gives_none_of_what_it_has_read_already(redis_server, publish):
+    publish("gate", 0, 4)
+    with EventConsumer(redis_server.url, timeout_seconds=0.3) as consumer:
+        got = []
+        for event in consumer:
+            got.append(event.data.seq)
+            consumer.stop()
+    assert got == [0]
+
+
+@redis_only_in_long
+def test_a_consumer_ends_in_time_after_its_timeout_and_after_stop(
+    redis_server, publish, monkeypatch
+):
+    publish("gate", 0, 0)
+    started = time.monotonic()
+    with EventConsumer(redis_server.url, timeout_seconds=0.05) as consumer:
+        assert seqs(consumer) == [("gate", 0)]
+    assert time.monotonic() - started < 0.8  # a read waits for up to a second
+    monkeypatch.setattr("worker.consumer.BLOCK_SECONDS", 0.05)
+    with Consuming(redis_server.url, timeout_seconds=60) as one:
+        one.wait_for(0)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+
+
+@redis_only_in_long
+@pytest.mark.parametrize("in_cluster", [False, True])
+def test_a_consumer_pauses_only_where_a_read_cannot_wait_and_finds_nothing(
+    redis_server, publish, monkeypatch, in_cluster
+):
+    publish("gate", 0, 29)
+    with EventConsumer(redis_server.url, timeout_seconds=0.2) as consumer:
+        consumer._reader._cluster = in_cluster
+        pauses, sleep = [], consumer._sleep
+        monkeypatch.setattr(consumer, "_sleep", lambda s: (pauses.append(s), sleep(s)))
+        for event in consumer:
+            assert pauses == [], event.data.seq
+        assert event.data.seq == 29
+    assert bool(pauses) == in_cluster
+
+
+@redis_only_in_long
+def test_a_pause_ends_soon_after_stop_and_uses_no_processor_time(redis_server):
+    with EventConsumer(redis_server.url) as consumer:
+        threading.Timer(0.2, consumer.stop).start()
+        started, used = time.monotonic(), time.thread_time()
+        consumer._sleep(30)
+        assert time.monotonic() - started < 1
+        assert time.thread_time() - used < 0.1

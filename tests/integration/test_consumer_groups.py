@@ -234,6 +234,22 @@ def test_a_reader_without_a_group_gives_entry_ids_that_it_can_start_after(redis_
         assert seqs(consumer) == [3, 4]
 
 
+@redis_only_in_long
+def test_own_pending_events_of_a_camera_that_is_found_later_are_delivered_again(
+    redis_server, publish, monkeypatch
+):
+    monkeypatch.setattr("worker.consumer.DISCOVER_SECONDS", 0.0)
+    publish("gate", 0, 1)
+    publish("yard", 0, 0)
+    leave_pending(redis_server, "one", 2, idle_ms=0)
+    redis_server.client.srem("ssd:cameras", "gate")
+    with member(redis_server, claim_after_seconds=3600) as consumer:
+        events = iter(consumer)
+        assert next(events).data.camera_id == "yard"
+        redis_server.client.sadd("ssd:cameras", "gate")
+        assert [next(events).data.seq for _ in range(2)] == [0, 1]
+
+
 # Filters
 
 MIXED = [
@@ -295,6 +311,16 @@ def test_a_reader_that_stops_in_the_middle_of_what_is_filtered_loses_nothing(red
     with EventConsumer(redis_server.url, labels=["Person"], timeout_seconds=0.3) as consumer:
         assert next(iter(consumer)).data.seq == 1
         assert seqs(consumer) == [4]
+
+
+@redis_only_in_long
+def test_what_is_no_event_passes_no_filter(redis_server, publish):
+    redis_server.client.xadd(STREAM, {"event": "{"})
+    publish(MIXED)
+    redis_server.client.xadd(STREAM, {"other": "x"})
+    with member(redis_server, states=["up"]) as consumer:
+        assert seqs(consumer) == [0]
+    assert pending(redis_server) == 1
 
 
 @redis_only_in_long

@@ -10,7 +10,7 @@ import trustme
 from tests.conftest import REDIS_BINARIES, RedisServer, free_port, wait_until
 from tests.events import detections_event
 from worker.consumer import EventConsumer
-from worker.errors import SinkError, SinkUnavailable, UsageError
+from worker.errors import CameraRefused, SinkError, SinkUnavailable, UsageError
 from worker.keys import Keys
 from worker.publishing.ownership import NOBODY, Bid
 from worker.servers.address import connect
@@ -75,6 +75,20 @@ def test_a_cluster(start):
     publish_and_read_back(url)
     deleted = [each for camera in CAMERAS for each in forget(url, Keys(), camera, force=True)]
     assert sum(each.events or 0 for each in deleted) == 3 * len(CAMERAS)
+    refuse_one_camera(url, node)
+
+
+def refuse_one_camera(url, node):
+    """Its key is of a wrong type: its script ends the calls of a batch, one by one in a cluster."""
+    sink = RedisStreamSink(url, owner="worker")
+    node.set("ssd:{yard}:producer", "not a hash")
+    holders = sink.own(dict.fromkeys(CAMERAS, Bid("worker", NOBODY)))
+    assert isinstance(holders.pop("yard"), CameraRefused)
+    assert [holder.taken for holder in holders.values()] == [True] * 3
+    with pytest.raises(CameraRefused, match="camera yard: "):
+        sink.publish([detections_event(camera) for camera in CAMERAS])
+    assert node.xlen("ssd:{gate}:detections") == 1  # before it in the batch
+    sink.close()
 
 
 def test_a_missing_cluster_and_a_server_that_is_not_a_cluster_are_distinguished(start):

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 GRACE_SECONDS, GRACE_FACTOR = 3.0, 10
 """A test hangs if it takes so much longer than it takes without a mutant."""
 END = b"E"
-ENOUGH_SECONDS = 10.0
-"""For the tests of one mutant: what they do not notice, slower ones hardly will."""
+ENOUGH_SECONDS = 20.0
+"""For the tests of one mutant: what they do not notice, others hardly will."""
 
 
 @dataclass
@@ -70,11 +71,15 @@ class MutationSession:
 
     def _module(self, module, source, items, seconds, executed):
         functions = Functions(ROOT / module, source)
+        lines_of = defaultdict(set)
+        for line, names in executed.items():
+            for name in names:
+                lines_of[name].add(line)
         outcome = Outcome()
         for mutant in mutants_of(module, source):
             first, last = mutant.lines
             names = set().union(*(executed.get(line, ()) for line in range(first, last + 1)))
-            chosen = _quickest(names, seconds)
+            chosen = _chosen(names, seconds, lines_of)
             fate = _fate(
                 lambda report, m=mutant, c=chosen: self._run_mutant(
                     functions, m, [items[name] for name in c], report
@@ -95,7 +100,8 @@ class MutationSession:
         if not functions.put_in_place(mutant):
             report(b"=")
             return
-        for item, following in zip(items, [*items[1:], None], strict=True):
+        # No items: no test executes the line, and the mutant survives.
+        for item, following in zip(items, [*items[1:], None], strict=False):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             report(b"F" if self._failed else b".")
             if self._failed:
@@ -132,14 +138,22 @@ class MutationSession:
         result.write_bytes(pickle.dumps((seconds, executed)))
 
 
-def _quickest(names, seconds):
-    """Tests that pass without a mutant, quickest first, as many as take ENOUGH_SECONDS."""
-    chosen, total = [], 0.0
+def _chosen(names, seconds, lines_of):
+    """Tests that pass without a mutant, in order, as many as take ENOUGH_SECONDS.
+
+    First, quickest first, one for each set of lines of the module that tests execute: what a line
+    is for may show only in what follows it, and most tests may execute it. Then the others.
+    """
+    first, others, ways = [], [], set()
     for name in sorted(names & seconds.keys(), key=seconds.get):
-        if chosen and total + seconds[name] > ENOUGH_SECONDS:
-            break
-        chosen.append(name)
-        total += seconds[name]
+        way = frozenset(lines_of[name])
+        (others if way in ways else first).append(name)
+        ways.add(way)
+    chosen, total = [], 0.0
+    for name in first + others:
+        if not chosen or total + seconds[name] <= ENOUGH_SECONDS:
+            chosen.append(name)
+            total += seconds[name]
     return chosen
 
 

@@ -1,5 +1,7 @@
 """What an unfinished replay has made is its own; everything else is the user's."""
 
+import json
+
 import pytest
 
 from worker.errors import SinkError
@@ -114,3 +116,14 @@ def test_a_file_is_noted_before_it_has_its_name(made, video):
     with pytest.raises(SinkError):
         made.make(video, "claim", write)
     assert made.has(video, "claim")
+
+
+def test_an_empty_entry_of_a_record_is_passed_over(made, video, tmp_path):
+    write, written = writing(video, "drawn")
+    made.make(video, "claim", write)
+    record = tmp_path / ".tags.parquet.made.json"
+    record.write_text(json.dumps({"x": [], **json.loads(record.read_text())}))
+    assert made.has(video, "claim")
+    made.outdate()
+    made.make(video, "claim", write)
+    assert len(written) == 2
