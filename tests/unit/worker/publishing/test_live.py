@@ -839,3 +839,95 @@ def test_closing_ends_in_the_midst_of_a_long_spool_when_its_time_is_over(
     closer.join(20)
     assert seqs(sink) == [0]
     assert seqs_of(spool_in(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_events_are_always_taken(start):
+    assert start(MemorySink()).submit(events(0, 0)) is True
+
+
+def test_events_of_a_refused_camera_do_not_wait(start):
+    publisher = start(MemorySink())
+    publisher.refused["gate"] = "camera gate: taken"
+    publisher.submit(events(0, 0))
+    assert publisher._behind_since is None
+
+
+def test_losses_are_not_reported_during_an_outage(start, tmp_path):
+    sink = FlakySink()
+    publisher = start(sink)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    publisher._lost["gate"] = 4
+    assert publisher.take_lost(["gate"]) == {}
+    sink.back.set()
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 4}
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda publisher: publisher.waiting, lambda publisher: publisher.take_lost(["gate"])]
+)
+def test_what_is_asked_while_events_are_being_moved_waits_for_the_end_of_that(start, ask):
+    publisher = start(MemorySink())
+    asking = threading.Thread(target=ask, args=(publisher,), daemon=True)
+    with publisher._condition:
+        asking.start()
+        asking.join(0.05)
+        assert asking.is_alive()
+    asking.join(20)
+    assert not asking.is_alive()
+
+
+def test_a_disk_that_takes_nothing_is_no_matter_when_nothing_is_left(start, tmp_path, logged):
+    class FullDisk(Spool):
+        def append(self, events):
+            raise SpoolError("database or disk is full")
+
+        add_lost = append
+
+    publisher = start(MemorySink(), spool=FullDisk(tmp_path, "here", ["gate"], 1 << 30))
+    assert publisher.close(5) == 0
+    assert logged() == []
+
+
+def test_losses_are_kept_for_the_next_run_once(start, tmp_path):
+    publisher = start(MemorySink())
+    publisher._lost["gate"] = 4
+    for _ in range(2):
+        publisher.close(5)
+    assert spool_in(tmp_path).take_lost() == {"gate": 4}
+
+
+def test_losses_are_not_reported_before_an_earlier_event_is_published(tmp_path):
+    spool_in(tmp_path).append(events(0, 0))
+    publisher = LivePublisher(MemorySink(), spool_in(tmp_path), capacity=100)
+    publisher._lost["gate"] = 4
+    assert publisher.take_lost(["gate"]) == {}
+    publisher.start()
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 4}
+    publisher.close(5)
+
+
+def test_events_of_a_write_that_hangs_are_lost_with_the_others_if_the_disk_is_full(start, tmp_path):
+    class FullDisk(Spool):
+        def append_apart(self, events):
+            raise SpoolError("database or disk is full")
+
+    sink = HangingSink()
+    publisher = start(sink, spool=FullDisk(tmp_path, "here", ["gate"], 1 << 30))
+    publisher.submit(events(0, 0))
+    assert sink.entered.wait(5)
+    publisher.submit(events(1, 2))
+    assert publisher.close(-1) == 3
+    sink.released.set()
+
+
+def test_to_keep_an_event_during_an_outage_is_progress(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    before = publisher.progress()
+    publisher.submit(events(1, 1))
+    wait_until(lambda: len(spool_in(tmp_path)) == 2, what="the spool")
+    assert publisher.progress() > before
