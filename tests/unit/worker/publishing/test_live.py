@@ -882,7 +882,7 @@ def test_a_disk_that_takes_nothing_is_no_matter_when_nothing_is_left(start, tmp_
         def append(self, events):
             raise SpoolError("database or disk is full")
 
-        add_lost = append
+        add_lost = oldest = append
 
     publisher = start(MemorySink(), spool=FullDisk(tmp_path, "here", ["gate"], 1 << 30))
     assert publisher.close(5) == 0
@@ -931,3 +931,38 @@ def test_to_keep_an_event_during_an_outage_is_progress(start, tmp_path, monkeypa
     publisher.submit(events(1, 1))
     wait_until(lambda: len(spool_in(tmp_path)) == 2, what="the spool")
     assert publisher.progress() > before
+
+
+def test_while_neither_sink_nor_disk_takes_events_it_waits_for_its_time_also_with_a_new_camera(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool = disk_in(tmp_path)
+    spool.full = True
+    sink = FlakySink()
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher._disk_refuses and publisher._queue, what="a full disk")
+    before = publisher.progress()
+    publisher._thread.join(0.05)
+    assert publisher.progress() == before
+    publisher.add_cameras(["door"])
+    wait_until(lambda: publisher.progress() > before)
+    spool.full = False
+    publisher.close(5)
+    assert sink.tries == 1
+
+
+def test_cameras_are_not_given_back_to_a_sink_that_is_away(owning, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink, asked = OwningSink(), []
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    sink.own = lambda bids: asked.append(bids) or {}
+    publisher.close(5)
+    assert asked == []
