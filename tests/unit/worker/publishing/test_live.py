@@ -966,3 +966,26 @@ def test_cameras_are_not_given_back_to_a_sink_that_is_away(owning, tmp_path, mon
     sink.own = lambda bids: asked.append(bids) or {}
     publisher.close(5)
     assert asked == []
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_an_owner_does_nothing_until_it_is_time_to_renew_or_to_try_again(
+    tmp_path, monkeypatch, is_away
+):
+    monkeypatch.setattr(ownership, "RENEW_SECONDS", 0.02 if is_away else 60)
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink = OwningSink()
+    publisher = LivePublisher(
+        sink, spool_in(tmp_path, ()), capacity=100, ownership=Ownership(sink, "us")
+    )
+    publisher.add_cameras(["gate"])
+    publisher.start()
+    wait_until(lambda: publisher.may_watch("gate"))
+    if is_away:
+        sink.back.clear()
+        wait_until(lambda: publisher._outage)
+    before = publisher.progress()
+    publisher._thread.join(0.1)
+    assert publisher.progress() <= before + 2
+    publisher.close(5)
