@@ -989,3 +989,28 @@ def test_an_owner_does_nothing_until_it_is_time_to_renew_or_to_try_again(
     publisher._thread.join(0.1)
     assert publisher.progress() <= before + 2
     publisher.close(5)
+
+
+def test_the_disk_is_not_asked_for_losses_while_the_sink_takes_events(start, tmp_path):
+    spool, asked = spool_in(tmp_path), []
+    spool.take_lost = lambda: asked.append(True) or {}
+    sink = MemorySink()
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(sink.events) == 1)
+    publisher.submit(events(1, 1))
+    assert publisher.close(5) == 0
+    assert asked == []
+
+
+def test_what_an_earlier_run_left_of_a_camera_counts_from_when_it_is_added_in_an_outage(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool_in(tmp_path, ["door"]).append(events(0, 2, "door"))
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    publisher.add_cameras(["door"])
+    wait_until(lambda: publisher.waiting == 4)
