@@ -975,7 +975,12 @@ def test_an_owner_does_nothing_until_it_is_time_to_renew_or_to_try_again(
     monkeypatch.setattr(ownership, "RENEW_SECONDS", 0.02 if is_away else 60)
     monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
     monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
-    sink = OwningSink()
+    sink, tries = OwningSink(), []
+
+    def away(bids):
+        tries.append(sink.tries)
+        raise SinkUnavailable("away")
+
     publisher = LivePublisher(
         sink, spool_in(tmp_path, ()), capacity=100, ownership=Ownership(sink, "us")
     )
@@ -983,11 +988,13 @@ def test_an_owner_does_nothing_until_it_is_time_to_renew_or_to_try_again(
     publisher.start()
     wait_until(lambda: publisher.may_watch("gate"))
     if is_away:
-        sink.back.clear()
+        sink.own = away
         wait_until(lambda: publisher._outage)
     before = publisher.progress()
     publisher._thread.join(0.1)
     assert publisher.progress() <= before + 2
+    if is_away:
+        assert tries == [sink.tries]
     publisher.close(5)
 
 
@@ -1004,13 +1011,58 @@ def test_the_disk_is_not_asked_for_losses_while_the_sink_takes_events(start, tmp
 
 
 def test_what_an_earlier_run_left_of_a_camera_counts_from_when_it_is_added_in_an_outage(
-    start, tmp_path, monkeypatch
+    start, tmp_path, monkeypatch, logged
 ):
     monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
     monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
     spool_in(tmp_path, ["door"]).append(events(0, 2, "door"))
-    publisher = start(FlakySink())
+    spool, asked = spool_in(tmp_path), []
+    spool.take_lost = lambda: asked.append(True) or {}
+    publisher = start(FlakySink(), spool=spool)
     publisher.submit(events(0, 0))
     wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
     publisher.add_cameras(["door"])
     wait_until(lambda: publisher.waiting == 4)
+    publisher.close(1)
+    assert logged() == ["4 events are in the spool: the next run publishes them"]
+    assert asked == []  # they are reported after the outage
+
+
+def test_an_owner_asks_the_disk_for_losses_once_for_a_new_camera(tmp_path):
+    sink, asked = OwningSink(), []
+    spool = spool_in(tmp_path, ())
+    spool.take_lost = lambda: asked.append(True) or {}
+    publisher = LivePublisher(sink, spool, capacity=100, ownership=Ownership(sink, "us"))
+    publisher.add_cameras(["gate"])
+    publisher.start()
+    wait_until(lambda: publisher.may_watch("gate"))
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(sink.events) == 1)
+    publisher.close(5)
+    assert asked == [True]
+
+
+def test_every_write_of_a_long_spool_is_progress(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "EVENTS_AT_ONCE", 1)
+    spool_in(tmp_path).append(events(0, 4))
+    sink = MemorySink()
+    publisher = start(sink)
+    wait_until(lambda: len(sink.events) == 5)
+    assert publisher.progress() > 5
+
+
+def test_spooled_events_are_dropped_if_a_write_finds_that_another_took_the_camera(start, tmp_path):
+    class Taken(FlakySink):
+        def publish(self, events):
+            if self.back.is_set() and events:
+                raise TakenOver("gate", "camera gate: another worker watches it")
+            super().publish(events)
+
+    sink = Taken()
+    publisher = start(sink)
+    publisher.submit(events(0, 2))
+    wait_until(lambda: len(spool_in(tmp_path)) == 3, what="the spool")
+    sink.back.set()
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert len(spool_in(tmp_path)) == 0
