@@ -1066,3 +1066,90 @@ def test_spooled_events_are_dropped_if_a_write_finds_that_another_took_the_camer
     wait_until(lambda: publisher.refused)
     publisher.close(5)
     assert len(spool_in(tmp_path)) == 0
+
+
+def test_a_sink_that_does_not_take_what_an_earlier_run_left_is_not_asked_again_at_once(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool_in(tmp_path).append(events(0, 0))
+    sink = FlakySink()
+    publisher = start(sink)
+    wait_until(lambda: sink.tries)
+    publisher.submit(events(1, 1))
+    wait_until(lambda: len(spool_in(tmp_path)) == 2, what="the spool")
+    publisher.close(5)
+    assert sink.tries == 1
+
+
+def test_nothing_is_written_to_the_disk_while_an_earlier_run_s_events_are_published(
+    start, tmp_path
+):
+    spool_in(tmp_path).append(events(0, 2))
+    spool, written = spool_in(tmp_path), []
+    spool.append = written.append
+    sink = MemorySink()
+    publisher = start(sink, spool=spool)
+    assert publisher.close(5) == 0
+    assert (seqs(sink), written) == ([0, 1, 2], [])
+
+
+def test_events_that_come_back_from_a_full_disk_take_no_more_room_than_there_is(start, tmp_path):
+    class Fails(HangingSink):
+        def publish(self, events):
+            super().publish([])
+            raise SinkUnavailable("away")
+
+    spool = disk_in(tmp_path)
+    spool.full = True
+    sink = Fails()
+    publisher = start(sink, spool=spool, capacity=3)
+    publisher.submit(events(0, 2))
+    assert sink.entered.wait(5)
+    publisher.submit(events(3, 5))
+    sink.released.set()
+    wait_until(lambda: publisher._disk_refuses and not publisher._in_flight)
+    with publisher._condition:
+        assert [e.data.seq for e in publisher._queue] == [3, 4, 5]
+        assert publisher._lost == {"gate": 3}
+    spool.full = False
+
+
+def test_a_camera_that_is_refused_is_asked_for_no_longer(owning):
+    class Refusing(OwningSink):
+        bids = ()
+
+        def own(self, bids):
+            self.bids = (*self.bids, *bids)
+            return super().own(bids)
+
+        def publish(self, events):
+            if any(event.data.camera_id == "gate" for event in events):
+                raise CameraRefused("gate", "camera gate: WRONGTYPE")
+
+    sink = Refusing()
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: publisher.may_watch("gate") and publisher.may_watch("yard"))
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.refused)
+    looks = sink.looks
+    wait_until(lambda: sink.looks > looks + 1)
+    sink.bids = ()
+    wait_until(lambda: sink.bids.count("yard") > 2)
+    assert "gate" not in sink.bids
+
+
+def test_of_a_camera_that_another_took_nothing_is_said_to_be_dropped_if_nothing_was_spooled(
+    start, logged
+):
+    class Taken(MemorySink):
+        def publish(self, events):
+            if events:
+                raise TakenOver("gate", "camera gate: another worker watches it")
+
+    publisher = start(Taken())
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert logged() == ["camera gate: another worker watches it"]
