@@ -1055,7 +1055,7 @@ def test_spooled_events_are_dropped_if_a_write_finds_that_another_took_the_camer
     class Taken(FlakySink):
         def publish(self, events):
             if self.back.is_set() and events:
-                raise TakenOver("gate", "camera gate: another worker watches it")
+                raise TakenOver("gate", "another")
             super().publish(events)
 
     sink = Taken()
@@ -1146,10 +1146,10 @@ def test_of_a_camera_that_another_took_nothing_is_said_to_be_dropped_if_nothing_
     class Taken(MemorySink):
         def publish(self, events):
             if events:
-                raise TakenOver("gate", "camera gate: another worker watches it")
+                raise TakenOver("gate", "another")
 
     publisher = start(Taken())
     publisher.submit(events(0, 0))
     wait_until(lambda: publisher.refused)
     publisher.close(5)
-    assert logged() == ["camera gate: another worker watches it"]
+    assert not any("are dropped" in line for line in logged())
