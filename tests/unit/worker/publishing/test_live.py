@@ -1153,3 +1153,19 @@ def test_of_a_camera_that_another_took_nothing_is_said_to_be_dropped_if_nothing_
     wait_until(lambda: publisher.refused)
     publisher.close(5)
     assert not any("are dropped" in line for line in logged())
+
+
+def test_a_renewal_does_not_end_the_outage_of_a_sink_that_takes_no_events(owning, caplog):
+    class ReadOnly(OwningSink):
+        def publish(self, events):
+            self.tries += 1
+            if events:
+                raise SinkUnavailable("read-only")
+
+    sink = ReadOnly()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    publisher.submit(events(0, 0))
+    before, looks = sink.tries, sink.looks
+    wait_until(lambda: sink.tries > before + 3 and sink.looks > looks + 3)
+    assert caplog.text.count("is unavailable") == 1

@@ -7,9 +7,12 @@ import pytest
 
 from tests.clips import cut
 from tests.conftest import WALKWAY
+from tests.unit.worker.sources.test_completeness import with_sound
 from worker.errors import SourceError
 from worker.sources import decoding
+from worker.sources.completeness import Completeness
 from worker.sources.decoding import DecodedPictures
+from worker.sources.limits import Limits
 from worker.sources.ts_parts import WHOLE
 
 
@@ -71,8 +74,9 @@ def test_a_part_that_cannot_be_read_is_damage_and_the_other_goes_on(
     both, logged, number, error, said
 ):
     pictures = Failing(both, {number: error})
+    pictures.damaged = 2  # packets, say
     assert len(list(pictures)) == 6
-    assert pictures.damaged == 1
+    assert pictures.damaged == 3
     (line,) = logged()
     assert line.startswith("a part of it: ")
     assert said in line
@@ -129,8 +133,10 @@ def test_nothing_is_said_of_a_file_of_one_part(clip, logged):
 def test_a_file_without_a_picture_says_why(clip):
     pictures = DecodedPictures(clip)
     assert str(pictures.no_picture()) == f"{clip}: no frame in it can be decoded"
+    assert len(list(pictures)) == 6
+    assert str(pictures.no_picture()) == f"{clip}: no frame in it can be decoded"
     pictures._size_refused = True
-    assert "larger than" in str(pictures.no_picture())
+    assert f"{clip}: no frame in it can be decoded: damaged or" in str(pictures.no_picture())
     pictures = DecodedPictures(clip)
     pictures.over_limit = "too much"
     assert str(pictures.no_picture()) == f"{clip}: too much"
@@ -162,3 +168,49 @@ def test_a_new_stream_is_said_once(clip, logged):
         pictures._note_new_stream()
     (line,) = logged()
     assert "begins in mid-file" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "said"),
+    [
+        (b"no video", Limits(), "is not a video that FFmpeg can read"),
+        (b"#EXTM3U\n#EXTINF:1,\nx.ts\n", Limits(), "format that is not allowed"),
+        (None, Limits(max_pixels=48 * 64 - 1), "--max-pixels"),
+    ],
+)
+def test_a_file_that_may_not_be_read_says_why(clip, tmp_path, content, limits, said):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content or clip.read_bytes())
+    with pytest.raises(SourceError, match=said) as refused:
+        list(DecodedPictures(path, limits=limits))
+    assert str(refused.value).startswith(f"{path}: ")
+
+
+def test_an_end_that_was_missing_stays_missing_whatever_is_read_afterwards(clip):
+    pictures = DecodedPictures(clip)
+    pictures.cut_off = True
+    assert len(list(pictures)) == 6
+    assert pictures.cut_off
+
+
+def test_its_completeness_sees_every_packet_and_picture(tmp_path, monkeypatch):
+    noted = []
+
+    class Noted(Completeness):
+        def __init__(self, path, container, stream, interval_seconds):
+            noted.append(interval_seconds)
+            super().__init__(path, container, stream, interval_seconds)
+
+        def packet(self, packet):
+            noted.append(packet.stream.type)
+
+        def picture(self, picture):
+            noted.append("picture")
+
+    monkeypatch.setattr(decoding, "Completeness", Noted)
+    path = with_sound(tmp_path / "x.mkv", 6, 1)
+    assert len(list(DecodedPictures(path))) == 6
+    assert noted[0] == 0.1
+    assert noted.count("picture") == 6
+    assert noted.count("video") >= 6
+    assert noted.count("audio") >= 7
