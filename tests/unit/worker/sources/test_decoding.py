@@ -8,6 +8,7 @@ import pytest
 from tests.clips import cut
 from tests.conftest import WALKWAY
 from tests.unit.worker.sources.test_completeness import with_sound
+from tests.unit.worker.sources.test_opening import playlist
 from worker.errors import SourceError
 from worker.sources import decoding
 from worker.sources.completeness import Completeness
@@ -174,12 +175,12 @@ def test_a_new_stream_is_said_once(clip, logged):
     ("content", "limits", "said"),
     [
         (b"no video", Limits(), "is not a video that FFmpeg can read"),
-        (b"#EXTM3U\n#EXTINF:1,\nx.ts\n", Limits(), "format that is not allowed"),
+        (playlist("x.ts").encode(), Limits(), "format that is not allowed"),
         (None, Limits(max_pixels=48 * 64 - 1), "--max-pixels"),
     ],
 )
 def test_a_file_that_may_not_be_read_says_why(clip, tmp_path, content, limits, said):
-    path = tmp_path / "x.mp4"
+    path = tmp_path / "x.m3u8"
     path.write_bytes(content or clip.read_bytes())
     with pytest.raises(SourceError, match=said) as refused:
         list(DecodedPictures(path, limits=limits))
