@@ -4,6 +4,7 @@ import logging
 from contextlib import contextmanager
 
 import pytest
+from av.error import FFmpegError, InvalidDataError
 
 from tests.clips import cut
 from tests.conftest import WALKWAY
@@ -215,3 +216,35 @@ def test_its_completeness_sees_every_packet_and_picture(tmp_path, monkeypatch):
     assert noted.count("picture") == 6
     assert noted.count("video") >= 6
     assert noted.count("audio") >= 7
+
+
+@pytest.mark.parametrize(
+    ("is_multipart", "last_is_whole", "at_end", "error", "expected"),
+    [
+        (True, True, True, InvalidDataError(1, "invalid"), True),
+        (False, True, True, InvalidDataError(1, "invalid"), False),
+        (True, False, True, InvalidDataError(1, "invalid"), False),
+        (True, True, False, InvalidDataError(1, "invalid"), False),
+        (True, True, True, FFmpegError(5, "input/output error"), False),
+    ],
+)
+def test_invalid_data_behind_the_last_part_of_a_multipart_stream_is_its_end(
+    clip, is_multipart, last_is_whole, at_end, error, expected
+):
+    pictures = DecodedPictures(clip)
+    pictures._is_multipart, pictures._last_is_whole = is_multipart, last_is_whole
+    pictures._meter.at_end = at_end
+    assert pictures._is_the_end(error) is expected
+
+
+def test_a_packet_that_cannot_be_decoded_is_damage(clip):
+    class Packet:
+        size = 0
+
+        def decode(self):
+            raise FFmpegError(1, "invalid")
+
+    pictures = DecodedPictures(clip)
+    pictures.damaged = 2
+    assert pictures._decoded(Packet()) == []
+    assert pictures.damaged == 3

@@ -339,3 +339,22 @@ def test_a_picture_without_anything_to_decode_is_said_to_be_that(folder, caplog)
     (folder / "img3.jpg").write_bytes(b"\xff\xd8\xff\xe0garbage")
     assert len(list(FolderPictures(folder))) == 4
     assert "img3.jpg: no frame in it can be decoded" in caplog.text
+
+
+def test_what_is_known_of_pictures_before_they_are_read(folder, tmp_path):
+    path = moving(tmp_path / "x.webp", (30, 90), 250)
+    for found, frames, rate in (
+        (probe_recording(folder, "x"), 4, 1),
+        (probe_recording(path, "x"), 2, 4),
+    ):
+        assert (found.frames, found.rate, found.pixel_aspect) == (frames, rate, 1)
+        assert (found.start, found.start_seconds) == (None, 0)
+        assert (found.height, found.width) == (40, 60)
+
+
+def test_pictures_without_times_follow_one_another_each_second(folder):
+    items = list(RecordingSource(probe_recording(folder, "x"), None))
+    assert {item.epoch for item in items} == {0}
+    assert {item.time_base for item in items[1:-1]} == {1}
+    sampled, _ = read(folder, fps=0.5)
+    assert [frame.frame_index for frame in sampled] == [0, 2]
