@@ -191,13 +191,15 @@ def test_what_goes_on_behind_the_packet_is_not_taken_for_streams(changes, length
     assert changes(PAT, pmt(0x1000, {5: AAC}, descriptors=like_streams)[:188]) == []
 
 
-@pytest.mark.parametrize("chunk", [4, 5, 6, 7])
+@pytest.mark.parametrize(
+    ("chunk", "inserted"), [(4, 100), (5, 100), (6, 100), (7, 100), (10, 100), (10, 1)]
+)
 def test_bytes_between_packets_are_passed_over_in_every_piece_of_a_file(
-    changes, monkeypatch, chunk
+    changes, monkeypatch, chunk, inserted
 ):
     monkeypatch.setattr(ts_parts, "CHUNK_PACKETS", chunk)
-    found = changes(PAT, pmt(0x1000, {5: H264}), *FILLED, bytes(100), pmt(0x1000, {5: HEVC}))
-    assert [offset * 188 for offset, _ in found] == [188, 8 * 188 + 100]
+    found = changes(PAT, pmt(0x1000, {5: H264}), *FILLED, bytes(inserted), pmt(0x1000, {5: HEVC}))
+    assert [offset * 188 for offset, _ in found] == [188, 8 * 188 + inserted]
 
 
 def test_bytes_between_packets_with_timestamps_cost_none_of_those_after_them(tmp_path):
