@@ -256,6 +256,9 @@ def content(tmp_path):
 )
 def test_a_part_of_a_file_has_the_positions_of_a_file_of_its_own(content, part, expected):
     file = _PartOfFile(content, part)
+    assert file.tell() == 0
+    assert file.seek(len(expected) + 5) == len(expected) + 5
+    assert file.read(9) == b""
     assert file.seek(0, SEEK_END) == file.tell() == len(expected)
     assert file.read(9) == b""
     assert file.seek(-3, SEEK_END) == len(expected) - 3
@@ -292,16 +295,22 @@ def test_a_metered_file_knows_its_end_also_after_a_seek_and_refuses_impossible_o
     assert file.seek(0, SEEK_SET) == 0
     assert (file.read(1), meter.at_end) == (CONTENT[:1], True)
     assert file.seek(-1, SEEK_SET) == INVALID_SEEK
+    part = _MeteredFile(Path("x.ts"), _PartOfFile(content, Part(0, 10)), meter)
+    assert part.seek(-1, SEEK_SET) == INVALID_SEEK
 
 
-def test_a_read_error_ends_a_metered_file_and_is_kept(content):
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(OSError(5, "Input/output error"), "Input/output error"), (OSError(), "OSError")],
+)
+def test_a_read_error_ends_a_metered_file_and_is_kept(error, kept):
     class Broken:
         def read(self, size):
-            raise OSError(5, "Input/output error")
+            raise error
 
     meter = Meter(Limits())
     assert _MeteredFile(Path("x.ts"), Broken(), meter).read(1) == b""
-    assert meter.read_error == "Input/output error"
+    assert meter.read_error == kept
 
 
 def test_a_scheme_is_what_is_before_the_slashes_in_lower_case():
