@@ -143,6 +143,7 @@ def test_the_frames_of_all_parts_are_counted(tmp_path):
     ("stated", "start"),
     [
         ("1971-01-01T00:00:00", datetime(1971, 1, 1, tzinfo=UTC)),
+        ("2024-05-01T12:00:00+02:00", datetime(2024, 5, 1, 10, tzinfo=UTC)),
         ("1970-12-31T23:59:59Z", None),
         ("some day", None),
         ("", None),
