@@ -153,8 +153,11 @@ def _packets_with_tables(
         for index in _table_rows(packets[:in_step], sync, tables):
             yield offset + int(index) * size, packets[index].tobytes()
         if in_step < len(packets):  # damaged, or two files in one: find the next packets
-            ahead = _next_sync(content[in_step * size + 1 :], size)
-            offset += in_step * size + 1 + ahead - sync
+            rest = content[in_step * size + 1 :]
+            ahead = _next_sync(rest, size)
+            offset += in_step * size
+            # Its last packets are looked at again, together with those that follow them.
+            offset += max(len(rest) - 2 * size, 1) if ahead is None else 1 + ahead - sync
         else:
             offset += len(packets) * size
 
@@ -165,14 +168,14 @@ def _in_step(packets: npt.NDArray[np.uint8], sync: int) -> int:
     return int(wrong[0]) if len(wrong) else len(packets)
 
 
-def _next_sync(content: npt.NDArray[np.uint8], size: int) -> int:
-    """Where the next run of sync bytes begins; past the content's end if there is none."""
+def _next_sync(content: npt.NDArray[np.uint8], size: int) -> int | None:
+    """Where the next run of three sync bytes begins."""
     found = content == SYNC_BYTE
     run = found[: max(len(content) - 2 * size, 0)].copy()
     for packet in (1, 2):
         run &= found[packet * size : packet * size + len(run)]
     places = np.flatnonzero(run)
-    return int(places[0]) if len(places) else max(len(content), size)
+    return int(places[0]) if len(places) else None
 
 
 def _table_rows(packets: npt.NDArray[np.uint8], sync: int, tables: _Tables) -> Iterator[int]:

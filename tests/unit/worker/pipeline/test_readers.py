@@ -472,6 +472,7 @@ def test_a_waiting_camera_is_connected_with_the_settings_of_the_last_reload(came
     (reader,) = found._readers.values()
     assert reader.camera.source_settings == "new"
     assert publisher.added == ["gate"]
+    assert publisher.removed == []
 
 
 def test_a_camera_that_is_refused_while_another_is_set_aside_is_set_aside_next():

@@ -839,3 +839,333 @@ def test_closing_ends_in_the_midst_of_a_long_spool_when_its_time_is_over(
     closer.join(20)
     assert seqs(sink) == [0]
     assert seqs_of(spool_in(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_events_are_always_taken(start):
+    assert start(MemorySink()).submit(events(0, 0)) is True
+
+
+def test_events_of_a_refused_camera_do_not_wait(start):
+    publisher = start(MemorySink())
+    publisher.refused["gate"] = "camera gate: taken"
+    publisher.submit(events(0, 0))
+    assert publisher._behind_since is None
+
+
+def test_losses_are_not_reported_during_an_outage(start, tmp_path):
+    sink = FlakySink()
+    publisher = start(sink)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    publisher._lost["gate"] = 4
+    assert publisher.take_lost(["gate"]) == {}
+    sink.back.set()
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 4}
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda publisher: publisher.waiting, lambda publisher: publisher.take_lost(["gate"])]
+)
+def test_what_is_asked_while_events_are_being_moved_waits_for_the_end_of_that(start, ask):
+    publisher = start(MemorySink())
+    asking = threading.Thread(target=ask, args=(publisher,), daemon=True)
+    with publisher._condition:
+        asking.start()
+        asking.join(0.05)
+        assert asking.is_alive()
+    asking.join(20)
+    assert not asking.is_alive()
+
+
+def test_a_disk_that_takes_nothing_is_no_matter_when_nothing_is_left(start, tmp_path, logged):
+    class FullDisk(Spool):
+        def append(self, events):
+            raise SpoolError("database or disk is full")
+
+        add_lost = oldest = append
+
+    publisher = start(MemorySink(), spool=FullDisk(tmp_path, "here", ["gate"], 1 << 30))
+    assert publisher.close(5) == 0
+    assert logged() == []
+
+
+def test_losses_are_kept_for_the_next_run_once(start, tmp_path):
+    publisher = start(MemorySink())
+    publisher._lost["gate"] = 4
+    for _ in range(2):
+        publisher.close(5)
+    assert spool_in(tmp_path).take_lost() == {"gate": 4}
+
+
+def test_losses_are_not_reported_before_an_earlier_event_is_published(tmp_path):
+    spool_in(tmp_path).append(events(0, 0))
+    publisher = LivePublisher(MemorySink(), spool_in(tmp_path), capacity=100)
+    publisher._lost["gate"] = 4
+    assert publisher.take_lost(["gate"]) == {}
+    publisher.start()
+    assert wait_until(lambda: publisher.take_lost(["gate"])) == {"gate": 4}
+    publisher.close(5)
+
+
+def test_events_of_a_write_that_hangs_are_lost_with_the_others_if_the_disk_is_full(start, tmp_path):
+    class FullDisk(Spool):
+        def append_apart(self, events):
+            raise SpoolError("database or disk is full")
+
+    sink = HangingSink()
+    publisher = start(sink, spool=FullDisk(tmp_path, "here", ["gate"], 1 << 30))
+    publisher.submit(events(0, 0))
+    assert sink.entered.wait(5)
+    publisher.submit(events(1, 2))
+    assert publisher.close(-1) == 3
+    sink.released.set()
+
+
+def test_to_keep_an_event_during_an_outage_is_progress(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    publisher = start(FlakySink())
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    before = publisher.progress()
+    publisher.submit(events(1, 1))
+    wait_until(lambda: len(spool_in(tmp_path)) == 2, what="the spool")
+    assert publisher.progress() > before
+
+
+def test_while_neither_sink_nor_disk_takes_events_it_waits_for_its_time_also_with_a_new_camera(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool = disk_in(tmp_path)
+    spool.full = True
+    sink = FlakySink()
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher._disk_refuses and publisher._queue, what="a full disk")
+    before = publisher.progress()
+    publisher._thread.join(0.05)
+    assert publisher.progress() == before
+    publisher.add_cameras(["door"])
+    wait_until(lambda: publisher.progress() > before)
+    spool.full = False
+    publisher.close(5)
+    assert sink.tries == 1
+
+
+def test_cameras_are_not_given_back_to_a_sink_that_is_away(owning, tmp_path, monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink, asked = OwningSink(), []
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    sink.own = lambda bids: asked.append(bids) or {}
+    publisher.close(5)
+    assert asked == []
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_an_owner_does_nothing_until_it_is_time_to_renew_or_to_try_again(
+    tmp_path, monkeypatch, is_away
+):
+    monkeypatch.setattr(ownership, "RENEW_SECONDS", 0.02 if is_away else 60)
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    sink, tries = OwningSink(), []
+
+    def away(bids):
+        tries.append(sink.tries)
+        raise SinkUnavailable("away")
+
+    publisher = LivePublisher(
+        sink, spool_in(tmp_path, ()), capacity=100, ownership=Ownership(sink, "us")
+    )
+    publisher.add_cameras(["gate"])
+    publisher.start()
+    wait_until(lambda: publisher.may_watch("gate"))
+    if is_away:
+        sink.own = away
+        wait_until(lambda: publisher._outage)
+    before = publisher.progress()
+    publisher._thread.join(0.1)
+    assert publisher.progress() <= before + 2
+    if is_away:
+        assert tries == [sink.tries]
+    publisher.close(5)
+
+
+def test_the_disk_is_not_asked_for_losses_while_the_sink_takes_events(start, tmp_path):
+    spool, asked = spool_in(tmp_path), []
+    spool.take_lost = lambda: asked.append(True) or {}
+    sink = MemorySink()
+    publisher = start(sink, spool=spool)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(sink.events) == 1)
+    publisher.submit(events(1, 1))
+    assert publisher.close(5) == 0
+    assert asked == []
+
+
+def test_what_an_earlier_run_left_of_a_camera_counts_from_when_it_is_added_in_an_outage(
+    start, tmp_path, monkeypatch, logged
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool_in(tmp_path, ["door"]).append(events(0, 2, "door"))
+    spool, asked = spool_in(tmp_path), []
+    spool.take_lost = lambda: asked.append(True) or {}
+    publisher = start(FlakySink(), spool=spool)
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(spool_in(tmp_path)) == 1, what="the spool")
+    publisher.add_cameras(["door"])
+    wait_until(lambda: publisher.waiting == 4)
+    publisher.close(1)
+    assert logged() == ["4 events are in the spool: the next run publishes them"]
+    assert asked == []  # they are reported after the outage
+
+
+def test_an_owner_asks_the_disk_for_losses_once_for_a_new_camera(tmp_path):
+    sink, asked = OwningSink(), []
+    spool = spool_in(tmp_path, ())
+    spool.take_lost = lambda: asked.append(True) or {}
+    publisher = LivePublisher(sink, spool, capacity=100, ownership=Ownership(sink, "us"))
+    publisher.add_cameras(["gate"])
+    publisher.start()
+    wait_until(lambda: publisher.may_watch("gate"))
+    publisher.submit(events(0, 0))
+    wait_until(lambda: len(sink.events) == 1)
+    publisher.close(5)
+    assert asked == [True]
+
+
+def test_every_write_of_a_long_spool_is_progress(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "EVENTS_AT_ONCE", 1)
+    spool_in(tmp_path).append(events(0, 4))
+    sink = MemorySink()
+    publisher = start(sink)
+    wait_until(lambda: len(sink.events) == 5)
+    assert publisher.progress() > 5
+
+
+def test_spooled_events_are_dropped_if_a_write_finds_that_another_took_the_camera(start, tmp_path):
+    class Taken(FlakySink):
+        def publish(self, events):
+            if self.back.is_set() and events:
+                raise TakenOver("gate", "another")
+            super().publish(events)
+
+    sink = Taken()
+    publisher = start(sink)
+    publisher.submit(events(0, 2))
+    wait_until(lambda: len(spool_in(tmp_path)) == 3, what="the spool")
+    sink.back.set()
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert len(spool_in(tmp_path)) == 0
+
+
+def test_a_sink_that_does_not_take_what_an_earlier_run_left_is_not_asked_again_at_once(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 60)
+    monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 60)
+    spool_in(tmp_path).append(events(0, 0))
+    sink = FlakySink()
+    publisher = start(sink)
+    wait_until(lambda: sink.tries)
+    publisher.submit(events(1, 1))
+    wait_until(lambda: len(spool_in(tmp_path)) == 2, what="the spool")
+    publisher.close(5)
+    assert sink.tries == 1
+
+
+def test_nothing_is_written_to_the_disk_while_an_earlier_run_s_events_are_published(
+    start, tmp_path
+):
+    spool_in(tmp_path).append(events(0, 2))
+    spool, written = spool_in(tmp_path), []
+    spool.append = written.append
+    sink = MemorySink()
+    publisher = start(sink, spool=spool)
+    assert publisher.close(5) == 0
+    assert (seqs(sink), written) == ([0, 1, 2], [])
+
+
+def test_events_that_come_back_from_a_full_disk_take_no_more_room_than_there_is(start, tmp_path):
+    class Fails(HangingSink):
+        def publish(self, events):
+            super().publish([])
+            raise SinkUnavailable("away")
+
+    spool = disk_in(tmp_path)
+    spool.full = True
+    sink = Fails()
+    publisher = start(sink, spool=spool, capacity=3)
+    publisher.submit(events(0, 2))
+    assert sink.entered.wait(5)
+    publisher.submit(events(3, 5))
+    sink.released.set()
+    wait_until(lambda: publisher._disk_refuses and not publisher._in_flight)
+    with publisher._condition:
+        assert [e.data.seq for e in publisher._queue] == [3, 4, 5]
+        assert publisher._lost == {"gate": 3}
+    spool.full = False
+
+
+def test_a_camera_that_is_refused_is_asked_for_no_longer(owning):
+    class Refusing(OwningSink):
+        bids = ()
+
+        def own(self, bids):
+            self.bids = (*self.bids, *bids)
+            return super().own(bids)
+
+        def publish(self, events):
+            if any(event.data.camera_id == "gate" for event in events):
+                raise CameraRefused("gate", "camera gate: WRONGTYPE")
+
+    sink = Refusing()
+    publisher = owning(sink, "gate", "yard")
+    wait_until(lambda: publisher.may_watch("gate") and publisher.may_watch("yard"))
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.refused)
+    looks = sink.looks
+    wait_until(lambda: sink.looks > looks + 1)
+    sink.bids = ()
+    wait_until(lambda: sink.bids.count("yard") > 2)
+    assert "gate" not in sink.bids
+
+
+def test_of_a_camera_that_another_took_nothing_is_said_to_be_dropped_if_nothing_was_spooled(
+    start, logged
+):
+    class Taken(MemorySink):
+        def publish(self, events):
+            if events:
+                raise TakenOver("gate", "another")
+
+    publisher = start(Taken())
+    publisher.submit(events(0, 0))
+    wait_until(lambda: publisher.refused)
+    publisher.close(5)
+    assert not any("are dropped" in line for line in logged())
+
+
+def test_a_renewal_does_not_end_the_outage_of_a_sink_that_takes_no_events(owning, caplog):
+    class ReadOnly(OwningSink):
+        def publish(self, events):
+            self.tries += 1
+            if events:
+                raise SinkUnavailable("read-only")
+
+    sink = ReadOnly()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    publisher.submit(events(0, 0))
+    before, looks = sink.tries, sink.looks
+    wait_until(lambda: sink.tries > before + 3 and sink.looks > looks + 3)
+    assert caplog.text.count("is unavailable") == 1

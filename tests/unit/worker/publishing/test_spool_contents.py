@@ -7,6 +7,7 @@ from tests.spools import spool_in
 from worker.errors import SpoolError
 from worker.publishing.spool import FILE_NAME, ROW_BYTES
 from worker.publishing.spool_contents import contents, purge
+from worker.publishing.spool_use import FILE_NAME as USE_FILE_NAME, SpoolUse, _place
 
 FORK = multiprocessing.get_context("fork")
 
@@ -87,6 +88,7 @@ def test_what_a_running_worker_serves_is_in_use_until_it_ends_however_it_ends(tm
     deleted, in_use = purge(tmp_path, lambda waiting: True)
     assert counts(deleted) == {("here", "yard"): 2, ("there", "gate"): 1}
     assert counts(in_use) == {("here", "gate"): 2}
+    assert ({w.in_use for w in deleted}, {w.in_use for w in in_use}) == ({False}, {True})
     process.kill()
     process.join()
     assert counts(purge(tmp_path, lambda waiting: True)[0]) == {("here", "gate"): 2}
@@ -139,11 +141,12 @@ def test_a_worker_whose_events_were_added_while_others_are_purged_has_them_all(t
     assert [event.data.seq for event in spool.oldest(10).events] == [0, 1]
 
 
-def test_an_event_that_cannot_be_read_is_listed_without_a_time(tmp_path):
+@pytest.mark.parametrize("content", [b"\0", b"[]", b"{}"])
+def test_an_event_that_cannot_be_read_is_listed_without_a_time(tmp_path, content):
     fill(tmp_path, "gate", 1)
     spool = spool_in(tmp_path)
     with spool._database:
-        spool._database.execute("UPDATE events SET event = x'00'")
+        spool._database.execute("UPDATE events SET event = ?", (content,))
     spool.close()
     (found,) = contents(tmp_path)
     assert (found.events, found.oldest) == (1, None)
@@ -154,3 +157,56 @@ def test_a_damaged_spool_is_one_line(tmp_path):
     with pytest.raises(SpoolError, match="cannot read it") as caught:
         contents(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spool_whose_use_cannot_be_known_is_one_line(tmp_path):
+    fill(tmp_path, "gate", 1)
+    (tmp_path / USE_FILE_NAME).mkdir()
+    with pytest.raises(SpoolError, match="cannot read it"):
+        contents(tmp_path)
+
+
+def test_a_spool_shrinks_when_it_is_purged(tmp_path):
+    fill(tmp_path, "gate", 300)
+    before = (tmp_path / FILE_NAME).stat().st_size
+    purge(tmp_path, lambda waiting: True)
+    assert (tmp_path / FILE_NAME).stat().st_size < before / 2
+
+
+def free(directory, *cameras):
+    """Those of the cameras that nobody has in use, as another process sees it."""
+    receiving, sending = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=look, args=(directory, cameras, sending))
+    process.start()
+    found = receiving.recv()
+    process.join()
+    return found
+
+
+def look(directory, cameras, sending):
+    use, found = SpoolUse(directory), []
+    for camera in cameras:
+        with use.alone("here", camera) as alone:
+            found += [camera] * alone
+    sending.send(found)
+
+
+def test_to_have_a_camera_alone_touches_no_other(tmp_path):
+    first, second = sorted(("gate", "yard"), key=lambda camera: _place("here", camera))
+    use = SpoolUse(tmp_path)
+    with use.alone("here", second) as alone:
+        assert alone
+        assert free(tmp_path, first, second) == [first]
+        with use.alone("here", first):
+            assert free(tmp_path, first, second) == []
+        assert free(tmp_path, first, second) == [first]
+    assert free(tmp_path, first, second) == [first, second]
+
+
+def test_to_close_ends_the_use_of_everything(tmp_path):
+    use = SpoolUse(tmp_path)
+    for camera in ("gate", "yard"):
+        use.begin("here", camera)
+    assert free(tmp_path, "gate", "yard", "door") == ["door"]
+    use.close()
+    assert free(tmp_path, "gate", "yard", "door") == ["gate", "yard", "door"]

@@ -78,6 +78,7 @@ FTYP = box(b"ftyp", 16, bytes(8))
 def test_an_mp4_is_cut_if_a_box_goes_on_after_its_end(cut, content, expected):
     assert cut(MOV, content) == expected
     assert not cut("matroska,webm", content)
+    assert not cut("nut", content)
 
 
 def segment(marker, content=b""):
@@ -100,6 +101,7 @@ SCAN = segment(0xDA, b"\1") + b"coded"
         (b"\xff\xd8" + segment(0xE0, bytes(0x1FF)) + SCAN + b"\xff\xd9", False),
         (b"\xff\xd8" + segment(0xE0, bytes(0x1FF)) + SCAN, True),
         (b"\xff\xd8" + segment(0xDA)[:4], True),
+        (b"\xff\xd8" + THUMBNAIL + b"\xff\xe1\0", False),
     ],
 )
 def test_a_jpeg_is_cut_if_no_end_follows_its_first_scan(cut, content, expected):
@@ -111,6 +113,108 @@ def test_a_transport_stream_is_cut_within_a_packet(cut):
     assert not cut("mpegts", packet * 6)
     assert cut("mpegts", packet * 6 + packet[:1])
     assert not cut("mpegts", b"something else, which is as long as it likes" * 50)
+
+
+def gif(flags=0, table=b""):
+    """The header, and the colours of all pictures."""
+    return b"GIF89a" + b"\1\0\1\0" + bytes([flags, 0, 0]) + table
+
+
+def gif_image(flags=0, table=b""):
+    return b"\x2c\0\0\0\0\1\0\1\0" + bytes([flags]) + table + b"\2\2ab\0"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (gif() + gif_image() + b"\x3b", False),
+        (gif() + gif_image(), True),
+        (gif(0x81, b"\xff" * 12) + gif_image(0x80, b"\xff" * 6) + b"\x3b", False),
+        (gif(0x81, b"\xff" * 12) + gif_image(0x80, b"\xff" * 6)[:-1], True),
+        (gif(0x07) + gif_image(0x47) + b"\x3b", False),
+        (gif() + b"\x21\xf9\4\0\0\0\0\0" + gif_image() + b"\x3b", False),
+    ],
+)
+def test_a_gif_is_cut_if_its_blocks_go_on_after_its_end(cut, content, expected):
+    assert cut("gif", content) == expected
+
+
+PNG, IEND = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND....."[:12]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (PNG + struct.pack(">I4s", 3, b"IDAT") + b"abc...." + IEND, False),
+        (PNG + struct.pack(">I4s", 3, b"IDAT") + b"abc...." + IEND[:-1], True),
+        (PNG + struct.pack(">I4s", 3, b"IDAT") + b"abc....", True),
+        (PNG + struct.pack(">I4s", 3, b"IDAT") + b"abc", True),
+        (PNG + struct.pack(">I4s", 3, b"\0\0\0\0"), False),
+        (PNG + struct.pack(">I4s", 1000, b"\0\0\0\1") + IEND, False),
+    ],
+)
+def test_a_png_is_cut_if_its_last_chunk_is_missing(cut, content, expected):
+    assert cut("png_pipe", content) == expected
+
+
+FLV = b"FLV\1\1\0\0\0\x09" + bytes(4)
+
+
+def flv_tag(kind, length, content=b""):
+    return bytes([kind]) + length.to_bytes(3, "big") + bytes(7) + content
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (FLV + flv_tag(9, 5, bytes(5)) + bytes(4), False),
+        (FLV + flv_tag(9, 5, bytes(5)), False),  # its size says nothing
+        (FLV + flv_tag(9, 5, bytes(4)), True),
+        (FLV + flv_tag(9, 0x10000, bytes(100)), True),
+        (FLV + flv_tag(19, 1000, bytes(100)), False),  # the decoder's word counts
+    ],
+)
+def test_an_flv_is_cut_if_a_tag_goes_on_after_its_end(cut, content, expected):
+    assert cut("flv", content) == expected
+
+
+def ivf(header_bytes, *frames):
+    """Frames are their stated lengths and their contents."""
+    header = (b"DKIF\0\0" + struct.pack("<H", header_bytes)).ljust(header_bytes, b"\0")
+    return header + b"".join(struct.pack("<IQ", *frame[:1], 0) + frame[1] for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (ivf(32, (5, b"\xff" * 5), (3, b"\xff" * 3)), False),
+        (ivf(32, (5, b"\xff" * 5), (3, b"\xff" * 2)), True),
+        (ivf(0x120, (5, b"\xff" * 5), (300, b"\xff" * 300)), False),
+        (ivf(32, (1 << 24, b"")), True),
+    ],
+)
+def test_an_ivf_is_cut_if_a_frame_goes_on_after_its_end(cut, content, expected):
+    assert cut("ivf", content) == expected
+
+
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (EBML + b"\x80" + SEGMENT + b"\xe4" + bytes(100), False),
+        (EBML + b"\x80" + SEGMENT + b"\xe4" + bytes(99), True),
+        (EBML + b"\x82ab" + SEGMENT + b"\x41\0" + bytes(255), True),
+        (EBML + b"\x80" + SEGMENT + b"\xff" + bytes(9), False),  # unknown
+        (b"junk\x84abcd" + SEGMENT + b"\x90", False),
+        (EBML + b"\x80" + b"junk\x90", False),
+        (EBML + b"\x80" + SEGMENT, False),
+        (EBML, False),
+    ],
+)
+def test_a_matroska_file_is_cut_if_its_segment_goes_on_after_its_end(cut, content, expected):
+    assert cut("matroska,webm", content) == expected
 
 
 def container(name, duration=None, start=None):

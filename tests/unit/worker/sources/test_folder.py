@@ -4,6 +4,7 @@ import logging
 import os
 import random
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.clips import cut
 from tests.conftest import WALKWAY
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame
-from worker.sources.folder import folder_digest, natural_order
+from worker.sources.folder import FolderPictures, folder_digest, names_of, natural_order
 from worker.sources.limits import Limits
 from worker.sources.recording import RecordingSource, probe_recording, upright_images
 
@@ -290,3 +291,70 @@ def test_a_moving_picture_in_a_folder_gives_each_of_its_pictures(folder):
     frames, _ = read(folder)
     assert [f.file_name for f in frames[2:7]] == ["img5.webp"] * 3 + ["img6.gif"] * 2
     assert {f.pts for f in frames} == {None}
+
+
+def test_the_digest_of_a_folder_is_sha256_over_its_names_and_the_digests_of_its_pictures(folder):
+    digest = sha256()
+    for name in ("img1.webp", "img2.jpg", "img10.png", "img33.JPEG"):
+        digest.update(len(name).to_bytes(4, "big") + name.encode())
+        digest.update(sha256((folder / name).read_bytes()).digest())
+    assert folder_digest(folder) == digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [(1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more"), (5, "a, b, c and 2 more")],
+)
+def test_three_names_are_said_and_how_many_more(count, line):
+    assert names_of(list("abcde"[:count])) == line
+
+
+@pytest.mark.parametrize("fault", [{"damaged": 1}, {"cut_off": True}, {"over_limit": "too much"}])
+def test_a_picture_that_is_read_in_part_is_broken(folder, fault):
+    pictures = FolderPictures(folder)
+    reader_of = pictures._reader
+
+    def reader(path):
+        found = reader_of(path)
+        if path.name == "img2.jpg":
+            vars(found).update(fault)
+        return found
+
+    pictures._reader = reader
+    assert len(list(pictures)) == 4
+    assert pictures.broken == ["img2.jpg"]
+
+
+def test_a_picture_that_is_gone_when_it_is_its_turn_is_broken(folder, caplog):
+    pictures = FolderPictures(folder)
+    found = iter(pictures)
+    next(found)
+    (folder / "img10.png").unlink()
+    assert [picture.file_name for picture in found] == ["img2.jpg", "img33.JPEG"]
+    assert pictures.broken == ["img10.png"]
+    assert "img10.png: cannot read it: No such file or directory" in caplog.text
+
+
+def test_a_picture_without_anything_to_decode_is_said_to_be_that(folder, caplog):
+    (folder / "img3.jpg").write_bytes(b"\xff\xd8\xff\xe0garbage")
+    assert len(list(FolderPictures(folder))) == 4
+    assert "img3.jpg: no frame in it can be decoded" in caplog.text
+
+
+def test_what_is_known_of_pictures_before_they_are_read(folder, tmp_path):
+    path = moving(tmp_path / "x.webp", (30, 90), 250)
+    for found, frames, rate in (
+        (probe_recording(folder, "x"), 4, 1),
+        (probe_recording(path, "x"), 2, 4),
+    ):
+        assert (found.frames, found.rate, found.pixel_aspect) == (frames, rate, 1)
+        assert (found.start, found.start_seconds) == (None, 0)
+        assert (found.height, found.width) == (40, 60)
+
+
+def test_pictures_without_times_follow_one_another_each_second(folder):
+    items = list(RecordingSource(probe_recording(folder, "x"), None))
+    assert {item.epoch for item in items} == {0}
+    assert {item.time_base for item in items[1:-1]} == {1}
+    sampled, _ = read(folder, fps=0.5)
+    assert [frame.frame_index for frame in sampled] == [0, 2]

@@ -4,6 +4,8 @@ import itertools
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import SEEK_CUR, SEEK_END, SEEK_SET
+from pathlib import Path
 
 import av
 import pytest
@@ -12,10 +14,20 @@ from tests.clips import cut
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.frames import Frame, StreamDown
-from worker.sources.limits import Limits
+from worker.sources.limits import Limits, Meter
 from worker.sources.live import LiveSource
-from worker.sources.opening import PROTOCOLS, camera_options
+from worker.sources.opening import (
+    INVALID_SEEK,
+    PROTOCOLS,
+    _as_ffmpeg_reads,
+    _MeteredFile,
+    _PartOfFile,
+    camera_options,
+    hardware_decoder,
+    scheme_of,
+)
 from worker.sources.recording import RecordingSource, probe_recording
+from worker.sources.ts_parts import Part
 
 SIZE = (120, 160)
 
@@ -221,3 +233,90 @@ def test_no_url_lets_ffmpeg_open_files(scheme, allow_playlists):
     allowed = set(options["protocol_whitelist"].split(","))
     assert allowed
     assert not allowed & {"file", "concat", "concatf", "subfile", "data", "pipe", "fd", "async"}
+
+
+CONTENT = bytes(range(100))
+
+
+@pytest.fixture
+def content(tmp_path):
+    path = tmp_path / "x.ts"
+    path.write_bytes(CONTENT)
+    with path.open("rb", buffering=0) as file:
+        yield file
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Part(20, 30, b"head"), b"head" + CONTENT[20:30]),
+        (Part(20, None, b"head"), b"head" + CONTENT[20:]),
+        (Part(0, 10), CONTENT[:10]),
+    ],
+)
+def test_a_part_of_a_file_has_the_positions_of_a_file_of_its_own(content, part, expected):
+    file = _PartOfFile(content, part)
+    assert file.tell() == 0
+    assert file.seek(len(expected) + 5) == len(expected) + 5
+    assert file.read(9) == b""
+    assert file.seek(0, SEEK_END) == file.tell() == len(expected)
+    assert file.read(9) == b""
+    assert file.seek(-3, SEEK_END) == len(expected) - 3
+    assert file.read(9) == expected[-3:]
+    assert file.seek(3) == 3
+    assert file.seek(2, SEEK_CUR) == 5
+    assert file.read(2) == expected[5:7]
+    assert file.tell() == 7
+    assert file.seek(0, SEEK_SET) == 0
+    read = b"".join(iter(lambda: file.read(3), b""))
+    assert read == expected
+    for offset, whence in ((-1, SEEK_SET), (-len(expected) - 1, SEEK_END), (0, 9)):
+        with pytest.raises(ValueError, match="cannot seek"):
+            file.seek(offset, whence)
+    assert file.tell() == len(expected)
+
+
+def test_a_metered_file_counts_what_is_read_and_ends_at_the_limit(content):
+    meter = Meter(Limits(max_bytes_without_frame=50))
+    file = _MeteredFile(Path("x.ts"), content, meter)
+    assert (file.name, file.read(50), file.tell()) == ("x.ts", CONTENT[:50], 50)
+    assert (meter.exceeded, meter.at_end) == (False, False)
+    assert file.read(10) == CONTENT[50:60]
+    assert meter.exceeded
+    assert file.read(10) == b""
+    assert not meter.at_end
+
+
+def test_a_metered_file_knows_its_end_also_after_a_seek_and_refuses_impossible_ones(content):
+    meter = Meter(Limits())
+    file = _MeteredFile(Path("x.ts"), content, meter)
+    assert file.seek(100, SEEK_SET) == 100
+    assert (file.read(1), meter.at_end) == (b"", True)
+    assert file.seek(0, SEEK_SET) == 0
+    assert (file.read(1), meter.at_end) == (CONTENT[:1], True)
+    assert file.seek(-1, SEEK_SET) == INVALID_SEEK
+    part = _MeteredFile(Path("x.ts"), _PartOfFile(content, Part(0, 10)), meter)
+    assert part.seek(-1, SEEK_SET) == INVALID_SEEK
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(OSError(5, "Input/output error"), "Input/output error"), (OSError(), "OSError")],
+)
+def test_a_read_error_ends_a_metered_file_and_is_kept(error, kept):
+    class Broken:
+        def read(self, size):
+            raise error
+
+    meter = Meter(Limits())
+    assert _MeteredFile(Path("x.ts"), Broken(), meter).read(1) == b""
+    assert meter.read_error == kept
+
+
+def test_a_scheme_is_what_is_before_the_slashes_in_lower_case():
+    assert scheme_of("RTSP://HOST/Path") == "rtsp"
+    assert _as_ffmpeg_reads("RTSP://HOST/Path") == "rtsp://HOST/Path"
+
+
+def test_only_a_gpu_has_a_hardware_decoder():
+    assert hardware_decoder(None) is None

@@ -1,17 +1,27 @@
 """A recording with damaged numbers and colours ends with a reason, never an exception."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.clips import cut, set_rotation
 from tests.conftest import WALKWAY
+from worker.errors import SourceError, UsageError
 from worker.frames import Frame
-from worker.sources.recording import RecordingSource, probe_recording
+from worker.sources.recording import (
+    RecordingSource,
+    _stated_start,
+    check_playable,
+    probe_recording,
+    upright_images,
+)
 
 SIZE = (120, 160)
 
@@ -86,3 +96,67 @@ def test_the_shape_of_pixels_turns_with_the_picture(tmp_path, degrees, aspect):
     recording = probe_recording(path, "clip")
     assert recording.pixel_aspect == aspect
     assert (recording.height, recording.width) == ((64, 48) if degrees == 90 else (48, 64))
+
+
+def test_what_is_no_file_is_refused_with_its_reason(tmp_path):
+    with pytest.raises(UsageError, match=r"gone\.mp4: no such file$"):
+        probe_recording(tmp_path / "gone.mp4", "clip")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(UsageError, match=r"pipe\.mp4: is not a regular file"):
+        probe_recording(tmp_path / "pipe.mp4", "clip")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(SourceError, match=r"empty\.mp4: is empty$"):
+        probe_recording(tmp_path / "empty.mp4", "clip")
+
+
+def test_a_folder_and_a_moving_webp_cannot_be_played_like_a_camera(tmp_path, recording):
+    check_playable(recording.path)
+    check_playable(tmp_path / "gone.mp4")  # said when it is opened
+    with pytest.raises(UsageError, match="is a directory: analyse it with `ssd-worker replay"):
+        check_playable(tmp_path)
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "x.webp", save_all=True, append_images=[second], duration=100)
+    with pytest.raises(UsageError, match="is a moving WebP: analyse it with `ssd-worker replay"):
+        check_playable(tmp_path / "x.webp")
+
+
+def test_what_a_file_states_of_itself(tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.mp4", frames=14, size=(48, 64),
+               metadata={"creation_time": "2024-05-01T12:00:00+02:00"})  # fmt: skip
+    found = probe_recording(path, "clip")
+    assert (found.frames, found.rate, found.start_seconds) == (14, 10, 0)
+    assert found.start == datetime(2024, 5, 1, 10, tzinfo=UTC)
+    plain = probe_recording(cut(WALKWAY, tmp_path / "x.mkv", frames=14, size=(48, 64)), "clip")
+    assert (plain.frames, plain.start) == (14, None)
+
+
+def test_the_frames_of_all_parts_are_counted(tmp_path):
+    content = b""
+    for pid in ("256", "512"):
+        content += cut(WALKWAY, tmp_path / "x.ts", frames=20, size=(48, 64),
+                       container_options={"mpegts_start_pid": pid}).read_bytes()  # fmt: skip
+    (tmp_path / "x.ts").write_bytes(content)
+    assert probe_recording(tmp_path / "x.ts", "clip").frames in range(36, 45)
+
+
+@pytest.mark.parametrize(
+    ("stated", "start"),
+    [
+        ("1971-01-01T00:00:00", datetime(1971, 1, 1, tzinfo=UTC)),
+        ("2024-05-01T12:00:00+02:00", datetime(2024, 5, 1, 10, tzinfo=UTC)),
+        ("1970-12-31T23:59:59Z", None),
+        ("some day", None),
+        ("", None),
+    ],
+)
+def test_a_creation_time_before_1971_is_none(stated, start):
+    assert _stated_start({"creation_time": stated}) == start
+    assert _stated_start({}) is None
+
+
+def test_a_picture_to_draw_on_stays_for_its_duration(recording):
+    shown = list(islice(upright_images(recording.path), 2))
+    assert [(each.frame_index, each.stays_seconds) for each in shown] == [
+        (0, Fraction(1, 10)),
+        (1, Fraction(1, 10)),
+    ]

@@ -82,8 +82,9 @@ def test_the_longest_table_of_a_packet_is_read_to_its_end(changes):
     assert changes(PAT, long) == [(1, {0x100: H264})]
 
 
-def test_a_table_that_goes_on_in_the_next_packet_gives_what_is_in_its_first(changes):
-    streams = {0x100 + number: H264 for number in range(60)}
+@pytest.mark.parametrize("count", [49, 60])
+def test_a_table_that_goes_on_in_the_next_packet_gives_what_is_in_its_first(changes, count):
+    streams = {0x100 + number: H264 for number in range(count)}
     ((_, videos),) = changes(PAT, pmt(0x1000, streams)[:188])
     assert len(videos) in (32, 33)
 
@@ -93,6 +94,11 @@ def test_a_table_that_goes_on_in_the_next_packet_gives_what_is_in_its_first(chan
 def test_a_table_may_have_any_pid_and_any_counter(changes, pid, counter):
     table = pmt(pid, {0x100: H264}, counter=counter)
     assert changes(pat({1: pid}, counter=counter), table) == [(1, {0x100: H264})]
+    both = pat({1: pid, 2: 0x1001})
+    assert changes(pat({1: pid}), table, both, pmt(0x1001, {0x200: HEVC})) == [
+        (1, {0x100: H264}),
+        (3, {0x100: H264, 0x200: HEVC}),
+    ]
 
 
 @pytest.mark.parametrize("adaptation", [0, 1, 100])
@@ -112,13 +118,14 @@ def test_a_table_may_follow_the_end_of_another(changes):
         {"table": 3},
         {"start": False},
         {"has_payload": False},
+        {"has_payload": False, "counter": 1},
         {"adaptation": 183},
         {"adaptation": 255},
     ],
 )
 def test_a_packet_without_a_table_that_applies_changes_nothing(changes, options):
-    other = pmt(0x1000, {0x200: HEVC}, **options)
-    found = changes(PAT, pmt(0x1000, {0x100: H264}), other[:188])
+    other = pmt(0x1100, {0x200: HEVC}, **options)
+    found = changes(pat({1: 0x1100}), pmt(0x1100, {0x100: H264}), other[:188])
     assert found == [(1, {0x100: H264})]
 
 
@@ -175,6 +182,51 @@ def test_bytes_between_packets_cost_none_of_those_after_them(changes, inserted):
     first, second = pmt(0x1000, {5: H264}), pmt(0x1000, {5: HEVC})
     found = changes(PAT, first, *FILLED, bytes(inserted), second)
     assert [offset * 188 for offset, _ in found] == [188, 8 * 188 + inserted]
+
+
+@pytest.mark.parametrize("length", [0x102, 0x105])
+def test_what_goes_on_behind_the_packet_is_not_taken_for_streams(changes, length):
+    like_streams = (b"\x1b\xe1\x00\xf0\x00" * 60)[:length]
+    assert changes(PAT, pmt(0x1000, {5: H264}, about=like_streams)[:188]) == []
+    assert changes(PAT, pmt(0x1000, {5: AAC}, descriptors=like_streams)[:188]) == []
+
+
+@pytest.mark.parametrize(
+    ("chunk", "inserted"), [(4, 100), (5, 100), (6, 100), (7, 100), (10, 100), (10, 1)]
+)
+def test_bytes_between_packets_are_passed_over_in_every_piece_of_a_file(
+    changes, monkeypatch, chunk, inserted
+):
+    monkeypatch.setattr(ts_parts, "CHUNK_PACKETS", chunk)
+    found = changes(PAT, pmt(0x1000, {5: H264}), *FILLED, bytes(inserted), pmt(0x1000, {5: HEVC}))
+    assert [offset * 188 for offset, _ in found] == [188, 8 * 188 + inserted]
+
+
+def test_bytes_between_packets_with_timestamps_cost_none_of_those_after_them(tmp_path):
+    tables = [PAT, pmt(0x1000, {5: H264}), *FILLED, pmt(0x1000, {5: HEVC}), *FILLED]
+    packets = [b"time" + each for each in tables]
+    packets.insert(8, bytes(100))
+    (tmp_path / "x.ts").write_bytes(b"".join(packets))
+    assert [change.offset for change in changes_of(tmp_path / "x.ts")] == [192, 8 * 192 + 100]
+
+
+@pytest.mark.parametrize(
+    ("syncs", "length", "expected"),
+    [
+        ((10, 198, 386), 387, 10),
+        ((5, 10, 198, 386), 1000, 10),
+        ((5, 10, 193, 198, 386), 1000, 10),
+        ((5, 10, 198, 381, 386), 1000, 10),
+        ((10, 198, 381, 386), 1000, 10),
+        ((10, 198), 1000, None),
+        ((), 500, None),
+        ((), 100, None),
+    ],
+)
+def test_packets_go_on_where_three_are_in_step(syncs, length, expected):
+    content = np.zeros(length, np.uint8)
+    content[list(syncs)] = 0x47
+    assert ts_parts._next_sync(content, 188) == expected
 
 
 @pytest.mark.parametrize("length", [188, 300, 400, 600, 5000])
