@@ -208,16 +208,21 @@ class RtspServer:
     def __init__(self, directory):
         self.directory = directory
         self.port = free_port()
-        self.start()
+        while not self.start():  # another process has taken a port in the meantime
+            self.port = free_port()
 
     def start(self):
+        """Whether it accepts connections."""
         program = Path(sys.executable).with_name("rtsp-server")
         self.process = subprocess.Popen(
             [str(program), "-d", str(self.directory), "-H", "127.0.0.1", "-p", str(self.port),
              "-cp", str(free_port())],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until(self._accepts, what="the RTSP server")
+        wait_until(
+            lambda: self._accepts() or self.process.poll() is not None, what="the RTSP server"
+        )
+        return self.process.poll() is None
 
     def stop(self):
         self.process.kill()

@@ -22,7 +22,11 @@ VISIBLE = 0.3
 """Mean difference from which a picture is not the one that was sent, in levels of 255."""
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["no B-frames", "B-frames"])
+@pytest.fixture(
+    scope="module",
+    params=[0, pytest.param(2, marks=pytest.mark.long)],
+    ids=["no B-frames", "B-frames"],
+)
 def clip(request):
     return numbered_clip(PICTURE_SIZE, GOP, request.param, moving=True)
 
@@ -68,7 +72,13 @@ def test_without_loss_no_picture_is_damaged(clip, sent):
     assert not any(frame.damaged for frame in frames)
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "libx264",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("libx265", "mpeg2video")),
+    ],
+)
 def test_a_hole_in_a_transport_stream_damages_pictures(codec, tmp_path):
     """Over HTTP, which is in order: the hole was there before it, as with SRT or UDP."""
     content = transport_stream(codec, tmp_path / "x.ts")

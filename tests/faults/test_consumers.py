@@ -25,7 +25,9 @@ GONE = {
 }
 
 
-@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize(
+    "gone", ["deleted", *(pytest.param(n, marks=pytest.mark.long) for n in GONE if n != "deleted")]
+)
 @pytest.mark.parametrize(
     "cameras", [None, pytest.param(["gate"], marks=pytest.mark.long)], ids=["all", "named"]
 )

@@ -205,6 +205,7 @@ def test_events_beyond_the_spools_limit_are_discarded_oldest_first_and_reported(
     assert 0 < missing <= told
 
 
+@pytest.mark.long
 @redis_only_in_long
 def test_a_reply_lost_after_the_write_adds_nothing_twice(watch, redis_server):
     with TcpProxy(redis_server.port) as proxy:

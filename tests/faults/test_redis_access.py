@@ -65,7 +65,14 @@ class Guarded:
         return [(e["username"], e["object"]) for e in entries if e["object"] != OPTIONAL]
 
 
-@pytest.fixture(scope="module", params=[name for name, path in REDIS_BINARIES.items() if path])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.long if name == "redis" else ())
+        for name, path in REDIS_BINARIES.items()
+        if path
+    ],
+)
 def started(request, tmp_path_factory):
     guarded = Guarded(REDIS_BINARIES[request.param], tmp_path_factory.mktemp(request.param))
     yield guarded

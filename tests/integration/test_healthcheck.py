@@ -15,7 +15,15 @@ import pytest
 import redis
 import trustme
 
-from tests.conftest import REDIS_BINARIES, ROOT, WALKWAY, RedisServer, free_port, wait_until
+from tests.conftest import (
+    REDIS_BINARIES,
+    ROOT,
+    WALKWAY,
+    RedisServer,
+    free_port,
+    redis_only_in_long,
+    wait_until,
+)
 from tests.events import camera_event
 from tests.spools import spool_in
 from worker.publishing.live import LivePublisher
@@ -76,11 +84,13 @@ def publishing(url, state, *, camera="gate", epoch=5, events=None):
         spool.close()
 
 
+@redis_only_in_long
 def test_a_worker_that_publishes_is_healthy(redis_server, check, tmp_path):
     with publishing(redis_server.url, tmp_path / "state"):
         assert check(redis_server.url, TIME_ENOUGH) == (True, "healthy: published events of gate")
 
 
+@redis_only_in_long
 def test_a_worker_that_has_stopped_publishing_is_not(redis_server, check, tmp_path):
     with publishing(redis_server.url, tmp_path / "state", events=3):
         found = check(redis_server.url, NO_TIME)

@@ -247,7 +247,9 @@ def test_a_creation_time_in_the_file_becomes_the_time_of_the_events(cli, tmp_pat
     assert {e["data"]["clock"] for e in frames} == {"file"}
 
 
-@pytest.mark.parametrize("name", ["tags.parquet", "tags.json"])
+@pytest.mark.parametrize(
+    "name", ["tags.parquet", pytest.param("tags.json", marks=pytest.mark.long)]
+)
 def test_a_replay_that_ended_after_its_annotated_video_goes_on_with_the_same_command(
     cli, short_clip, tmp_path, name
 ):

@@ -146,7 +146,7 @@ def test_the_reference_weighs_as_pytorch_does():
         (75, 40),
     ],
 )
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("antialias", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_any_size_is_like_the_reference(height, width, antialias):
     assert_like_reference([random_image(height, width)], (24, 20), antialias)
 
