@@ -158,6 +158,7 @@ def in_use():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("connects", [200, pytest.param(1000, marks=pytest.mark.long)])
 def test_failed_connects_leak_nothing(clip, monkeypatch, record_property, connects):
     monkeypatch.setattr(reconnecting, "FIRST_BACKOFF_SECONDS", 0.02)

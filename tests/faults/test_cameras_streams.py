@@ -61,6 +61,7 @@ def test_a_stall_in_mid_stream_is_reported_soon(camera, watch, assert_back, scri
     assert_back(watched, time.monotonic())
 
 
+@pytest.mark.long
 def test_a_short_pause_does_not_disconnect_and_the_burst_after_it_is_read_at_once(camera, watch):
     def burst(session):
         session.send(20)

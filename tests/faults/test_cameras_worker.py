@@ -32,6 +32,7 @@ def wait_for_state(server, camera, state, timeout=40):
     wait_until(lambda: state in states_of(server.client, camera), timeout, f"{camera}: {state}")
 
 
+@pytest.mark.long
 def test_every_fault_is_published_with_its_reason_and_its_end_too(clip, valkey_server, run):
     faults = {
         "silent": ({"DESCRIBE": SILENT}, "timeout"),

@@ -165,6 +165,7 @@ def replicate(replica, master):
     )
 
 
+@pytest.mark.long
 @redis_only_in_long
 @pytest.mark.parametrize("group", ["alerts", pytest.param(None, marks=pytest.mark.long)])
 def test_a_consumer_follows_its_address_when_the_master_becomes_a_replica(

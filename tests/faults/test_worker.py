@@ -94,6 +94,7 @@ def test_a_worker_survives_an_outage_longer_than_the_watchdogs_limit(
     assert_whole(events_of(valkey_server.client, "gate"))
 
 
+@pytest.mark.long
 def test_a_gpu_that_fails_ends_the_worker_in_one_line_and_its_cameras_say_so(
     exec_cli, valkey_server, short_clip
 ):

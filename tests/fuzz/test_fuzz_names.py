@@ -86,6 +86,7 @@ def assert_is_that_source(name, read):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.long
 @thorough
 @given(names)
 def test_any_file_name_as_an_argument_is_that_source(directory, name):
@@ -97,6 +98,7 @@ def test_any_file_name_as_an_argument_is_that_source(directory, name):
         )
 
 
+@pytest.mark.long
 @thorough
 @given(names)
 def test_any_file_name_in_a_variable_is_that_source(directory, name):

@@ -21,7 +21,10 @@ def clip(tmp_path_factory):
     return cut(WALKWAY, tmp_path_factory.mktemp("names") / "clip.mp4", frames=3)
 
 
-@pytest.mark.parametrize(("name", "suffix"), NAMES)
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [*NAMES[:2], *(pytest.param(*name, marks=pytest.mark.long) for name in NAMES[2:])],
+)
 def test_a_replay_reads_and_writes_files_of_any_name(cli, clip, name, suffix):
     shutil.copy(clip, cli.cwd / f"{name}.mp4")
     ended = cli(

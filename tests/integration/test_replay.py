@@ -93,6 +93,7 @@ def test_replay_interrupted_stops_at_a_checkpoint_and_says_how_to_resume(exec_cl
     assert int(valkey_server.client.hget(f"{STREAM}:producer", "seq")) == stored - 1
 
 
+@pytest.mark.long
 def test_a_replay_waits_while_redis_is_unavailable_and_then_resumes(cli, valkey_server):
     process = cli.start("replay", WALKWAY, "--redis-url", valkey_server.url)
     wait_until(lambda: valkey_server.client.xlen(STREAM) >= 40, what="some events")
@@ -351,7 +352,10 @@ def test_the_events_of_a_folder_name_its_pictures_and_it_can_be_drawn_into(cli, 
     assert {(p.width, p.height) for p in drawn} == {(768, 576)}
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
+@pytest.mark.parametrize(
+    "name",
+    ["photo.jpg", *(pytest.param(n, marks=pytest.mark.long) for n in ("photo.png", "photo.webp"))],
+)
 def test_a_photo_is_a_recording(cli, short_clip, tmp_path, name):
     next(pictures(short_clip, 1)).to_image().save(tmp_path / name)
     result = cli("replay", tmp_path / name, "--output", tmp_path / "tags.jsonl")

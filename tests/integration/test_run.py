@@ -101,6 +101,7 @@ def test_a_dead_camera_neither_stops_the_others_nor_shows_its_password(
         assert "rtsp://" not in text
 
 
+@pytest.mark.long
 def test_a_file_is_played_at_its_own_speed_and_ends_the_run(valkey_server, run, short_clip):
     worker = run(str(short_clip))
     wait_until(lambda: frames_of(valkey_server.client, "short"), 40, "the first frame")
@@ -115,6 +116,7 @@ def test_a_file_is_played_at_its_own_speed_and_ends_the_run(valkey_server, run, 
     assert "frames in" in stderr
 
 
+@pytest.mark.long
 def test_a_looped_file_begins_again_under_a_later_epoch(valkey_server, run, short_clip):
     worker = run(str(short_clip), "--loop")
     wait_until(

@@ -35,6 +35,7 @@ def test_images_are_the_whole_pictures_unless_asked_otherwise(short_clip):
     assert boxes == pytest.approx(alone.boxes_normalised.numpy(), abs=0.02)
 
 
+@pytest.mark.long
 def test_labels_and_thresholds_choose_detections(short_clip):
     found = [d for _, found in worker.watch(str(short_clip), labels=["Car"]) for d in found]
     assert {d.label for d in found} == {"Car"}
@@ -42,6 +43,7 @@ def test_labels_and_thresholds_choose_detections(short_clip):
     assert all(d.score > 0.6 for _, found in sure for d in found)
 
 
+@pytest.mark.long
 def test_recordings_come_one_after_another(short_clip):
     ids = [f.camera_id for f, _ in worker.watch(f"a={short_clip}", f"b={short_clip}")]
     assert ids == ["a"] * 40 + ["b"] * 40

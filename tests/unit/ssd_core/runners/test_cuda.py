@@ -192,6 +192,7 @@ def test_video_pictures_are_found_in_like_their_network_input(plane_runner, expe
     assert_found(plane_runner.submit(images)(), expect(images))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", mostly_long(padded, interleaved, in_tensors))
 def test_planes_may_be_views_or_tensors(plane_runner, expect, kind):
     images = [kind(1), yuv(2), kind(3)]
@@ -212,6 +213,7 @@ def test_video_pictures_and_images_share_a_batch(plane_runner, expect):
         assert_found(plane_runner.submit(mixed)(), expect(mixed))
 
 
+@pytest.mark.long
 def test_images_are_not_overdrawn_by_the_video_pictures_of_an_earlier_batch(plane_runner, expect):
     kinds = [(yuv, yuv), (rgb, rgb), (rgb, yuv), (yuv, rgb), (rgb, rgb)]
     for index, (first, second) in enumerate(kinds):
@@ -226,6 +228,7 @@ def test_planes_grow_with_the_pictures_and_serve_smaller_ones_again(plane_runner
         assert_found(plane_runner.submit(images)(), expect(images))
 
 
+@pytest.mark.long
 def test_planes_of_waiting_batches_are_not_written_over(plane_runner, expect):
     batches = [[yuv(seed, 8 + seed, 10)] for seed in range(2 * IN_FLIGHT)]
     started = [(plane_runner.submit(images), images) for images in batches]

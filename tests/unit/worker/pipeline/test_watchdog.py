@@ -53,6 +53,7 @@ with watchdog(Work(), 0.2):
 """
 
 
+@pytest.mark.long
 def test_a_process_whose_log_nobody_reads_is_ended_too():
     process = subprocess.Popen([sys.executable, "-c", STUCK], stderr=subprocess.PIPE)
     try:

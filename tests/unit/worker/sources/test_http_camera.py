@@ -180,6 +180,7 @@ def test_a_stream_of_images_that_stops_is_a_stall(images):
         assert watch.downs()[0].frames == 5
 
 
+@pytest.mark.long
 def test_half_a_picture_byte_by_byte_is_a_stall(images):
     def answer(connection, request):
         stream(images, part(), count=2)(connection, request)
@@ -269,6 +270,7 @@ def test_snapshots_are_fetched_at_fps_or_once_a_second(images, fps, interval_sec
         assert frame.captured_monotonic - began >= number * interval_seconds
 
 
+@pytest.mark.long
 def test_waiting_for_the_next_snapshot_is_no_silence(images):
     with Camera(snapshots(images)) as camera, Watch(camera.url, fps=0.27) as watch:
         watch.wait_for_frames(2)
