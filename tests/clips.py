@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import av
 
+SOUND_HZ = 44100
+
 
 def pictures(source, frames):
     with av.open(str(source)) as container:
@@ -34,15 +36,20 @@ def cut(
     return target
 
 
+def silence(index):
+    """A piece of sound, the next one after ``index`` others."""
+    frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.sample_rate, frame.pts = SOUND_HZ, index * 1024
+    return frame
+
+
 def audio_only(target):
     with av.open(str(target), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
+        stream = container.add_stream("aac", rate=SOUND_HZ)
         for index in range(10):
-            frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-            for plane in frame.planes:
-                plane.update(bytes(plane.buffer_size))
-            frame.sample_rate, frame.pts = 44100, index * 1024
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(silence(index)))
         container.mux(stream.encode(None))
     return target
 

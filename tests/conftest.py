@@ -139,14 +139,13 @@ def redis_server(request, tmp_path):
     server.stop()
 
 
+SERVERS_REDIS_ONLY_IN_LONG = [
+    pytest.param(name, marks=pytest.mark.long if name == "redis" else ())
+    for name, path in REDIS_BINARIES.items()
+    if path
+]
 redis_only_in_long = pytest.mark.parametrize(
-    "redis_server",
-    [
-        pytest.param(name, marks=pytest.mark.long if name == "redis" else ())
-        for name, path in REDIS_BINARIES.items()
-        if path
-    ],
-    indirect=True,
+    "redis_server", SERVERS_REDIS_ONLY_IN_LONG, indirect=True
 )
 """For slow tests: Debian's redis-server with `make test-faults` only."""
 
@@ -208,11 +207,17 @@ class RtspServer:
     def __init__(self, directory):
         self.directory = directory
         self.port = free_port()
-        while not self.start():  # another process has taken a port in the meantime
+        for _ in range(2):  # another process may have taken a port in the meantime
+            if self._starts():
+                return
             self.port = free_port()
+        self.start()
 
     def start(self):
-        """Whether it accepts connections."""
+        if not self._starts():
+            pytest.fail("the RTSP server has ended")
+
+    def _starts(self):
         program = Path(sys.executable).with_name("rtsp-server")
         self.process = subprocess.Popen(
             [str(program), "-d", str(self.directory), "-H", "127.0.0.1", "-p", str(self.port),

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.clips import cut, pictures, set_rotation
+from tests.clips import SOUND_HZ, cut, pictures, set_rotation, silence
 from tests.conftest import WALKWAY, wait_until
 from worker.errors import SourceError
 from worker.frames import Frame, StreamDown, StreamUp
@@ -214,17 +214,13 @@ def test_a_recording_that_starts_at_an_edit_or_lacks_a_frame_count_is_not_trunca
     trimmed = tmp_path / "trimmed.mkv"
     with av.open(str(whole)) as source, av.open(str(trimmed), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
-        audio = target.add_stream("aac", rate=44100)
+        audio = target.add_stream("aac", rate=SOUND_HZ)
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
         for index in range(900):  # the sound continues long after the pictures
-            sound = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-            for plane in sound.planes:
-                plane.update(bytes(plane.buffer_size))
-            sound.sample_rate, sound.pts = 44100, index * 1024
-            target.mux(audio.encode(sound))
+            target.mux(audio.encode(silence(index)))
     items = list(open_recording(trimmed))
     assert len(frames(items)) == 60
     assert items[-1].reason == "end_of_file"

@@ -37,6 +37,14 @@ def picture_of(number, size, *, moving=False):
     return image
 
 
+def frame_of(number, size, *, moving=False):
+    """The picture as an encoder takes it, at 25 pictures per second."""
+    image = av.VideoFrame.from_ndarray(picture_of(number, size, moving=moving), "rgb24")
+    frame = image.reformat(format="yuv420p")
+    frame.pts, frame.time_base = number, Fraction(1, 25)
+    return frame
+
+
 def number_in(image, size):
     """The number that a picture of ``size`` shows, from an image of any size; modulo 256."""
     rows, columns = image.shape[0] / size[0], image.shape[1] / size[1]
@@ -72,10 +80,7 @@ def numbered_clip(size=(144, 192), gop=16, b_frames=0, *, moving=False):
     }  # fmt: skip
     packets = []
     for number in range(256):
-        image = av.VideoFrame.from_ndarray(picture_of(number, size, moving=moving), "rgb24")
-        image = image.reformat(format="yuv420p")
-        image.pts, image.time_base = number, Fraction(1, 25)
-        packets += encoder.encode(image)
+        packets += encoder.encode(frame_of(number, size, moving=moving))
     packets += encoder.encode(None)
     units = tuple(
         tuple(nal for nal in re.split(rb"\x00\x00\x00?\x01", bytes(p)) if nal) for p in packets

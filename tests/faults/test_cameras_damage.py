@@ -1,14 +1,13 @@
 """What is lost on the way: a picture that shows something older in places says so."""
 
 import time
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
 from tests.conftest import wait_until
-from tests.faults.numbered_camera import NumberedCamera, number_in, numbered_clip, picture_of
+from tests.faults.numbered_camera import NumberedCamera, frame_of, number_in, numbered_clip
 from tests.faults.watching import SIZE, Watch
 from tests.http_cameras import Camera, head
 from worker.sources.conversion import PictureConverter
@@ -110,8 +109,6 @@ def transport_stream(codec, path):
         if codec.startswith("libx"):
             stream.options = {"preset": "ultrafast", "x265-params": "log-level=none:scenecut=0"}
         for number in range(10 * RATE):
-            image = av.VideoFrame.from_ndarray(picture_of(number, (240, 320), moving=True), "rgb24")
-            image.pts, image.time_base = number, Fraction(1, RATE)
-            container.mux(stream.encode(image.reformat(format="yuv420p")))
+            container.mux(stream.encode(frame_of(number, (240, 320), moving=True)))
         container.mux(stream.encode(None))
     return path.read_bytes()

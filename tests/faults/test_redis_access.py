@@ -9,7 +9,15 @@ import pytest
 import redis
 import trustme
 
-from tests.conftest import REDIS_BINARIES, ROOT, RedisServer, free_port, json_lines, wait_until
+from tests.conftest import (
+    REDIS_BINARIES,
+    ROOT,
+    SERVERS_REDIS_ONLY_IN_LONG,
+    RedisServer,
+    free_port,
+    json_lines,
+    wait_until,
+)
 from tests.events import camera_event, detections_event
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
@@ -65,14 +73,7 @@ class Guarded:
         return [(e["username"], e["object"]) for e in entries if e["object"] != OPTIONAL]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.long if name == "redis" else ())
-        for name, path in REDIS_BINARIES.items()
-        if path
-    ],
-)
+@pytest.fixture(scope="module", params=SERVERS_REDIS_ONLY_IN_LONG)
 def started(request, tmp_path_factory):
     guarded = Guarded(REDIS_BINARIES[request.param], tmp_path_factory.mktemp(request.param))
     yield guarded

@@ -194,19 +194,13 @@ def test_closing_while_the_sink_hangs_keeps_what_waits_behind(start, tmp_path):
 
 
 def test_nobody_who_submits_waits_for_a_sink_that_hangs(start):
-    release = threading.Event()
-
-    class Hanging(MemorySink):
-        def publish(self, events):
-            release.wait(10)
-            super().publish(events)
-
-    publisher = start(Hanging())
+    sink = HangingSink()
+    publisher = start(sink)
     started = time.monotonic()
     for seq in range(1000):
         publisher.submit(events(seq, seq))
     assert time.monotonic() - started < 5
-    release.set()
+    sink.released.set()
 
 
 def test_what_the_spool_could_not_hold_is_told_once_the_sink_is_back(start, tmp_path):
@@ -367,21 +361,14 @@ def test_losses_that_were_never_told_are_left_for_the_next_start(start, tmp_path
 
 
 def test_what_a_write_that_hangs_holds_up_is_kept_for_the_next_start(start, tmp_path):
-    class Hanging(MemorySink):
-        entered, free = threading.Event(), threading.Event()
-
-        def publish(self, events):
-            self.entered.set()
-            self.free.wait()
-
-    sink = Hanging()
+    sink = HangingSink()
     publisher = start(sink)
     publisher.submit(events(0, 3))
     assert sink.entered.wait(5)
     publisher.submit(events(4, 5))
     assert publisher.close(0.1) == 0
     assert seqs_of(spool_in(tmp_path)) == list(range(6))
-    sink.free.set()
+    sink.released.set()
 
 
 def test_what_an_earlier_run_left_behind_later_events_does_not_turn_this_run_away(start, tmp_path):
@@ -752,23 +739,19 @@ def test_a_sink_that_is_away_is_not_asked_again_before_it_is_time(start, tmp_pat
 def test_a_sink_that_is_away_is_not_asked_again_while_closing(start, tmp_path, monkeypatch):
     monkeypatch.setattr(outage, "FIRST_RETRY_SECONDS", 0)
     monkeypatch.setattr(outage, "LAST_RETRY_SECONDS", 0)
-    entered, closing = threading.Event(), threading.Event()
 
-    class Hanging(FlakySink):
-        def publish(self, events):
-            entered.set()
-            assert closing.wait(20)
-            super().publish(events)
+    class HangsAndIsAway(HangingSink, FlakySink):
+        pass
 
-    sink = Hanging()
+    sink = HangsAndIsAway()
     publisher = start(sink)
     publisher.submit(events(0, 0))
-    assert entered.wait(5)
+    assert sink.entered.wait(5)
     publisher.submit(events(1, 3))
     closer = threading.Thread(target=publisher.close, args=(20,))
     closer.start()
     wait_until(lambda: publisher._closing)
-    closing.set()
+    sink.released.set()
     closer.join(20)
     assert sink.tries == 1
     assert seqs_of(spool_in(tmp_path)) == [0, 1, 2, 3]
@@ -819,23 +802,15 @@ def test_closing_ends_in_the_midst_of_a_long_spool_when_its_time_is_over(
     start, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(live, "EVENTS_AT_ONCE", 1)
-    entered, closing = threading.Event(), threading.Event()
-
-    class Slow(MemorySink):
-        def publish(self, events):
-            entered.set()
-            assert closing.wait(20)
-            super().publish(events)
-
     spool_in(tmp_path).append(events(0, 4))
-    sink = Slow()
+    sink = HangingSink()
     publisher = start(sink)
     publisher.add_cameras([])  # wakes it
-    assert entered.wait(5)
+    assert sink.entered.wait(5)
     closer = threading.Thread(target=publisher.close, args=(0,))
     closer.start()
     wait_until(lambda: publisher._give_up_at < time.monotonic())
-    closing.set()
+    sink.released.set()
     closer.join(20)
     assert seqs(sink) == [0]
     assert seqs_of(spool_in(tmp_path)) == [1, 2, 3, 4]

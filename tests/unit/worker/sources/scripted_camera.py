@@ -5,12 +5,12 @@ waiting. In the place of the Intake, whose thread would read them as fast as it 
 import functools
 import io
 from contextlib import contextmanager
-from fractions import Fraction
 
 import av
 
+from tests.clips import SOUND_HZ, silence
 from tests.clocks import Clock
-from tests.faults.numbered_camera import picture_of
+from tests.faults.numbered_camera import frame_of
 from worker.sources import camera_pictures, liveness
 from worker.sources.arrivals import Arrival
 
@@ -30,18 +30,11 @@ def clip(frames=50, gop=10, *, b_frames=0, pyramid=False, sound=False, file_form
         x264 = f"scenecut=0:keyint={gop}:bframes={b_frames}:b-adapt=0"
         x264 += f":b-pyramid={'normal' if pyramid else 'none'}"
         stream.options = {"preset": "ultrafast", "x264-params": x264}
-        audio = container.add_stream("aac", rate=44100) if sound else None
+        audio = container.add_stream("aac", rate=SOUND_HZ) if sound else None
         for number in range(frames):
-            image = av.VideoFrame.from_ndarray(picture_of(number, SIZE, moving=True), "rgb24")
-            image = image.reformat(format="yuv420p")
-            image.pts, image.time_base = number, Fraction(1, RATE)
-            container.mux(stream.encode(image))
+            container.mux(stream.encode(frame_of(number, SIZE, moving=True)))
             if audio is not None:
-                silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-                for plane in silence.planes:
-                    plane.update(bytes(plane.buffer_size))
-                silence.sample_rate, silence.pts = 44100, number * 1024
-                container.mux(audio.encode(silence))
+                container.mux(audio.encode(silence(number)))
         container.mux(stream.encode(None))
         if audio is not None:
             container.mux(audio.encode(None))

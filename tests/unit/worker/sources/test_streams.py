@@ -6,11 +6,10 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import av
-import numpy as np
 import pytest
 from av.stream import Disposition
 
-from tests.clips import pictures
+from tests.clips import SOUND_HZ, pictures, silence
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.frames import Frame
@@ -91,11 +90,9 @@ def test_a_cover_is_not_a_video(tmp_path):
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
         cover.disposition = COVER
-        sound = container.add_stream("aac", rate=44100)
+        sound = container.add_stream("aac", rate=SOUND_HZ)
         for index in range(10):
-            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-            samples.sample_rate, samples.pts = 44100, index * 1024
-            container.mux(sound.encode(samples))
+            container.mux(sound.encode(silence(index)))
         container.mux(sound.encode(None))
         container.mux(cover.encode(next(pictures(WALKWAY, 1)).reformat(64, 48, "yuvj420p")))
         container.mux(cover.encode(None))
