@@ -93,6 +93,7 @@ detector() {
 live() {
   benchmark live.py --start 64 --most 192 --seconds-per-step 5 --most-seconds 70 $quick
 }
+training() { benchmark training.py --seconds 4 $quick; }
 e2e() { benchmark end_to_end.py --rounds 1 --torchvision-frames 150 $quick; }
 
 limits="warm 75
@@ -109,12 +110,13 @@ host 110
 decode_nms 20
 detector 60
 live 110
+training 90
 e2e 75"
 names=$(awk '{print $1}' <<<"$limits")
 # What measures nothing shares the machine, but for growth: it asks 10,000 times whether the GPU is
 # done, which among others' work would take minutes.
 right="warm+tests+accuracy+decoder+replay+memcheck+barriers growth"
-all="$right decode_nms_variants conv host decode_nms detector live e2e"
+all="$right decode_nms_variants conv host decode_nms detector live training e2e"
 
 once_warm() { # a command, as soon as the kernels are compiled
   while [ -e "$work/warming" ]; do sleep 0.2; done
@@ -220,7 +222,7 @@ if [ -z "$dry" ] && [[ $phases =~ host|live|e2e ]]; then # made once, while noth
   clip=$!
 fi
 for group in $phases; do
-  case $group in decode_nms* | conv | host | detector | live | e2e) [ -z "$clip" ] || wait "$clip" ;; esac
+  case $group in decode_nms* | conv | host | detector | live | training | e2e) [ -z "$clip" ] || wait "$clip" ;; esac
   case +$group+ in *+warm+*) touch "$work/warming" ;; esac
   jobs=()
   for name in ${group//+/ }; do
