@@ -107,7 +107,7 @@ growth 30
 decode_nms_variants 100
 conv 130
 host 110
-decode_nms 20
+decode_nms 30
 detector 60
 live 110
 training 90

@@ -231,12 +231,15 @@ class FusedHead:
         """Both heads are ``nn.Conv2d`` of one kernel size and padding."""
         self.boxes_per_cell: int = regression.out_channels // 4
         self._split = classification.out_channels
-        self._bias = torch.cat((classification.bias, regression.bias)).detach().float()
+        bias = torch.cat((classification.bias, regression.bias)).detach()
+        self._bias = bias.float()
+        self._no_bias = torch.zeros_like(self._bias)
         weight = torch.cat((classification.weight, regression.weight)).detach()
-        rounded_up = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -len(weight) % 8))
+        missing = -len(weight) % 8
+        rounded_up = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing))
         self._convolution = Convolution(
             rounded_up.contiguous(memory_format=torch.channels_last),
-            None,
+            F.pad(bias, (0, missing)),
             classification,
             tile_rule,
         )
@@ -244,8 +247,13 @@ class FusedHead:
     def __call__(self, x: Tensor, bbox_regression: Tensor, cls_logits: Tensor) -> None:
         """Fill the outputs, which begin at the map's first default box, from the map."""
         convolution = self._convolution
-        y = convolution.by_cudnn(x) if convolution.suits_cudnn(x) else convolution.by_kernel(x)
-        split_heads(y, self._bias, self._split, bbox_regression, cls_logits)
+        if convolution.suits_cudnn(x):
+            y, bias = convolution.by_cudnn(x), self._bias
+        else:
+            # Rounded once: the sums without their bias are larger than what is left of them, and
+            # to round those too cost 0.016 of AP on the sample (bf16, AP of the fp32 run as truth).
+            y, bias = convolution.by_kernel(x), self._no_bias
+        split_heads(y, bias, self._split, bbox_regression, cls_logits)
 
 
 def _fused(module: nn.Module, tile_rule: TileRule) -> nn.Module:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssd_core.box_coder import BOX_WEIGHTS, encode_boxes, xyxy_to_cxcywh
-from ssd_core.training.matching import BACKGROUND, match_batch, padded
+from ssd_core.training.matching import BACKGROUND, in_parts, match_batch, padded
 
 NEGATIVES_PER_POSITIVE = 3.0
 """At most so many (paper, section 2.2, "hard negative mining")."""
@@ -60,20 +60,34 @@ def multibox_loss(
     if negatives_below_iou is not None:
         is_candidate &= matches.best_iou < negatives_below_iou
     with torch.no_grad():
-        hardness = _background_loss(cls_logits, activation).masked_fill_(~is_candidate, -torch.inf)
+        parts = [_background_loss(part, activation) for part in in_parts(cls_logits)]
+        hardness = torch.cat(parts).masked_fill_(~is_candidate, -torch.inf)
         wanted = (negatives_per_positive * is_matched.sum(1)).clamp(min=min_negatives)
         is_negative = _largest(hardness, wanted) & is_candidate
     num_matched = is_matched.sum().clamp(min=1)
+    offsets = _offsets(targets, matches.objects, default_boxes_cxcywh, box_weights)
 
     counts = is_matched | is_negative
-    classification = _class_loss(cls_logits[counts].float(), classes[counts], activation)
-    image, default_box = is_matched.nonzero(as_tuple=True)
-    truth = targets[image, matches.objects[image, default_box]]
-    offsets = encode_boxes(
-        xyxy_to_cxcywh(truth), default_boxes_cxcywh[default_box].float(), box_weights
+    if cls_logits.is_cuda:  # to choose rows would wait for the device
+        classification = _class_loss(cls_logits.float(), classes, activation).where(counts, 0).sum()
+    else:
+        classification = _class_loss(cls_logits[counts].float(), classes[counts], activation).sum()
+    regression = F.smooth_l1_loss(
+        bbox_regression.float(),
+        offsets.where(is_matched[..., None], bbox_regression.detach()),
+        reduction="sum",
     )
-    regression = F.smooth_l1_loss(bbox_regression[is_matched].float(), offsets, reduction="sum")
     return MultiBoxLosses(regression / num_matched, classification / num_matched)
+
+
+def _offsets(
+    targets: Tensor, objects: Tensor, default_boxes_cxcywh: Tensor, box_weights: tuple[float, ...]
+) -> Tensor:
+    """(B, A, 4) fp32: what the boxes of matched objects are; of others, nothing of use."""
+    if not targets.shape[1]:
+        return targets.new_zeros(*objects.shape, 4)
+    truth = targets.gather(1, objects.clamp(min=0)[..., None].expand(-1, -1, 4))
+    return encode_boxes(xyxy_to_cxcywh(truth), default_boxes_cxcywh.float(), box_weights)
 
 
 def _classes(labels: Sequence[Tensor], objects: Tensor, is_object: Tensor) -> Tensor:
@@ -94,15 +108,23 @@ def _background_loss(cls_logits: Tensor, activation: str) -> Tensor:
 
 
 def _class_loss(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
-    """The sum over default boxes: logits (M, C), classes (M,)."""
+    """(...) of each default box: logits (..., C), classes (...)."""
     if activation == "softmax":
-        return F.cross_entropy(logits, classes, reduction="sum")
-    truth = F.one_hot(classes, logits.shape[1]).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits[:, 1:], truth[:, 1:], reduction="sum")
+        return logits.logsumexp(-1) - logits.gather(-1, classes[..., None])[..., 0]
+    truth = F.one_hot(classes, logits.shape[-1]).to(logits.dtype)[..., 1:]
+    losses = F.binary_cross_entropy_with_logits(logits[..., 1:], truth, reduction="none")
+    return losses.sum(-1)
 
 
 def _largest(values: Tensor, wanted: Tensor) -> Tensor:
     """(B, A) bool: of each row the ``wanted`` (B,) largest, ties to the lower index."""
-    order = values.sort(dim=1, descending=True, stable=True).indices
-    is_wanted = torch.arange(values.shape[1], device=values.device) < wanted[:, None]
-    return torch.zeros_like(is_wanted).scatter_(1, order, is_wanted)
+    wanted = wanted.long().clamp(max=values.shape[1])
+    if values.is_cuda:  # to ask how many are wanted would wait for the device
+        ranked = values.sort(dim=1, descending=True).values
+    else:
+        ranked = values.topk(max(int(wanted.max()), 1), dim=1).values
+    least = ranked.gather(1, (wanted - 1).clamp(min=0)[:, None])
+    is_larger = values > least
+    is_tied = (values == least) & (wanted > 0)[:, None]
+    room = wanted[:, None] - is_larger.sum(1, keepdim=True)
+    return (is_larger & (wanted > 0)[:, None]) | (is_tied & (is_tied.cumsum(1) <= room))

@@ -154,3 +154,21 @@ def test_memory_that_runs_out_is_no_fault_of_the_kernels(small, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         fuse_for_cuda(*small)
     assert not fallback.reason
+
+
+@torch.inference_mode()
+def test_outputs_are_rounded_once_with_their_bias(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(9, (1, 16, 3, 4), generator=generator)
+    heads = [nn.Conv2d(16, 8, 1), nn.Conv2d(16, 8, 1)]
+    for head in heads:  # sums near 3,072: neither type has the odd numbers there
+        head.weight.copy_(torch.randint(97, head.weight.shape, generator=generator))
+        head.bias.fill_(-3072)
+    exact = [head(x.float()).flatten(2).transpose(1, 2).reshape(1, 24, 4) for head in heads]
+    assert all((each % 2 == 1).any() and each.abs().max() < 2048 for each in exact)
+    found = [torch.empty(1, 24, 4, dtype=dtype, device=DEVICE) for _ in heads]
+    x = x.to(DEVICE, dtype).to(memory_format=torch.channels_last)
+    heads = [head.to(DEVICE, dtype) for head in heads]
+    fused.FusedHead(*heads, 4, fused.tile_for)(x, found[1], found[0])
+    for each, expected in zip(found, exact, strict=True):
+        assert torch.equal(each.cpu(), expected.to(dtype))
