@@ -72,10 +72,8 @@ def losses(chosen: argparse.Namespace) -> dict[str, float]:
     def matching() -> None:
         match_batch(*padded(boxes), defaults)
 
-    compiled = torch.compile(multibox_loss, dynamic=False)
     candidates = [
         ("ours", backward(multibox_loss)),
-        ("ours compiled", backward(compiled)),
         ("torchvision", backward(theirs)),
         ("ours, matching alone", matching),
     ]
@@ -140,7 +138,7 @@ def objects(images: int, classes: int, device: str) -> tuple[list[Tensor], list[
 
 
 def torchvisions_loss(defaults: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """torchvision's matching and loss, as its SSD calls them."""
+    """What torchvision's SSD does to match and to compute its loss."""
     from torchvision.models.detection._utils import BoxCoder, SSDMatcher
     from torchvision.models.detection.ssd import SSD
     from torchvision.ops import box_iou

@@ -4,6 +4,7 @@ A run outside a graph takes its memory here too: what a graph needs is then ther
 begins, and a large batch needs it once instead of twice. Failed captures are cleaned up.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -28,7 +29,7 @@ class GraphMemory:
     def in_use(self) -> Iterator[None]:
         """What this thread allocates comes from here. Other memory that lies idle is given back."""
         torch.cuda.empty_cache()  # the pool cannot draw on it
-        with torch.cuda.use_mem_pool(self._pool, self._index):
+        with _no_garbage_collection(), torch.cuda.use_mem_pool(self._pool, self._index):
             yield
 
     def capture(self, compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
@@ -44,6 +45,7 @@ class GraphMemory:
             # Also where the capture fails and leaves its stream behind. Other threads may use the
             # device meanwhile, to decode frames for example.
             with (
+                _no_garbage_collection(),
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(
                     graph,
@@ -70,3 +72,19 @@ class GraphMemory:
             torch._C._cuda_endAllocateToPool(self._index, self._pool.id)
         while self._pool.use_count() > holders:
             torch._C._cuda_releasePool(self._index, self._pool.id)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect nothing meanwhile: it may find the graphs and the pool of another detector.
+
+    Their destructors call CUDA, and what they raise ends the process: one was aborted so, while a
+    graph was made ready (torch 2.11).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

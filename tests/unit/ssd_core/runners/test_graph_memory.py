@@ -95,3 +95,17 @@ def test_captures_that_fail_again_and_again_take_no_more_memory(network, spec, f
     torch.cuda.empty_cache()
     assert torch.cuda.memory_allocated() < used
     assert torch.cuda.memory_reserved() < reserved[-1]
+
+
+def test_nothing_is_collected_while_a_graph_is_made(network, spec):
+    """The destructors of another detector's graphs would call CUDA in the middle of it."""
+    collecting = []
+
+    def watched(x):
+        collecting.append(gc.isenabled())
+        return network(x)
+
+    runner_of(watched, spec).warm_up(2)
+    assert collecting
+    assert not any(collecting)
+    assert gc.isenabled()
