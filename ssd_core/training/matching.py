@@ -13,6 +13,8 @@ from ssd_core.box_coder import cxcywh_to_xyxy
 
 BACKGROUND = -1
 """Instead of the index of an object: the default box is to predict none."""
+LOWEST = 2**31 - 1
+"""In the lower half of a key, for the lowest index."""
 
 
 class Matches(NamedTuple):
@@ -61,9 +63,9 @@ def match_batch(
         _overlaps(boxes, real, default_boxes_xyxy)
         for boxes, real in zip(in_parts(boxes_xyxy), in_parts(is_object), strict=True)
     ]
-    best_iou, best_object, *ranked = (torch.cat(column) for column in zip(*parts, strict=True))
+    best_iou, best_object, wanted, iou = map(torch.cat, zip(*parts, strict=True))
     found = best_object.masked_fill_(best_iou <= iou_threshold, BACKGROUND)
-    chosen = _one_each(*ranked, is_object, found.shape[1])
+    chosen = _one_each(wanted, iou, is_object, found.shape[1])
     # One column more, for objects that have none.
     found = torch.cat((found, found.new_empty(images, 1)), dim=1)
     found.scatter_(1, chosen, torch.arange(objects, device=found.device).expand(images, -1))
@@ -90,12 +92,16 @@ def _overlaps(
     iou = pairwise_iou(boxes_xyxy, default_boxes_xyxy).masked_fill_(~is_object[..., None], -1)
     best_iou, best_object = iou.max(dim=1)
     objects, num_defaults = iou.shape[1:]
-    # As integers, positive fp32 numbers are in the same order; topk alone leaves ties open.
-    keys = iou.view(torch.int32).to(torch.int64).mul_(1 << 32)
-    keys += torch.arange(num_defaults - 1, -1, -1, device=iou.device)
-    best = keys.topk(min(objects, num_defaults), dim=2).values & 0xFFFFFFFF
-    wanted = num_defaults - 1 - best
+    keys = _ranks(iou, torch.arange(num_defaults, device=iou.device))
+    best = keys.topk(min(objects, num_defaults), dim=2).values  # of iou, it would leave ties open
+    wanted = LOWEST - (best & LOWEST)
     return best_iou, best_object, wanted, iou.gather(2, wanted)
+
+
+def _ranks(iou: Tensor, index: Tensor) -> Tensor:
+    """Integers in the order of IoU, ties by the lower index; negative where the IoU is."""
+    # As integers, positive fp32 numbers are in the same order.
+    return iou.view(torch.int32).to(torch.int64).mul_(1 << 32).add_(LOWEST - index)
 
 
 def pairwise_iou(boxes_xyxy: Tensor, default_boxes_xyxy: Tensor) -> Tensor:
@@ -109,35 +115,27 @@ def pairwise_iou(boxes_xyxy: Tensor, default_boxes_xyxy: Tensor) -> Tensor:
     return overlap.div_(areas.sub_(overlap))
 
 
-def _one_each(wanted: Tensor, values: Tensor, is_object: Tensor, num_defaults: int) -> Tensor:
-    """(B, N): the default box of each object, A for none, by what ``_overlaps`` ranks.
+def _one_each(wanted: Tensor, iou: Tensor, is_object: Tensor, num_defaults: int) -> Tensor:
+    """(B, N): the default box of each object, A for none; of K each, (B, N, K), with their IoU.
 
     Every round, each object asks for the default box that it overlaps most, of those that no other
-    holds with a higher IoU; each default box is held by the best that asked for it so far. In each
-    round at least one more pair is final, the best that is left: the result is that of taking the
-    best pair again and again.
+    holds with a higher IoU; each default box is held by the best that asked for it. In each round
+    at least one more pair is final, the best that is left: the result is that of taking the best
+    pair again and again.
     """
     images, objects, count = wanted.shape
-    index = torch.arange(objects, device=wanted.device)
-    chosen = index.new_full((images, objects), num_defaults)
-    held = values.new_full((images, objects), -1.0)
-    """IoU of each object with the default box that it holds."""
+    keys = _ranks(iou, torch.arange(objects, device=iou.device)[:, None])
+    held = keys.new_full((images, num_defaults + 1), -1)
+    """Key of the pair that each default box is in."""
+    chosen = wanted.new_full((images, objects), num_defaults)
     for _ in range(count):
-        # (B, N, K, N): whether another object holds what this one wants, with a higher IoU.
-        holds = chosen[:, None, None, :] == wanted[..., None]
-        beaten = _beats(held[:, None, None, :], values[..., None], index[:, None, None])
-        value, place = values.masked_fill((holds & beaten).any(3), -1.0).max(dim=2)
-        box = wanted.gather(2, place[..., None])[..., 0]
-        asks = is_object & (value >= 0)
-        same = (box[:, :, None] == box[:, None, :]) & asks[:, None, :]
-        wins = asks & ~(same & _beats(value[:, None, :], value[:, :, None], index[:, None])).any(2)
-        chosen, held = box.where(wins, num_defaults), value
+        is_lost = held.gather(1, wanted.flatten(1)).view_as(keys) > keys
+        key, place = keys.masked_fill(is_lost, -1).max(dim=2)
+        asks = is_object & (key >= 0)
+        box = wanted.gather(2, place[..., None])[..., 0].where(asks, num_defaults)
+        held = torch.full_like(held, -1).scatter_reduce_(1, box, key, "amax")
+        wins = asks & (held.gather(1, box) == key)
+        chosen = box.where(wins, num_defaults)
         if not wanted.is_cuda and bool((wins == asks).all()):  # to ask would wait for a device
             break
     return chosen
-
-
-def _beats(value: Tensor, other: Tensor, index: Tensor) -> Tensor:
-    """Whether IoU ``value``, of an object of the last dimension, beats object ``index``'s."""
-    rival = torch.arange(value.shape[-1], device=value.device)
-    return (value > other) | ((value == other) & (rival < index))
