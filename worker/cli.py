@@ -29,6 +29,7 @@ from worker.settings.fields import (
     Settings,
     SpoolSettings,
     SubscribeSettings,
+    TrainSettings,
 )
 from worker.settings.loading import load_settings
 
@@ -37,6 +38,7 @@ usage: ssd-worker COMMAND ...
 
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
+  train DATA...          learn own classes from labelled images
   subscribe [CAMERA...]  print events as JSON Lines
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
@@ -114,6 +116,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.replay import run_replay
 
             return run_replay(settings)
+        case TrainSettings():
+            from worker.commands.train import run_train
+
+            return run_train(settings)
         case SubscribeSettings():
             from worker.commands.subscribe import run_subscribe
 

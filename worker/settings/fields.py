@@ -301,6 +301,104 @@ class ReplaySettings(DetectorSettings):
         return self.redis_url or ("none" if has_file else "embedded")
 
 
+class TrainSettings(Settings):
+    """Train a model for own classes; --weights takes what comes out."""
+
+    data: Sources = Field(
+        default=[],
+        description="labelled images: COCO JSON, folder in Pascal VOC's form, or the .json of a "
+        "replay beside its recording; several are one data set",
+    )
+    images: Path | None = Field(
+        None, description="folder of the images or recordings; default: beside the data"
+    )
+    val: Path | None = Field(
+        None,
+        description="labelled images to measure AP on after each epoch; the best epoch is then the "
+        "one with the highest AP, else the one with the lowest loss",
+    )
+    output: Path | None = Field(None, description="weights file to write: .safetensors")
+    model: str | None = Field(
+        None,
+        description="name from `ssd-worker models`; default: what the weights file says, else "
+        "ssd_mobilenet_v2_oid",
+    )
+    weights: str | None = Field(
+        None,
+        description="weights to start from: file, or 'coco'; default: those in the package",
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="times that each image is seen; default: as many as make 2,000 steps, but "
+        "12 to 200",
+    )
+    batch: int = Field(16, ge=1, le=4096, description="images at once")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="batches per step, for large steps in little memory",
+    )
+    lr: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        allow_inf_nan=False,
+        description="highest learning rate; default: 0.001, lower for steps of fewer than 16 "
+        "images",
+    )
+    freeze: int = Field(
+        0, ge=0, le=100, description="keep the first N of the backbone's 5 stages as they are"
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="what the order of images and their augmentation depend on",
+    )
+    resume: bool = Field(
+        False, description="go on after the last whole epoch; from the start if there is none"
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="processes that read images; 0: none besides the training; default: one per "
+        "core, at most 8",
+    )
+    device: str = Field("auto", description="auto, cpu or cuda[:N]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of the network's multiplications; auto: bf16 on a GPU that has it, else fp32",
+    )
+    fp16: bool = Field(False, description="store the weights as fp16: half the size")
+    preview: Path | None = Field(
+        None,
+        description="PNG to draw augmented images with their boxes into; without --output, that "
+        "is all",
+    )
+    skip_invalid: bool = Field(
+        False, description="leave out what is wrong in the data, instead of refusing it"
+    )
+    overwrite: bool = Field(
+        False, description="replace an output that exists, and start again unless --resume"
+    )
+
+    @model_validator(mode="after")
+    def _says_what_to_write(self) -> "TrainSettings":
+        if not self.data:
+            raise ValueError("no labelled images to learn from: give DATA, such as labels.json")
+        if self.output is None and self.preview is None:
+            raise ValueError("give --output FILE.safetensors, or --preview FILE.png")
+        if self.output is not None and self.output.suffix != ".safetensors":
+            raise ValueError(f"--output {self.output}: expected .safetensors")
+        if self.preview is not None and self.preview.suffix != ".png":
+            raise ValueError(f"--preview {self.preview}: expected .png")
+        return self
+
+
 class SubscribeSettings(RedisSettings):
     """Print events as JSON Lines."""
 
@@ -426,6 +524,7 @@ class SpoolSettings(SpoolPlace):
 COMMANDS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "replay": ReplaySettings,
+    "train": TrainSettings,
     "subscribe": SubscribeSettings,
     "cameras": CamerasSettings,
     "spool": SpoolSettings,

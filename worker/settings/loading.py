@@ -37,7 +37,7 @@ from worker.settings.fields import (
 )
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids")
+SEVERAL = ("sources", "paths", "ids", "data")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
