@@ -3,6 +3,7 @@
 SsdError(ValueError)
 ├── UnknownModelError     a model name that is not in the zoo
 ├── CheckpointError       weights that are missing, refused, or do not fit the model
+├── EvaluationError       detections and labelled images that give no numbers
 └── DeviceError           a device or precision that this machine does not have
 """
 
@@ -21,3 +22,7 @@ class CheckpointError(SsdError):
 
 class DeviceError(SsdError):
     """The device or the precision is not available here."""
+
+
+class EvaluationError(SsdError):
+    """There is nothing to evaluate, or no library for it."""
