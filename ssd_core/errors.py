@@ -4,7 +4,8 @@ SsdError(ValueError)
 ├── UnknownModelError     a model name that is not in the zoo
 ├── CheckpointError       weights that are missing, refused, or do not fit the model
 ├── DeviceError           a device or precision that this machine does not have
-└── TrainingError         a training run that cannot begin or go on
+├── TrainingError         a training run that cannot begin or go on
+└── EvaluationError       detections and labelled images that give no numbers
 """
 
 
@@ -26,3 +27,7 @@ class DeviceError(SsdError):
 
 class TrainingError(SsdError):
     """A training run cannot begin, or cannot go on."""
+
+
+class EvaluationError(SsdError):
+    """There is nothing to evaluate, or no library for it."""
