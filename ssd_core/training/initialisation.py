@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd_core.checkpoints.loading import load_model
+from ssd_core.detector import fold_batch_norm
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec, build_model, get_spec
 
@@ -34,32 +35,41 @@ def starting_model(
 ) -> tuple[SSD, ModelSpec, str | None]:
     """The network to train for ``labels`` (class 0: background), its spec, and its weights' digest.
 
-    ``model`` and ``weights`` as for ``load_model``. Without weights, given or in the package, all
-    layers begin as the paper's new ones do, and the digest is None. Raises UnknownModelError,
-    CheckpointError.
+    ``model`` and ``weights`` as for ``load_model``; batch norm is folded. Without weights, given or
+    in the package, all layers begin as the paper's new ones do, and the digest is None. What is new
+    depends on the seed. Raises UnknownModelError, CheckpointError.
     """
     named = None if model is None else get_spec(model)
-    if weights is None and named is not None and named.weights is None:
-        log.warning(
-            "%s comes without weights: it starts untrained, which takes far more images and time "
-            "than starting from weights (--weights FILE%s)",
-            named.name,
-            " or --weights coco" if named.downloadable else "",
-        )
-        spec = _own(named, labels, base_licence=None)
-        network = build_model(spec)
-        for head, sizes in zip(network.classification_heads, spec.box_sizes, strict=True):
-            _let_background_win(_convolution(head), len(sizes), spec.activation)
-        return network, spec, None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if weights is None and named is not None and named.weights is None:
+            return *_untrained(named, labels), None
+        return _trained(labels, model, weights)
+
+
+def _untrained(named: ModelSpec, labels: tuple[str, ...]) -> tuple[SSD, ModelSpec]:
+    log.warning(
+        "%s comes without weights: it starts untrained, which takes far more images and time than "
+        "starting from weights (--weights FILE%s)",
+        named.name,
+        " or --weights coco" if named.downloadable else "",
+    )
+    spec = _own(named, labels, base_licence=None)
+    network = build_model(spec)
+    for head, sizes in zip(network.classification_heads, spec.box_sizes, strict=True):
+        _let_background_win(_convolution(head), len(sizes), spec.activation)
+    return network, spec
+
+
+def _trained(
+    labels: tuple[str, ...], model: str | None, weights: str | Path | None
+) -> tuple[SSD, ModelSpec, str]:
     base, base_spec, digest = load_model(model, weights)
+    base = fold_batch_norm(base.eval())
     spec = _own(base_spec, labels, base_spec.licence)
-    batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in base.modules())
-    network = build_model(spec, batch_norm=batch_norm)
-    kept = {
-        name: tensor
-        for name, tensor in base.state_dict().items()
-        if not name.startswith("classification_heads.")
-    }
+    network = build_model(spec)
+    heads = "classification_heads."
+    kept = {name: x for name, x in base.state_dict().items() if not name.startswith(heads)}
     network.load_state_dict(kept, strict=False)
     rows = kept_classes(base_spec.labels, spec.labels)
     for head, old_head, sizes in zip(
@@ -70,7 +80,7 @@ def starting_model(
         )
     known = [label for label, row in zip(labels[1:], rows[1:], strict=True) if row is not None]
     if known:
-        log.info("the weights know %s: these classes go on from there", ", ".join(known))
+        log.info("the weights know %s: what they learnt is kept", ", ".join(known))
     return network, spec, digest
 
 

@@ -101,7 +101,8 @@ class Training:
         self._device = device
         self._folder = folder
         self._settings = dict(settings)
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self._network = network.to(device)
+        self._network.to(memory_format=torch.channels_last)
         freeze_stages(network, recipe.freeze)
         self._stepper = Stepper(network, spec, recipe, device)
         self._best_weights: dict[str, Tensor] = {}
@@ -163,7 +164,7 @@ class Training:
 
     def best_network(self) -> SSD:
         """A copy of the network on the CPU with the weights of the best epoch."""
-        network = copy.deepcopy(self._network).cpu()
+        network: SSD = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._best_weights)
         return network.eval()
 

@@ -92,9 +92,10 @@ class Stepper:
         images = batch.images.to(self._device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            outputs = self.network(images)
+            bbox_regression, cls_logits = self.network(images)
         losses = multibox_loss(
-            *outputs,
+            bbox_regression,
+            cls_logits,
             self._default_boxes,
             _moved(batch.boxes, self._device),
             _moved(batch.labels, self._device),

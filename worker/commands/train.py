@@ -157,6 +157,7 @@ def _run(
             is_best=epoch is training.best,
         )
 
+    validate = None if validation is None else _validate(validation, console)
     loader = BatchLoader(
         data, training.spec, recipe.batch, seed=recipe.seed, augment=True, workers=workers
     )
@@ -164,7 +165,7 @@ def _run(
         with loader, console, on_stop_signals(lambda: stops.append(1)):
             return training.run(
                 loader,
-                validation and _validate(validation, console),
+                validate,
                 on_step=on_step,
                 on_epoch=on_epoch,
                 should_stop=lambda: bool(stops),
