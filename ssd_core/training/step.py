@@ -113,7 +113,12 @@ class Stepper:
             self.optimizer.zero_grad()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            part = Batch(*(each[:fitting] for each in batch))
+            part = Batch(
+                batch.images[:fitting],
+                batch.boxes[:fitting],
+                batch.labels[:fitting],
+                batch.indices[:fitting],
+            )
             try:
                 self._step(part, 0.0, 1.0, updates=True)
             except (RuntimeError, MemoryError) as error:
