@@ -20,7 +20,7 @@ MODULES = (
     "worker.cli",
     *(
         f"worker.commands.{name}"
-        for name in ("run", "replay", "subscribe", "spool", "forget", "models", "doctor")
+        for name in ("run", "replay", "train", "subscribe", "spool", "forget", "models", "doctor")
     ),
     "ssd_core.detector",
     "worker.pipeline.detection",

@@ -51,10 +51,10 @@ class Recipe:
 
 
 def default_learning_rate(images: int) -> float:
-    """For a step over so many images: Adam's grows with the square root of the batch.
+    """For a step over so many images: with fewer, by the square root of their number, lower.
 
     Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv
-    2205.10287).
+    2205.10287). With more it stays: what is fine-tuned bears no higher one.
     """
     return LEARNING_RATE * min(math.sqrt(images / BATCH), 1.0)
 

@@ -18,19 +18,19 @@ import torch
 
 from ssd_core.checkpoints.safetensors_file import read_safetensors, save_checkpoint
 from ssd_core.errors import CheckpointError, TrainingError
+from ssd_core.failures import chain_of, one_line
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
 
 State = dict[str, Any]
 FORMAT = 1
 """Version of what is in a state."""
-SETTINGS_IN_WORDS = {
-    "data": "the data set",
-    "validation": "the validation set",
-    "weights": "the first weights",
-    "learning_rate": "lr",
+DIGESTS = {
+    "data": "the data set has changed since it began",
+    "validation": "the validation set is another than when it began",
+    "weights": "the weights to start from have changed since it began",
 }
-"""Settings of a run that no option has the name of."""
+"""Settings of a run whose values say nothing to people."""
 
 
 class RunFolder:
@@ -156,9 +156,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # the latter from torch.save
+    except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        # torch.save raises an error of its own when it is to end a file that it could not write.
+        reasons = [e.strerror for e in chain_of(error) if isinstance(e, OSError) and e.strerror]
+        reason = reasons[-1] if reasons else one_line(error)
         raise TrainingError(f"cannot write {path} ({reason})") from error
 
 
@@ -187,10 +189,8 @@ def _check_same(settings: Mapping[str, Any], saved: Mapping[str, Any], folder: P
         before, now = saved.get(name), settings.get(name)
         if before == now:
             continue
-        if name in ("data", "validation", "weights"):
-            changed.append(f"{SETTINGS_IN_WORDS[name]} has changed since it began")
-        else:
-            changed.append(f"{SETTINGS_IN_WORDS.get(name, name)} was {before}, is {now}")
+        option = "lr" if name == "learning_rate" else name
+        changed.append(DIGESTS.get(name, f"{option} was {before}, is {now}"))
     if changed:
         raise TrainingError(
             f"cannot resume the run in {folder}: {'; '.join(changed)}: give what it began with, or "

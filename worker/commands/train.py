@@ -204,7 +204,7 @@ def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
         return data, None
     validation = read_data_set(
         [settings.val],
-        images=settings.images,
+        images=settings.val_images or settings.images,
         labels=data.labels,
         skip_invalid=settings.skip_invalid,
         recordings=recordings,

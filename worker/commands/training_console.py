@@ -43,7 +43,8 @@ class TrainingConsole:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def step(self, epoch: int, images: int, loss: float | None) -> None:
         """``images`` of an epoch are done."""

@@ -317,6 +317,9 @@ class TrainSettings(Settings):
         description="labelled images to measure AP on after each epoch; the best epoch is then the "
         "one with the highest AP, else the one with the lowest loss",
     )
+    val_images: Path | None = Field(
+        None, description="folder of the images of --val; default: that of --images"
+    )
     output: Path | None = Field(None, description="weights file to write: .safetensors")
     model: str | None = Field(
         None,

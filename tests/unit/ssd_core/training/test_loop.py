@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 from dataclasses import asdict, replace
 
 import pytest
@@ -141,7 +142,6 @@ def test_a_run_that_goes_on_ends_with_the_same_weights(run, tmp_path, accumulate
 
         def on_step(progress, stop_in=stop_in, epochs=epochs):
             stop_in.append(progress)
-            return None
 
         part, finished = run(
             recipe,
@@ -234,6 +234,30 @@ def test_a_gradient_that_is_no_number_stops_the_run(run):
         TrainingError, match=r"the gradient is no longer .* \(no epoch was finished"
     ):
         run(change=break_it)
+
+
+def test_a_full_disk_stops_the_run_and_the_same_run_goes_on(run, tmp_path):
+    whole, _ = run(output=tmp_path / "whole.safetensors")
+    state = RunFolder(tmp_path / "own.safetensors").state
+
+    def fill(progress):
+        """From the second epoch on nothing as large as a state can be written."""
+        if progress.epoch == 2:
+            limit(state.stat().st_size // 2)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    try:
+        with pytest.raises(TrainingError, match=r"too large\) \(the checkpoint of epoch 1 is kept"):
+            run(on_step=fill)
+    finally:
+        limit(before[0])
+    part, finished = run(resume=True)
+    assert finished
+    assert_same(weights_of(part), weights_of(whole))
 
 
 def test_without_memory_for_a_batch_it_says_what_would_fit(run):
