@@ -1,51 +1,64 @@
-"""Labelled images, made on the spot: bright rectangles of two classes on noise."""
+"""Small labelled data sets, made on the spot: coloured rectangles on grey, with their boxes."""
 
 import json
 
 import numpy as np
 from PIL import Image
 
-COLOURS = {"Lorry": (230, 40, 40), "Van": (40, 90, 230)}
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def write_data_set(folder, images=8, *, size=(96, 64), seed=0, name="labels.json", empty=0):
-    """PNG files of ``size`` (width, height) and their COCO JSON, whose path is returned.
+def painted(height, width, objects=(), grey=96):
+    """An image with rectangles: (label, x1, y1, x2, y2) in whole pixels."""
+    image = np.full((height, width, 3), grey, np.uint8)
+    for label, x1, y1, x2, y2 in objects:
+        image[y1:y2, x1:x2] = COLOURS[label]
+    return image
 
-    Each image has one to three objects; ``empty`` more have none.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    width, height = size
-    coco = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": index, "name": label} for index, label in enumerate(COLOURS, 1)],
-    }
-    for number in range(1, images + empty + 1):
-        pixels = random.integers(90, 140, (height, width, 3), dtype=np.uint8)
-        file_name = f"{seed}-{number}.png"
-        for _ in range(random.integers(1, 4) if number <= images else 0):
-            category = int(random.integers(1, 3))
-            w, h = (
-                int(random.integers(width // 5, width // 2)),
-                int(random.integers(height // 5, height // 2)),
-            )
-            x, y = int(random.integers(0, width - w)), int(random.integers(0, height - h))
-            pixels[y : y + h, x : x + w] = list(COLOURS.values())[category - 1]
-            coco["annotations"].append(
-                {
-                    "id": len(coco["annotations"]) + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                }
-            )
-        Image.fromarray(pixels).save(folder / file_name)
-        coco["images"].append(
-            {"id": number, "file_name": file_name, "width": width, "height": height}
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+def coco(folder, images, *, name="data.json", categories=tuple(COLOURS), first_id=1):
+    """Write a COCO file and its images: ``images`` is {file name: (height, width, objects)}."""
+    content = {
+        "images": [], "annotations": [],
+        "categories": [{"id": n, "name": each} for n, each in enumerate(categories, first_id)],
+    }  # fmt: skip
+    for number, (file_name, (height, width, objects)) in enumerate(images.items()):
+        save(painted(height, width, objects), folder / file_name)
+        content["images"].append(
+            {"id": number, "file_name": file_name, "height": height, "width": width}
         )
-    path = folder / name
-    path.write_text(json.dumps(coco))
+        for label, x1, y1, x2, y2 in objects:
+            content["annotations"].append({
+                "id": len(content["annotations"]), "image_id": number,
+                "category_id": first_id + list(categories).index(label),
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0,
+            })  # fmt: skip
+    return write(folder / name, content), content
+
+
+def write(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+VOC_OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+
+
+def voc_xml(path, file_name, height, width, objects):
+    """``objects``: (label, difficult, xmin, ymin, xmax, ymax), as VOC counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    items = "".join(VOC_OBJECT.format(*each) for each in objects)
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    path.write_text(
+        f"<annotation><filename>{file_name}</filename>{size}{items}</annotation>", encoding="utf-8"
+    )
     return path

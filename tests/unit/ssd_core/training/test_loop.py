@@ -16,7 +16,7 @@ from ssd_core.training.loop import Training, training_precision
 from ssd_core.training.reading import read_data_set
 from ssd_core.training.recipe import Recipe
 from ssd_core.training.run_folder import RunFolder
-from tests.labelled import write_data_set
+from tests.lorries import write_data_set
 from tests.unit.ssd_core.conftest import tiny_network
 
 CPU = torch.device("cpu")
