@@ -140,7 +140,7 @@ def objects(images: int, classes: int, device: str) -> tuple[list[Tensor], list[
 
 
 def torchvisions_loss(defaults: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """torchvision's matching and loss, as its SSD calls them."""
+    """Torchvision's matching and loss, as its SSD calls them."""
     from torchvision.models.detection._utils import BoxCoder, SSDMatcher
     from torchvision.models.detection.ssd import SSD
     from torchvision.ops import box_iou

@@ -3,8 +3,9 @@
 SsdError(ValueError)
 ├── UnknownModelError     a model name that is not in the zoo
 ├── CheckpointError       weights that are missing, refused, or do not fit the model
-├── EvaluationError       detections and labelled images that give no numbers
-└── DeviceError           a device or precision that this machine does not have
+├── DeviceError           a device or precision that this machine does not have
+├── DataError             labelled images that are missing, damaged or contradictory
+└── EvaluationError       detections and labelled images that give no numbers
 """
 
 
@@ -22,6 +23,10 @@ class CheckpointError(SsdError):
 
 class DeviceError(SsdError):
     """The device or the precision is not available here."""
+
+
+class DataError(SsdError):
+    """Images or their annotations cannot be used: one line, or a headline and a line per fault."""
 
 
 class EvaluationError(SsdError):

@@ -13,7 +13,8 @@ of each size, 3 classes) it held the true difference of AP in 96 % of those with
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,19 @@ class Comparison:
     def is_shown(self) -> bool:
         """Whether one is better in AP, as far as these images can tell."""
         return self.AP.is_shown and self.images >= MIN_IMAGES
+
+    def as_json(self, first: str = "A", second: str = "B") -> dict[str, Any]:
+        """All of it as one JSON object."""
+        better = second if self.AP.value > 0 else first
+        return {
+            "difference": {"AP": asdict(self.AP), "AP50": asdict(self.AP50)},
+            "confidence": CONFIDENCE,
+            "images": self.images,
+            "rounds": self.rounds,
+            "seed": self.seed,
+            "better": better if self.is_shown else None,
+            "sentence": self.sentence(first, second),
+        }
 
     def sentence(self, first: str = "A", second: str = "B") -> str:
         """What may be said."""

@@ -29,14 +29,17 @@ BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 def write_mistakes(
     evaluation: Evaluation,
     data_set: DataSet,
-    score_threshold: float,
     misses_path: Path,
     false_alarms_path: Path,
 ) -> None:
-    """Write one page of misses and one of false alarms, the worst 20 of each.
+    """Write one page of misses and one of false alarms at the working threshold, the worst 20 each.
 
-    Raises DataError for an image that can no longer be read, OSError if it cannot write.
+    Raises ValueError for an evaluation without such a threshold, DataError for an image that can no
+    longer be read, OSError if it cannot write.
     """
+    if evaluation.working is None:
+        raise ValueError("an evaluation without a working threshold has no mistakes")
+    score_threshold = evaluation.working.score_threshold
     for what, mistakes, path in (
         ("misses", misses(evaluation, score_threshold), misses_path),
         ("false alarms", false_alarms(evaluation, score_threshold), false_alarms_path),
