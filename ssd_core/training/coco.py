@@ -6,6 +6,7 @@ looks at no image.
 
 import json
 import math
+import sys
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,8 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and not abs(value) > sys.float_info.max  # of integers, which have no limit
 
 
 def _shown(identity: Any, number: int) -> str:

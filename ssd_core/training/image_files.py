@@ -4,7 +4,9 @@ A picture is turned and mirrored as its EXIF data say, as the worker, browsers a
 show it. Knows no annotations.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from unicodedata import normalize
@@ -59,7 +61,7 @@ class ImageFile:
     def __call__(self) -> npt.NDArray[np.uint8]:
         """(H, W, 3) RGB, upright. Raises DataError."""
         try:
-            with Image.open(self.path) as image:
+            with _opened(self.path) as image:
                 pixels = np.asarray(_turned(_as_rgb(image), self.orientation))
         except Exception as error:  # damaged files make Pillow raise errors of many classes
             raise DataError(f"{self.path}: cannot be decoded ({_reason(error)})") from error
@@ -80,7 +82,7 @@ class ImageFile:
 def open_image_file(path: Path) -> ImageFile:
     """Read the header of an image. Raises DataError if it is none."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return ImageFile(path, image.height, image.width, _orientation(image))
     except Exception as error:  # as above
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
@@ -117,6 +119,15 @@ def _candidates(file_name: str, stem: str, folders: Sequence[Path]) -> Iterator[
         yield from (folder / windows.name for folder in folders)
     if stem:
         yield from (folder / f"{stem}{suffix}" for folder in folders for suffix in SUFFIXES)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Without Pillow's warnings of damaged EXIF data and of large images: nobody acts on them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            yield image
 
 
 def _orientation(image: Image.Image) -> int:

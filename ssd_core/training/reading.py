@@ -72,7 +72,7 @@ def read_data_set(
             used.add(name)
             found.append(_labelled(name, annotated, source, names, faults))
     faults.finish()
-    if not any(len(image.boxes) for image in found):
+    if all(image.is_ignored.all() for image in found):
         raise DataError(f"{_shown(paths)}: no object is labelled: there is nothing to learn")
     _warn_of_missing_classes(names, found)
     return DataSet(names, tuple(found), _digest(names, found))
@@ -110,14 +110,19 @@ class _Sources:
             if path is not None:
                 source = self._file(image, path)
             elif frame is None or self._recordings is None:
-                self._faults.add(image.place, "no such image", f"looked in {_shown(folders)}")
+                self._faults.add(image.place, "no such image", self._where(part))
             elif (found := frames.get(frame[0])) is not None:
                 source = self._frame(image, *found, frame[1])
             elif frame[0] not in frames:
-                where = f"looked for {frame[0]}.* in {_shown(folders)}"
-                self._faults.add(image.place, "no such image and no recording", where)
+                where = f"{self._where(part)}, also for a video {frame[0]}"
+                self._faults.add(image.place, "no such image", where)
             if source is not None and self._fits(image, source):
                 yield image, source
+
+    def _where(self, part: Annotations) -> str:
+        if self._images is None:
+            return f"looked around {part.folders[0]}: --images DIR says where"
+        return f"looked in {self._images}"
 
     def _frames(
         self, wanted: list[tuple[str, int]], folders: Sequence[Path]
@@ -274,7 +279,9 @@ def _inside(
 
 
 def _warn_of_missing_classes(labels: tuple[str, ...], images: Sequence[LabelledImage]) -> None:
-    counts = Counter(number for image in images for number in image.classes.tolist())
+    counts = Counter(
+        number for image in images for number in image.classes[~image.is_ignored].tolist()
+    )
     missing = [label for number, label in enumerate(labels) if number and not counts[number]]
     if missing:
         log.warning("classes without an example: %s", ", ".join(missing))
