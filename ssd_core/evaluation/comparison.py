@@ -3,12 +3,18 @@
 Two evaluations of one data set in, the differences of AP and AP50 with their intervals out. The
 images are a sample of those the detectors will meet: drawn again and again from themselves, with
 both detectors on the same draw each time, they show how much the difference owes to chance
-(bootstrap: Efron and Tibshirani 1993, chapters 13 and 14). What chance did while the detectors were
+(bootstrap: Efron and Tibshirani 1993, chapters 6 and 12). What chance did while the detectors were
 trained, such as the seed, is not in it.
+
+The interval is Student's t with the bootstrap's standard error. On made-up detectors (300 data sets
+of each size, 3 classes) it held the true difference of AP in 96 % of those with 5 images, 95 % with
+10, 96 % with 20, 95 % with 50 and 94 % with 150; the bootstrap's percentiles in 84, 91, 93, 95 and
+92 %.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +24,8 @@ from ssd_core.evaluation.paired import Floats, Ints
 from ssd_core.evaluation.results import Evaluation
 
 CONFIDENCE = 0.95
+MIN_IMAGES = 10
+"""With fewer nothing is claimed: draws are so alike that the interval may shrink to nothing."""
 RECALLS = np.linspace(0, 1, 101)
 """COCO's: AP is the mean over them."""
 NUMBERS_AT_ONCE = 4_000_000
@@ -30,8 +38,9 @@ class Difference:
 
     value: float
     low: float
+    """Begin of the interval of 95 %."""
     high: float
-    """From ``low`` to ``high``: the interval of 95 %."""
+    """Its end."""
 
     @property
     def is_shown(self) -> bool:
@@ -53,15 +62,31 @@ class Comparison:
     rounds: int
     seed: int
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether one is better in AP, as far as these images can tell."""
+        return self.AP.is_shown and self.images >= MIN_IMAGES
+
+    def as_json(self, first: str = "A", second: str = "B") -> dict[str, Any]:
+        """All of it as one JSON object."""
+        better = second if self.AP.value > 0 else first
+        return {
+            "difference": {"AP": asdict(self.AP), "AP50": asdict(self.AP50)},
+            "confidence": CONFIDENCE,
+            "images": self.images,
+            "rounds": self.rounds,
+            "seed": self.seed,
+            "better": better if self.is_shown else None,
+            "sentence": self.sentence(first, second),
+        }
+
     def sentence(self, first: str = "A", second: str = "B") -> str:
         """What may be said."""
-        if not self.AP.is_shown:
-            return (
-                f"no difference can be shown with these {self.images} images: {second} less "
-                f"{first}: AP {self.AP}"
-            )
+        difference = f"AP of {second} less that of {first} {self.AP}"
+        if not self.is_shown:
+            return f"no difference can be shown with these {self.images} images: {difference}"
         better, worse = (second, first) if self.AP.value > 0 else (first, second)
-        return f"{better} is better than {worse}: {second} less {first}: AP {self.AP}"
+        return f"{better} is better than {worse}: {difference}"
 
 
 def compare(
@@ -70,7 +95,7 @@ def compare(
     """How much better the second is, in COCO's AP and AP50, with intervals over images.
 
     ``rounds``: how often images are drawn. The same ``seed`` gives the same intervals. Raises
-    EvaluationError unless both are evaluations of the same objects.
+    EvaluationError unless both are evaluations of the same objects, in two images or more.
     """
     _check_alike(first, second)
     images = first.images
@@ -83,9 +108,10 @@ def compare(
     differences = numbers[1] - numbers[0]
     drawn = differences[1:]
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
+    half_widths = _half_widths(drawn, images)
     average_precision, at_50 = (
-        Difference(float(differences[0, column]), *_interval(drawn[:, column], images))
-        for column in range(2)
+        Difference(float(value), float(value - half), float(value + half))
+        for value, half in zip(differences[0], half_widths, strict=True)
     )
     return Comparison(average_precision, at_50, images, rounds, seed)
 
@@ -99,12 +125,20 @@ def _check_alike(first: Evaluation, second: Evaluation) -> None:
             "the two evaluations are not of the same objects: evaluate both on the same data set, "
             "in the classes that both models know"
         )
+    if first.images < 2:
+        raise EvaluationError("one image says nothing about others: compare on two or more")
 
 
-def _interval(drawn: Floats, images: int) -> tuple[float, float]:
-    lower = 0.5 - CONFIDENCE / 2
-    low, high = np.quantile(drawn, [lower, 1 - lower])
-    return float(low), float(high)
+def _half_widths(drawn: Floats, images: int) -> Floats:
+    """Of the intervals around the differences; ``drawn`` is (R, 2).
+
+    The draws' standard deviation is that of a sample's mean without Bessel's correction.
+    """
+    from scipy.special import stdtrit
+
+    student = float(stdtrit(images - 1, 0.5 + CONFIDENCE / 2))
+    widths: Floats = student * drawn.std(axis=0) * np.sqrt(images / (images - 1))
+    return widths
 
 
 def _resampled(rankings: Sequence[Ranking], draws: Ints) -> Floats:
