@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker.commands.console import told
 from worker.commands.outputs import check_place
 from worker.commands.training_console import TrainingConsole
 from worker.commands.wiring import on_stop_signals
@@ -54,7 +55,7 @@ def run_train(settings: TrainSettings) -> int:
             folder.claim()
         return _train(settings, folder)
     except SsdError as error:
-        raise UsageError(str(error)) from error
+        raise told(error) from error
     except torch.OutOfMemoryError as error:
         raise WorkerError(
             f"--device {settings.device}: no memory left: free memory on it, or use another device"
