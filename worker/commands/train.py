@@ -267,7 +267,7 @@ def _finish(
         "validation_images": validation and len(validation.images),
         "versions": {name: version(name) for name in ("ssd-worker", "torch", "torchvision")},
     }
-    dtype = torch.float16 if settings.fp16 else None
+    dtype = torch.float16 if settings.half else None
     try:
         write_weights(folder.output, training.best_network(), training.best_spec(record), dtype)
     except SsdError as error:

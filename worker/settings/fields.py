@@ -369,14 +369,14 @@ class TrainSettings(Settings):
         ge=0,
         le=256,
         description="processes that read images; 0: none besides the training; default: one per "
-        "core, at most 8",
+        "core but one, at most 8",
     )
     device: str = Field("auto", description="auto, cpu or cuda[:N]")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="of the network's multiplications; auto: bf16 on a GPU that has it, else fp32",
     )
-    fp16: bool = Field(False, description="store the weights as fp16: half the size")
+    half: bool = Field(False, description="store the weights as fp16, in half the space")
     preview: Path | None = Field(
         None,
         description="PNG to draw augmented images with their boxes into; without --output, that "
