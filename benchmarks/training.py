@@ -67,9 +67,10 @@ def main() -> None:
     chosen = options.parse_args()
     chosen.epochs = 1 if chosen.quick else chosen.epochs or EPOCHS[chosen.task]
     introduce(chosen.device, "torch", "torchvision", "faster-coco-eval")
-    results = {"digits": learn_digits, "trees": learn_trees, "overfit": overfit}[chosen.task](
-        chosen
-    )
+    if chosen.device == "cpu":
+        keep_freed_memory()
+    task = {"digits": learn_digits, "trees": learn_trees, "overfit": overfit}[chosen.task]
+    results = task(chosen)
     rows = [row for of_one in results.values() for row in of_one]
     if not chosen.quick:
         for row in rows:
