@@ -81,8 +81,10 @@ def test_the_weights_are_all_that_the_detector_and_a_replay_need(
     assert set(record["versions"]) == {"ssd-worker", "torch", "torchvision"}
     assert "MediaPipe" in metadata["licence"]
     assert sorted(p.name for p in (tmp_path / "own.safetensors.training").iterdir()) == [
+        "curves.png",
         "epochs.csv",
         "lock",
+        "samples.png",
     ]
 
     pictures = tmp_path / "pictures"
