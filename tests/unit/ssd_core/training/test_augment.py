@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ssd_core.models.zoo import MODELS
 from ssd_core.preprocess import preprocess
@@ -57,6 +59,7 @@ def found_box(x, spec, label):
     return [xs.min().item(), ys.min().item(), xs.max().item() + 1, ys.max().item() + 1]
 
 
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**63 - 1),
     height=st.integers(60, 700),
@@ -83,6 +86,7 @@ def test_boxes_lie_on_the_objects(seed, height, width, count, name):
         assert (box - torch.tensor(expected)).abs().max() < 2, (box, expected)
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_object_is_left_out_only_if_its_centre_is(seed):
     spec = SPECS["ssd300_vgg16"]
@@ -117,7 +121,7 @@ def test_without_augmentation_pixels_are_exactly_the_detectors(name, size):
 @pytest.mark.parametrize("size", [(300, 300), (480, 640), (37, 1000)])
 def test_an_augmentation_of_nothing_scales_as_the_detector_does(name, size, monkeypatch):
     monkeypatch.setattr(augment, "PROBABILITY", 0)
-    monkeypatch.setattr(augment, "_cropped", lambda region, boxes: (region, slice(None)))
+    monkeypatch.setattr(augment, "CROP_IOUS", ())
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     boxes = torch.tensor([[10, 5, 20, 30]], dtype=torch.float32)
     x, inside, _ = augmented_input(image, boxes, torch.tensor([1]), SPECS[name], 0)
@@ -209,17 +213,67 @@ def test_images_without_objects_vary_too():
     assert len(seen) > 15
 
 
-def test_crops_are_those_of_the_authors():
-    """Sides of 0.3 to 1 of the canvas, 1:2 to 2:1: seen in a box over the whole image."""
+def drawn_crops(count, boxes, region):
+    return [augment._cropped(region, boxes) for _ in range(count)]
+
+
+def drawn_by_torchvision(count, boxes, region):
+    canvas = tv_tensors.BoundingBoxes(
+        boxes, format="XYXY", canvas_size=(region.height, region.width)
+    )
+    crop = v2.RandomIoUCrop()
+    for _ in range(count):
+        drawn = crop.make_params([canvas])
+        if drawn:
+            part = region.part(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
+            yield part, drawn["is_within_crop_area"]
+        else:
+            yield region, torch.ones(len(boxes), dtype=torch.bool)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0, 0, 400, 300]],
+        [[10, 10, 40, 50], [300, 200, 390, 280]],
+        [[5, 5, 15, 15], [100, 50, 300, 250], [0, 250, 400, 300]],
+    ],
+)
+def test_crops_are_distributed_as_torchvisions(boxes):
+    torch.manual_seed(0)
+    boxes = torch.tensor(boxes, dtype=torch.float32)
+    region = augment.Region(0, 0, 400, 300)
+    ours = drawn_crops(3000, boxes, region)
+    theirs = list(drawn_by_torchvision(3000, boxes, region))
+
+    def measures(crops):
+        return {
+            "whole": [part == region for part, _ in crops],
+            "width": [part.width / 400 for part, _ in crops],
+            "height": [part.height / 300 for part, _ in crops],
+            "left": [part.left / 400 for part, _ in crops],
+            "top": [part.top / 300 for part, _ in crops],
+            "kept": [stays.float().mean().item() for _, stays in crops],
+        }
+
+    for name, values in measures(theirs).items():
+        same = measures(ours)[name]
+        error = math.hypot(np.std(values), np.std(same)) / math.sqrt(3000)
+        assert abs(np.mean(values) - np.mean(same)) < 4 * error + 1e-9, name
+        assert abs(np.std(values) - np.std(same)) < 0.05, name
+
+
+def test_crops_have_the_sizes_of_the_authors_code():
     whole = torch.tensor([[0, 0, 400, 400]], dtype=torch.float32)
     region = augment.Region(0, 0, 400, 400)
     torch.manual_seed(0)
-    with torch.random.fork_rng():
-        parts = [augment._cropped(region, whole)[0] for _ in range(200)]
+    parts = [part for part, _ in drawn_crops(200, whole, region)]
     cropped = [part for part in parts if part != region]
     assert 0.7 < len(cropped) / len(parts) < 0.95  # six of seven options crop
     for part in cropped:
         assert min(part.width, part.height) >= 0.3 * 400 - 1
         assert 0.5 <= part.width / part.height <= 2
         assert 0 <= part.left <= 400 - part.width
-    assert math.isclose(np.mean([part.left > 0 for part in cropped]), 1, abs_tol=0.2)
+        assert 0 <= part.top <= 400 - part.height
+    assert min(part.width for part in cropped) < 0.5 * 400
