@@ -96,7 +96,9 @@ def _evaluate(settings: EvaluateSettings) -> int:
         threshold = detector.spec.score_threshold if threshold is None else threshold
         found = _detect(detector, data_set, settings, threshold, name if len(detectors) > 1 else "")
         evaluations.append(_measure(found, data_set, settings, known, threshold))
-    comparison = compare(*evaluations) if len(evaluations) == 2 else None
+    comparison = None
+    if len(evaluations) == 2:
+        comparison = compare(*evaluations, groups=_groups(data_set))
     if settings.plots is not None:
         _draw(evaluations, data_set, settings.plots)
     models = [_described(*each) for each in zip(detectors, _weights(settings), strict=True)]
@@ -136,6 +138,24 @@ def _warn_of_unknown(data_set: "DataSet", known: set[str], models: int) -> None:
     ]
     who = "the model does not know" if models == 1 else "not both models know"
     log.warning("left out are the classes that %s: %s", who, ", ".join(named))
+
+
+def _groups(data_set: "DataSet") -> list[str] | None:
+    """What is drawn together: the frames of a recording, if there are enough recordings."""
+    from ssd_core.evaluation.comparison import MIN_GROUPS
+
+    # A frame of a recording is named by it and by a key frame.
+    recordings = {image.together.rpartition("#")[0] for image in data_set.images} - {""}
+    if len(recordings) >= MIN_GROUPS:
+        return [image.together.rpartition("#")[0] or image.name for image in data_set.images]
+    if recordings:
+        log.warning(
+            "frames of %d recordings: frames that look alike make the interval too narrow; "
+            "with %d recordings or more they are drawn together",
+            len(recordings),
+            MIN_GROUPS,
+        )
+    return None
 
 
 def _detect(
