@@ -78,13 +78,14 @@ def _evaluate(settings: EvaluateSettings) -> int:
     from ssd_core.training.reading import read_data_set
     from worker.commands.recordings import Recordings
 
+    # Weights first: a data set of recordings takes its time.
+    detectors = [_load(settings, weights) for weights in _weights(settings)]
     data_set = read_data_set(
         [Path(settings.data)],
         images=settings.images,
         skip_invalid=settings.skip_invalid,
         recordings=Recordings(Limits()),
     )
-    detectors = [_load(settings, weights) for weights in _weights(settings)]
     classes = [detector.spec.labels[1:] for detector in detectors]
     known = set(classes[0]).intersection(*classes)
     if known.isdisjoint(data_set.labels[1:]):
