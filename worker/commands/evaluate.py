@@ -91,6 +91,8 @@ def _evaluate(settings: EvaluateSettings) -> int:
     if known.isdisjoint(data_set.labels[1:]):
         raise UsageError(no_common_class(data_set.labels[1:], sorted(known)))
     _warn_of_unknown(data_set, known, len(detectors))
+    for detector, weights in zip(detectors, _weights(settings), strict=True):
+        _warn_of_learnt(detector.spec.training, data_set.digest, weights)
     evaluations = []
     for detector, name in zip(detectors, NAMES, strict=False):
         threshold = settings.score_threshold
@@ -139,6 +141,21 @@ def _warn_of_unknown(data_set: "DataSet", known: set[str], models: int) -> None:
     ]
     who = "the model does not know" if models == 1 else "not both models know"
     log.warning("left out are the classes that %s: %s", who, ", ".join(named))
+
+
+def _warn_of_learnt(training: str, digest: str, weights: str | None) -> None:
+    """Say so if this is the data set that the weights have seen; ``training`` is their record."""
+    try:
+        run = json.loads(training)["settings"]
+        learnt, chosen = run["data"], run["validation"]
+    except (ValueError, KeyError, TypeError):  # weights that were trained elsewhere
+        return
+    if digest == learnt:
+        log.warning(
+            "%s were trained on this data set: the numbers say nothing about other images", weights
+        )
+    elif digest == chosen:
+        log.warning("%s are the best epoch's on this data set: the numbers flatter them", weights)
 
 
 def _groups(data_set: "DataSet") -> list[str] | None:
