@@ -94,6 +94,17 @@ def test_of_objects_that_overlap_alike_the_later_is_found_as_in_coco():
     assert 0.4 < numbers[1] < 0.6
 
 
+@pytest.mark.parametrize("share", [50, 55, 60, 75, 90, 95])
+def test_an_iou_at_a_threshold_falls_on_the_side_that_it_falls_on_in_coco(share):
+    labelled_images = data_set(labelled([[0, 0, 100, 100]], [1]))
+    detections = [detected([[0, 0, share, 100]], [0.9], ["cat"])]
+    evaluation = evaluate(detections, labelled_images)
+    reference = pycocotools_evaluation(labelled_images, detections)
+    numbers = _resampled(evaluation.rankings, np.ones((1, 1), np.int64))[0]
+    assert numbers == pytest.approx(reference.stats[:2], abs=1e-6)
+    assert numbers[1] == pytest.approx(1)
+
+
 def test_an_object_to_be_found_comes_before_a_crowd_that_is_overlapped_more():
     image = labelled([[0, 0, 100, 100], [0, 0, 300, 300]], [1, 1], ignored=[False, True])
     found = detected([[0, 10, 100, 110]], [0.9], ["cat"])  # IoU 0.82; all of it in the crowd
