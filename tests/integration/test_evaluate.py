@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssd_core import Detector
 from ssd_core.checkpoints.loading import load_model, save_checkpoint
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WALKWAY
 from tests.integration.test_bad_input import USAGE, assert_refused
 
 TWELVE = [
@@ -140,6 +140,21 @@ def test_two_weights_files_are_compared(cli, data, worse, tmp_path):
     done = cli("evaluate", *names)
     assert done.stdout.startswith("A: same.safetensors (ssd_mobilenet_v2_oid)\nB: worse.safet")
     assert found["sentence"] in done.stdout
+
+
+@pytest.mark.long
+def test_the_tags_of_a_replay_are_measured_on_the_frames_of_its_recording(cli, tmp_path):
+    (tmp_path / "walkway.mp4").symlink_to(WALKWAY)
+    replayed = cli("replay", "walkway.mp4", "--fps", 2, "--output", "tags.json")
+    assert replayed.returncode == 0, replayed.stderr
+    done = cli("evaluate", "tags.json", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    tags = json.loads((tmp_path / "tags.json").read_text())
+    assert found["images"] == len(tags["images"])
+    assert found["objects"] == len(tags["annotations"]) > 100
+    assert found["working"]["recall"] > 0.95  # a replay scales its frames otherwise
+    assert found["working"]["precision"] > 0.95
 
 
 # What a user can get wrong
