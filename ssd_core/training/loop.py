@@ -59,9 +59,9 @@ class Epoch:
         return self.regression_loss + self.classification_loss
 
     @property
-    def merit(self) -> float:
-        """Higher is better: AP, or without validation the loss with its sign changed."""
-        return (self.numbers["AP"] or 0.0) if self.numbers else -self.loss
+    def merit(self) -> tuple[float, float]:
+        """Higher is better: AP, if there is a validation; of equal ones, the lower loss."""
+        return (self.numbers["AP"] or 0.0) if self.numbers else 0.0, -self.loss
 
 
 @dataclass(frozen=True)

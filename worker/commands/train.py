@@ -91,7 +91,7 @@ def _train(settings: TrainSettings, folder: "RunFolder | None") -> int:
         log.info("%s: augmented images with their boxes", settings.preview)
     if folder is None:
         return 0
-    recipe = _recipe(settings, data, precision)
+    recipe = _recipe(settings, data, spec.name, precision)
     run = {
         "model": spec.name,
         "labels": list(spec.labels),
@@ -215,8 +215,8 @@ def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
     return data, validation
 
 
-def _recipe(settings: TrainSettings, data: "DataSet", precision: str) -> "Recipe":
-    """The settings' numbers, or the defaults for this data set."""
+def _recipe(settings: TrainSettings, data: "DataSet", model: str, precision: str) -> "Recipe":
+    """The settings' numbers, or the defaults for this model and data set."""
     from ssd_core.training.recipe import Recipe, default_epochs, default_learning_rate
 
     images = len(data.images)
@@ -229,7 +229,7 @@ def _recipe(settings: TrainSettings, data: "DataSet", precision: str) -> "Recipe
     return Recipe(
         epochs=settings.epochs or default_epochs(images, batch * accumulate),
         batch=batch,
-        learning_rate=settings.lr or default_learning_rate(batch * accumulate),
+        learning_rate=settings.lr or default_learning_rate(model, batch * accumulate),
         accumulate=accumulate,
         freeze=settings.freeze,
         seed=settings.seed,
