@@ -52,7 +52,7 @@ class Recipe:
 
 
 def default_learning_rate(model: str, images: int) -> float:
-    """For a model and a step over so many images: with few, lower by the square root of their number.
+    """For a model and a step over so many images: below ``BATCH``, lower by the square root.
 
     Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv
     2205.10287). With more it stays: what is fine-tuned bears no higher one.
