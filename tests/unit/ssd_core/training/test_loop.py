@@ -111,6 +111,19 @@ def test_with_validation_the_best_epoch_is_the_one_with_the_highest_ap(run):
     assert record["settings"]["learning_rate"] == 0.01
 
 
+@pytest.mark.parametrize(
+    ("measured", "used"),
+    [(0.1239, 0.123), (0.001, 0.05), (0.99, 0.6), (None, 0.4)],
+)
+def test_the_score_threshold_is_the_validations(run, tmp_path, measured, used):
+    numbers = {"AP": 0.5, "score_threshold": measured}
+    training, _ = run(replace(RECIPE, epochs=1), validate=lambda detector: numbers)
+    assert training.best_spec({}).score_threshold == used
+    _, metadata = read_safetensors(tmp_path / "own.safetensors.training" / "best.safetensors")
+    assert float(metadata["score_threshold"]) == used
+    assert training.best_detector().score_threshold == used
+
+
 def test_of_epochs_with_equal_ap_the_one_with_the_lowest_loss_is_the_best(run):
     training, _ = run(validate=lambda detector: {"AP": None})
     assert training.best.loss == min(epoch.loss for epoch in training.history)
