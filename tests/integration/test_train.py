@@ -18,7 +18,7 @@ from ssd_core.checkpoints.safetensors_file import read_safetensors
 from tests.conftest import json_lines, wait_until
 from tests.lorries import COLOURS, write_data_set
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 QUICK = ("--epochs", "3", "--batch", "4", "--device", "cpu", "--workers", "0")
 SECONDS = 300
 """A run may take so long where all cores are busy."""
