@@ -256,6 +256,22 @@ def test_crowds_are_kept_and_marked(tmp_path):
     assert image.areas.tolist() == [200, 5]
 
 
+def test_crowds_alone_are_nothing_to_learn_and_no_examples(tmp_path, caplog):
+    path, content = coco(tmp_path, TWO)
+    content["annotations"][1]["iscrowd"] = 1
+    read_data_set([write(path, content)])
+    assert caplog.messages == ["classes without an example: green, blue"]
+    content["annotations"][0]["iscrowd"] = 1
+    assert "no object is labelled" in faults_of(write(path, content))[0]
+
+
+def test_one_file_under_two_names_is_a_fault(tmp_path):
+    path, content = coco(tmp_path, TWO)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    content["images"].append({"id": 5, "file_name": "link.png"})
+    assert "image 5 (link.png): image twice" in faults_of(write(path, content))[1]
+
+
 def test_an_outline_without_a_box_gets_the_box_around_it(tmp_path):
     path, content = coco(tmp_path, TWO)
     del content["annotations"][0]["bbox"]
