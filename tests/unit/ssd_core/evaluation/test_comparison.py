@@ -185,7 +185,7 @@ def test_images_that_are_alike_are_drawn_together():
     width = alone.AP.high - alone.AP.low
     assert honest.AP.high - honest.AP.low == pytest.approx(width, rel=0.2)
     assert careless.AP.high - careless.AP.low < width / 1.8
-    assert (honest.images, honest.groups) == (90, 15)
+    assert (honest.images, honest.groups, honest.groups_with_objects) == (90, 15, 15)
 
 
 def test_the_whole_of_it_is_json():
@@ -193,6 +193,18 @@ def test_the_whole_of_it_is_json():
     assert read["better"] == "B"
     assert read["difference"]["AP"]["low"] < read["difference"]["AP"]["value"]
     assert (read["images"], read["rounds"], read["seed"]) == (20, 1000, 0)
+
+
+def test_draws_without_any_object_do_not_count():
+    labelled_images = data_set(labelled([[0, 0, 50, 50]], [1]), *[labelled([], [])] * 11)
+    nothing = [detected([], [], [])] * 11
+    worse = evaluate([detected([], [], []), *nothing], labelled_images)
+    better = evaluate([detected([[0, 0, 50, 50]], [0.9], ["cat"]), *nothing], labelled_images)
+    comparison = compare(worse, better)
+    assert comparison.AP.value == pytest.approx(1)
+    assert (comparison.AP.low, comparison.AP.high) == pytest.approx((1, 1))
+    assert (comparison.groups, comparison.groups_with_objects) == (12, 1)
+    assert comparison.sentence().startswith("no difference can be shown with these 12 images")
 
 
 # Errors
