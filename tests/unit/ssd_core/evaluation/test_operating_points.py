@@ -90,6 +90,13 @@ def test_all_classes_together_count_each_object_once():
     assert evaluation.per_class["dog"].working.precision == pytest.approx(1 / 2)
 
 
+def test_the_threshold_of_the_detections_bounds_every_balanced_one():
+    found = detected([[0, 0, 50, 50]], [0.3], ["cat"])
+    evaluation = evaluate([found], data_set(labelled([[0, 0, 50, 50]], [1])), floor=0.2)
+    for point in (evaluation.balanced, evaluation.per_class["cat"].balanced):
+        assert 0.2 <= point.score_threshold < 0.3
+
+
 def test_without_a_working_threshold_there_is_no_working_point():
     labelled_images, detections = random_scenes(0, images=6)
     evaluation = evaluate(detections, labelled_images)
