@@ -100,7 +100,7 @@ class BatchLoader:
         self._sampler = _Places()
         self._shard = shard
         share = -(-batch // shard[1])
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[Any] = _AnyNumberOfWorkers(
             _Inputs(data_set, spec, seed, augment, _by_pipe(spec, share, workers)),
             batch_sampler=self._sampler,
             num_workers=workers,
@@ -188,6 +188,13 @@ class _Places(Sampler[list[tuple[int, int]]]):
         return len(self.batches)
 
 
+class _AnyNumberOfWorkers(DataLoader[Any]):
+    """Without PyTorch's warning of more processes than cores: the user has asked for them."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Nothing to say."""
+
+
 class _Inputs(Dataset[Any]):
     """Makes batches; lives in each process."""
 
@@ -212,7 +219,10 @@ class _Inputs(Dataset[Any]):
         return batch._replace(images=batch.images.contiguous().numpy())  # type: ignore[arg-type]
 
     def _made(self, places: list[tuple[int, int]]) -> Batch:
-        made = [self._input(epoch, index) for epoch, index in places]
+        # Read in the order of the data set, in which a recording is decoded forwards.
+        in_order = sorted(set(places), key=lambda place: place[1])
+        inputs = {place: self._input(*place) for place in in_order}
+        made = [inputs[place] for place in places]
         images = torch.empty(0, 3, *self._spec.image_size)
         if made:
             images = torch.stack([x for x, _, _ in made])

@@ -24,13 +24,17 @@ from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
 from ssd_core.training.data import DataSet
 from ssd_core.training.loader import BatchLoader
+from ssd_core.training.processes import ALONE, Processes
 from ssd_core.training.recipe import Recipe, freeze_stages, learning_rate
 from ssd_core.training.run_folder import RunFolder
 from ssd_core.training.step import Losses, Stepper
 
 Numbers = Mapping[str, float | None]
-"""A detector's on the validation set, ``AP`` among them; None: not defined there."""
+"""A detector's on the validation set, ``AP`` among them; None: not defined there. If there is a
+``score_threshold``, it is the one to use, within ``SCORE_THRESHOLDS``."""
 Validate = Callable[[Detector], Numbers]
+SCORE_THRESHOLDS = (0.05, 0.6)
+"""What the best one on a small validation set is held to: below are false alarms, above misses."""
 NAMED_IMAGES = 8
 """Of a batch whose loss is no number."""
 
@@ -59,9 +63,9 @@ class Epoch:
         return self.regression_loss + self.classification_loss
 
     @property
-    def merit(self) -> float:
-        """Higher is better: AP, or without validation the loss with its sign changed."""
-        return (self.numbers["AP"] or 0.0) if self.numbers else -self.loss
+    def merit(self) -> tuple[float, float]:
+        """Higher is better: AP, if there is a validation; of equal ones, the lower loss."""
+        return (self.numbers["AP"] or 0.0) if self.numbers else 0.0, -self.loss
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ class Training:
         device: torch.device,
         folder: RunFolder,
         settings: Mapping[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         """``settings``: all that the run depends on, plain values by name; kept with its state.
+        ``processes``: those that train it together; the first one alone uses the folder.
 
         Raises TrainingError if the recipe does not fit the network.
         """
@@ -104,7 +110,8 @@ class Training:
         self._network = network.to(device)
         self._network.to(memory_format=torch.channels_last)
         freeze_stages(network, recipe.freeze)
-        self._stepper = Stepper(network, spec, recipe, device)
+        self._processes = processes
+        self._stepper = Stepper(network, spec, recipe, device, processes)
         self._best_weights: dict[str, Tensor] = {}
 
     @property
@@ -114,7 +121,8 @@ class Training:
 
     def resume(self) -> bool:
         """Go on from the state in the folder, if there is one. Raises TrainingError."""
-        state = self._folder.load(self._settings)
+        state = self._folder.load(self._settings) if self._processes.is_first else None
+        state = self._processes.shared(state)
         if state is None:
             return False
         self._network.load_state_dict(state["network"])
@@ -141,26 +149,31 @@ class Training:
         that cannot be read.
         """
         while not self.is_finished:
-            if should_stop():
+            if self._processes.any(should_stop()):
                 return False
             began = time.perf_counter()
             epoch = self._train_epoch(loader, on_step, should_stop)
             if epoch is None:
                 return False
-            if validate is not None:
+            if validate is not None and self._processes.is_first:
                 epoch = replace(epoch, numbers=dict(validate(self._detector())))
             epoch = replace(epoch, seconds=time.perf_counter() - began)
             self.history.append(epoch)
-            is_best = self.best is None or epoch.merit > self.best.merit
-            if is_best:
-                self.best = epoch
-                self._best_weights = {
-                    name: tensor.detach().to("cpu", copy=True)
-                    for name, tensor in self._network.state_dict().items()
-                }
-            self._save(is_best)
-            on_epoch(epoch)
+            if self._processes.is_first:
+                self._keep(epoch)
+                on_epoch(epoch)
         return True
+
+    def _keep(self, epoch: Epoch) -> None:
+        """The state, and its weights if they are the best so far."""
+        is_best = self.best is None or epoch.merit > self.best.merit
+        if is_best:
+            self.best = epoch
+            self._best_weights = {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in self._network.state_dict().items()
+            }
+        self._save(is_best)
 
     def best_network(self) -> SSD:
         """A copy of the network on the CPU with the weights of the best epoch."""
@@ -168,9 +181,23 @@ class Training:
         network.load_state_dict(self._best_weights)
         return network.eval()
 
+    def best_detector(self) -> Detector:
+        """A detector, on the CPU, with the weights of the best epoch."""
+        spec = self.best_spec({})
+        return Detector(self.best_network(), spec, torch.device("cpu"), torch.float32)
+
     def best_spec(self, record: Mapping[str, Any]) -> ModelSpec:
-        """The spec of the best weights: how they were trained, and what else ``record`` says."""
+        """The spec of the best weights: how they were trained, and what else ``record`` says.
+
+        With the score threshold that the validation gave.
+        """
         assert self.best is not None
+        threshold = self.best.numbers.get("score_threshold")
+        if threshold is None:
+            threshold = self.spec.score_threshold
+        else:
+            least, most = SCORE_THRESHOLDS
+            threshold = min(max(math.floor(threshold * 1000) / 1000, least), most)
         trained = {
             "settings": self._settings,
             "epoch": self.best.number,
@@ -178,7 +205,8 @@ class Training:
             **self.best.numbers,
             **record,
         }
-        return replace(self.spec, training=json.dumps(trained, ensure_ascii=False))
+        record_text = json.dumps(trained, ensure_ascii=False)
+        return replace(self.spec, training=record_text, score_threshold=threshold)
 
     def _detector(self) -> Detector:
         """The network as it is now, in a copy: a detector changes its network."""
@@ -211,13 +239,14 @@ class Training:
             if waiting is not None:
                 totals.add(waiting)
             waiting = losses
-            images += len(batch.indices)
+            images = min(images + self._recipe.batch, len(self._data_set.images))
             on_step(Progress(done + 1, images, totals.loss))
-            if should_stop():
+            if self._processes.any(should_stop()):
                 return None
         if waiting is not None:
             totals.add(waiting)
-        regression, classification = totals.means()
+        means = torch.tensor(totals.means(), device=self._device)
+        regression, classification = self._processes.summed(means).tolist()
         speed = images / (time.perf_counter() - began)
         return Epoch(done + 1, rate, regression, classification, speed, 0.0)
 
@@ -234,11 +263,14 @@ class Training:
         }
         try:
             self._folder.save(state)
+        except TrainingError as error:
+            self.history.pop()
+            raise self._stopped(str(error)) from error
+        try:
             if is_best:
                 self._folder.write_best(self.best_network(), self.best_spec({}))
             self._folder.write_epochs([_row(epoch) for epoch in self.history])
         except TrainingError as error:
-            self.history = self.history[:-1]
             raise self._stopped(str(error)) from error
 
     def _fail(self, losses: Losses, values: tuple[float, ...]) -> None:
@@ -289,7 +321,7 @@ class _Totals:
 def training_precision(name: str, device: torch.device) -> str:
     """The precision that ``auto`` or a name means on a device. Raises DeviceError.
 
-    ``auto`` is bf16 on a GPU that has it, else fp32: on a CPU it was not faster.
+    ``auto`` is bf16 on a GPU that has it, else fp32.
     """
     if name != "auto":
         choose_precision(name, device)

@@ -1,8 +1,9 @@
 """What a run keeps on disk while it lasts: its state, its best weights, its figures.
 
 A folder beside the output, ``own.safetensors.training``: ``state.pt``, from which a run goes on;
-``best.safetensors``, the best weights so far, ready for use; ``epochs.csv``, a row per epoch.
-Each file is whole or not there: written under another name, then renamed. Knows no images.
+``best.safetensors``, the best weights so far, ready for use; ``epochs.csv``, a row per epoch, which
+stays when the run is done, with the pictures of ``figures``. Each file is whole or not there:
+written under another name, then renamed. Knows no images.
 """
 
 import csv
@@ -11,6 +12,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,15 +73,22 @@ class RunFolder:
         self._lock = file
 
     def release(self) -> None:
-        """Let other processes have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let other processes have the folder; without anything in it, it goes."""
+        if self._lock is None:
+            return
+        lock = self.path / "lock"
+        with suppress(OSError):
+            if list(self.path.iterdir()) == [lock]:
+                lock.unlink()
+                self.path.rmdir()
+        self._lock.close()
+        self._lock = None
 
     def clear(self) -> None:
         """Remove what a former run has left."""
         self.clear_state()
-        (self.path / "epochs.csv").unlink(missing_ok=True)
+        for name in ("epochs.csv", "curves.png", "samples.png"):
+            (self.path / name).unlink(missing_ok=True)
 
     def clear_state(self) -> None:
         """Remove what is of no use once the output is there."""
@@ -144,7 +153,7 @@ class _Text:
         self._file.write(text.encode())
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file such that its name always has either the old content or the whole new one.
 
     On disk, not only in memory, when it returns. Raises TrainingError.

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,7 +13,7 @@ from tests import clips
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.sources.decoding import DecodedPictures
-from worker.sources.indexed_frames import IndexedFrames
+from worker.sources.indexed_frames import MOST_OPEN, IndexedFrames, OpenDecoders
 from worker.sources.recording import RecordingSource, probe_recording
 
 FRAMES = 30
@@ -36,6 +38,15 @@ KINDS = {
 }
 
 
+OFTEN = ("closed.mp4", "open.ts")
+"""The others are long: each is encoded and decoded."""
+
+
+def kinds(*names):
+    marks = {name: () if name in OFTEN else pytest.mark.long for name in names}
+    return [pytest.param(name, marks=each) for name, each in marks.items()]
+
+
 def make(tmp_path, name):
     return clips.cut(WALKWAY, tmp_path / name, frames=FRAMES, size=SIZE, **KINDS[name])
 
@@ -45,7 +56,7 @@ def replayed(path):
     return [item.image for item in source if hasattr(item, "frame_index")]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", kinds(*KINDS))
 def test_frames_in_random_order_are_those_of_a_replay(tmp_path, name):
     path = make(tmp_path, name)
     expected = replayed(path)
@@ -58,7 +69,9 @@ def test_frames_in_random_order_are_those_of_a_replay(tmp_path, name):
     frames.close()
 
 
-@pytest.mark.parametrize("name", ["closed.mp4", "open.mkv", "hevc.mp4", "mpeg4.avi", "open.ts"])
+@pytest.mark.parametrize(
+    "name", kinds("closed.mp4", "open.mkv", "hevc.mp4", "mpeg4.avi", "open.ts")
+)
 def test_key_frames_save_decoding(tmp_path, name, monkeypatch):
     frames = IndexedFrames(make(tmp_path, name), FRAMES - 1)
     decoded = []
@@ -70,15 +83,18 @@ def test_key_frames_save_decoding(tmp_path, name, monkeypatch):
             yield picture
 
     monkeypatch.setattr(DecodedPictures, "since", counted)
+    frames.read(FRAMES - 12)  # where a seek too far would have to be noticed
+    decoded.clear()
     frames.read(FRAMES - 2)
-    assert 0 < len(decoded) <= 12
+    frames.read(FRAMES - 12)
+    assert 0 < len(decoded) <= 30
     assert frames.key_frame_before(FRAMES - 2) > 10, "it went back to the beginning"
 
 
 def test_neighbours_are_decoded_on_the_way(tmp_path, monkeypatch):
     frames = IndexedFrames(make(tmp_path, "one_key_frame.mp4"), FRAMES - 1)
     frames.read(3)
-    monkeypatch.setattr(IndexedFrames, "_start", None)
+    monkeypatch.setattr(IndexedFrames, "_begin", None)
     for index in (4, 5, 9, 20):
         frames.read(index)
 
@@ -91,6 +107,28 @@ def test_a_copy_in_another_process_has_a_decoder_of_its_own(tmp_path):
     copy = pickle.loads(pickle.dumps(frames))
     assert np.array_equal(copy.read(13), expected[13])
     assert np.array_equal(frames.read(14), expected[14])
+
+
+def test_of_many_recordings_a_few_are_open(tmp_path, monkeypatch):
+    path = clips.cut(WALKWAY, tmp_path / "x.mp4", frames=3, size=SIZE)
+    decoders = OpenDecoders()
+    recordings = [IndexedFrames(path, 2, open_decoders=decoders) for _ in range(MOST_OPEN + 2)]
+    expected = replayed(path)
+
+    def open_files():
+        links = Path("/proc/self/fd").iterdir()
+        return sum(link.exists() and link.resolve() == path for link in links)
+
+    assert open_files() == 0
+    for frames in recordings * 2:
+        assert np.array_equal(frames.read(1), expected[1])
+        assert open_files() <= MOST_OPEN
+    assert open_files() == MOST_OPEN
+    copies = pickle.loads(pickle.dumps(recordings))
+    assert np.array_equal(copies[0].read(1), expected[1])
+    for frames in [*recordings, copies[0]]:
+        frames.close()
+    assert open_files() == 0
 
 
 def test_the_first_pass_ends_at_the_last_frame_that_is_wanted(tmp_path):
@@ -108,6 +146,16 @@ def test_frames_are_upright_as_in_a_replay(tmp_path):
         assert np.array_equal(frames.read(index), expected[index])
 
 
+def test_an_orientation_stated_at_key_frames_holds_for_those_between(tmp_path):
+    plain = make(tmp_path, "open.ts")
+    path = clips.with_display_orientation(plain, tmp_path / "turned.ts", quarter_turns=1)
+    frames = IndexedFrames(path, FRAMES - 1)
+    expected = replayed(path)
+    assert expected[9].shape == (96, 72, 3)
+    for index in (24, 9, 10):
+        assert np.array_equal(frames.read(index), expected[index])
+
+
 def test_damage_gives_the_frames_of_a_replay(tmp_path):
     path = make(tmp_path, "closed.mp4")
     content = bytearray(path.read_bytes())
@@ -121,16 +169,32 @@ def test_damage_gives_the_frames_of_a_replay(tmp_path):
         assert np.array_equal(frames.read(index), expected[index]), index
 
 
+def too_far(since):
+    return lambda self, pts: since(self, pts + 10_000_000)
+
+
+def with_other_content(since):
+    def wrong(self, pts):
+        for decoded in since(self, pts):
+            other = av.VideoFrame.from_ndarray(np.full((108, 96), 9, np.uint8), "yuv420p")
+            other.pts = decoded.picture.pts
+            yield replace(decoded, picture=other)
+
+    return wrong
+
+
+@pytest.mark.parametrize("wrong", [too_far, with_other_content])
 def test_a_seek_to_another_picture_is_noticed_and_decoded_from_the_beginning(
-    tmp_path, monkeypatch, caplog
+    tmp_path, monkeypatch, caplog, wrong
 ):
     path = make(tmp_path, "closed.mp4")
     frames = IndexedFrames(path, FRAMES - 1)
-    since = DecodedPictures.since
-    monkeypatch.setattr(DecodedPictures, "since", lambda self, pts: since(self, pts + 10_000_000))
-    assert np.array_equal(frames.read(20), replayed(path)[20])
-    assert "decoded from its beginning each time" in caplog.text
-    assert frames.key_frame_before(29) == 0
+    monkeypatch.setattr(DecodedPictures, "since", wrong(DecodedPictures.since))
+    expected = replayed(path)
+    assert np.array_equal(frames.read(27), expected[27])
+    assert "decoded from its beginning again and again" in caplog.text
+    assert np.array_equal(frames.read(20), expected[20])
+    assert len(caplog.messages) == 1
 
 
 def test_a_file_that_has_changed_or_is_gone_is_told(tmp_path):
