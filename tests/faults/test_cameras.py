@@ -121,14 +121,12 @@ def test_a_camera_that_only_sends_by_udp_is_read_that_way(camera, watch):
 # Repeated connects.
 
 
-@pytest.mark.parametrize(
-    "connections", [1, pytest.param(12, marks=pytest.mark.long)], ids=["one", "many"]
-)
-def test_lost_connections_leave_nothing_behind(camera, watch, connections):
+@pytest.mark.long
+def test_lost_connections_leave_nothing_behind(camera, watch):
     camera.script = lambda session: session.send(3)
     with no_search_for_cycles():
         watched = watch(camera.url)
-        wait_until(lambda: len(watched.downs()) == connections, 60, "the last connection")
+        wait_until(lambda: len(watched.downs()) == 5, 60, "the last connection")
         assert len(alive(CameraPictures)) <= 1  # the last one is kept until the next
         watched.stop()
         assert alive(CameraPictures, InputContainer, VideoCodecContext) == []
