@@ -3,7 +3,8 @@
 SsdError(ValueError)
 ├── UnknownModelError     a model name that is not in the zoo
 ├── CheckpointError       weights that are missing, refused, or do not fit the model
-└── DeviceError           a device or precision that this machine does not have
+├── DeviceError           a device or precision that this machine does not have
+└── DataError             labelled images that are missing, damaged or contradictory
 """
 
 
@@ -21,3 +22,7 @@ class CheckpointError(SsdError):
 
 class DeviceError(SsdError):
     """The device or the precision is not available here."""
+
+
+class DataError(SsdError):
+    """Images or their annotations cannot be used: one line, or a headline and a line per fault."""
