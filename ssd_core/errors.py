@@ -4,7 +4,8 @@ SsdError(ValueError)
 ├── UnknownModelError     a model name that is not in the zoo
 ├── CheckpointError       weights that are missing, refused, or do not fit the model
 ├── DeviceError           a device or precision that this machine does not have
-└── DataError             labelled images that are missing, damaged or contradictory
+├── DataError             labelled images that are missing, damaged or contradictory
+└── EvaluationError       detections and labelled images that give no numbers
 """
 
 
@@ -26,3 +27,7 @@ class DeviceError(SsdError):
 
 class DataError(SsdError):
     """Images or their annotations cannot be used: one line, or a headline and a line per fault."""
+
+
+class EvaluationError(SsdError):
+    """There is nothing to evaluate, or no library for it."""

@@ -22,6 +22,7 @@ from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
     DoctorSettings,
+    EvaluateSettings,
     ForgetSettings,
     ModelsSettings,
     ReplaySettings,
@@ -38,6 +39,8 @@ usage: ssd-worker COMMAND ...
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   subscribe [CAMERA...]  print events as JSON Lines
+  evaluate DATA [WEIGHTS...]
+                         measure a model on labelled images, or compare two
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
   forget ID...           delete what Redis holds of cameras and replays
@@ -118,6 +121,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case EvaluateSettings():
+            from worker.commands.evaluate import run_evaluate
+
+            return run_evaluate(settings)
         case CamerasSettings():
             from worker.commands.cameras import check_cameras
 

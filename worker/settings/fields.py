@@ -401,6 +401,87 @@ class ForgetSettings(RedisSettings):
         return self
 
 
+def _only_one(value: Any) -> Any:
+    """A list of one is that one: a file for several commands may list the data of others."""
+    if isinstance(value, list) and len(value) == 1:
+        return value[0]
+    if isinstance(value, list):
+        raise ValueError("evaluate takes one data set: name it as the first argument")
+    return value
+
+
+class EvaluateSettings(Settings):
+    """Measure a model on labelled images, or compare two."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"as-json": "json"})
+
+    data: Annotated[CliPositionalArg[str], BeforeValidator(_only_one)] = Field(
+        "",
+        description="labelled images: COCO JSON, folder in Pascal VOC's form, or the .json of a "
+        "replay beside its recording",
+    )
+    checkpoints: CliPositionalArg[list[str]] = Field(
+        default=[],
+        description="weights file, or 'coco'; two are compared; default: the weights in the "
+        "package",
+    )
+    images: Path | None = Field(
+        None, description="folder of the images or recordings; default: beside the data"
+    )
+    model: str | None = Field(
+        None,
+        description="name from `ssd-worker models`; default: what the weights file says, else "
+        "ssd_mobilenet_v2_oid",
+    )
+    weights: str | None = Field(
+        None, description="weights file, or 'coco': another way to name one"
+    )
+    metric: Literal["coco", "voc07"] = Field(
+        "coco",
+        description="coco: AP over IoU 0.5 to 0.95; voc07: Pascal VOC 2007's, 11 points at IoU 0.5",
+    )
+    as_json: bool = Field(False, description="print one JSON object instead of tables")
+    plots: Path | None = Field(
+        None,
+        description="directory for pictures: precision over recall, the worst misses and false "
+        "alarms",
+    )
+    score_threshold: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="give precision and recall of detections scoring above this; default: the "
+        "model's",
+    )
+    device: str = Field("auto", description="auto, cpu or cuda[:N]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="numeric precision of the network; auto: bf16 if the hardware has it, else "
+        "fp16 on a GPU and fp32 on a CPU",
+    )
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="maximum images per batch; default: 4 per core on a CPU, 16 on a GPU",
+    )
+    skip_invalid: bool = Field(
+        False, description="leave out what is wrong in the data, instead of refusing it"
+    )
+
+    @model_validator(mode="after")
+    def _says_what_to_measure(self) -> "EvaluateSettings":
+        if not self.data:
+            raise ValueError("no labelled images to measure on: give DATA, such as labels.json")
+        if self.checkpoints and self.weights is not None:
+            raise ValueError("weights are named twice: by --weights and after DATA: name them once")
+        if len(self.checkpoints) > 2:
+            raise ValueError("at most two weights files can be compared: give two of them")
+        if len(self.checkpoints) == 2 and self.metric == "voc07":
+            raise ValueError("two weights files are compared in COCO's AP: leave out --metric")
+        return self
+
+
 class SpoolSettings(SpoolPlace):
     """Show, or purge, the events that wait on disk for a Redis server."""
 
@@ -428,6 +509,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "replay": ReplaySettings,
     "subscribe": SubscribeSettings,
     "cameras": CamerasSettings,
+    "evaluate": EvaluateSettings,
     "spool": SpoolSettings,
     "forget": ForgetSettings,
     "models": ModelsSettings,

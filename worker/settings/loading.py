@@ -37,7 +37,7 @@ from worker.settings.fields import (
 )
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids")
+SEVERAL = ("sources", "paths", "ids", "checkpoints")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
@@ -157,6 +157,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "CHECKPOINTS": "WEIGHTS",
         "ACTION": "list|purge",
     }
 
@@ -169,7 +170,7 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
-        return re.sub(r" ?\(default: (None|False|\[\])\)", "", text)
+        return re.sub(r" ?\(default: (None|False|\[\]|\0|)\)", "", text)
 
 
 class _CamerasHelp(_HelpFormatter):
