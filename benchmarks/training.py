@@ -143,7 +143,7 @@ def learn(
     augment: bool = True,
 ) -> list[dict[str, Any]]:
     """A row per epoch."""
-    recipe = Recipe(chosen.epochs, chosen.batch, default_learning_rate(chosen.batch))
+    recipe = Recipe(chosen.epochs, chosen.batch, default_learning_rate(spec.name, chosen.batch))
     rows: list[dict[str, Any]] = []
     began = cpu_seconds()
     spent = {"validation": 0.0}
