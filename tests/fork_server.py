@@ -20,7 +20,17 @@ MODULES = (
     "worker.cli",
     *(
         f"worker.commands.{name}"
-        for name in ("run", "replay", "subscribe", "spool", "forget", "models", "doctor")
+        for name in (
+            "run",
+            "replay",
+            "train",
+            "subscribe",
+            "spool",
+            "forget",
+            "models",
+            "doctor",
+            "evaluate",
+        )
     ),
     "ssd_core.detector",
     "worker.pipeline.detection",

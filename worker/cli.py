@@ -22,6 +22,7 @@ from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
     DoctorSettings,
+    EvaluateSettings,
     ForgetSettings,
     ModelsSettings,
     ReplaySettings,
@@ -29,6 +30,7 @@ from worker.settings.fields import (
     Settings,
     SpoolSettings,
     SubscribeSettings,
+    TrainSettings,
 )
 from worker.settings.loading import load_settings
 
@@ -37,7 +39,10 @@ usage: ssd-worker COMMAND ...
 
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
+  train DATA...          learn own classes from labelled images
   subscribe [CAMERA...]  print events as JSON Lines
+  evaluate DATA [WEIGHTS...]
+                         measure a model on labelled images, or compare two
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
   forget ID...           delete what Redis holds of cameras and replays
@@ -114,10 +119,18 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.replay import run_replay
 
             return run_replay(settings)
+        case TrainSettings():
+            from worker.commands.train import run_train
+
+            return run_train(settings)
         case SubscribeSettings():
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case EvaluateSettings():
+            from worker.commands.evaluate import run_evaluate
+
+            return run_evaluate(settings)
         case CamerasSettings():
             from worker.commands.cameras import check_cameras
 

@@ -42,6 +42,9 @@ def save_checkpoint(
             )
         tensors[name] = converted.contiguous()
     try:
+        Path(path).touch()
+        mode = Path(path).stat().st_mode
         save_file(tensors, str(path), metadata=to_metadata(spec))
+        Path(path).chmod(mode)  # else for nobody but this user, though a service may be another
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot write {path} ({error})") from error

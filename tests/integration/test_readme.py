@@ -27,7 +27,7 @@ PAGES = {
     ]
 }
 README = PAGES["README.md"]
-POSITIONAL = {"sources", "paths", "ids", "action"}
+POSITIONAL = {"sources", "paths", "ids", "action", "data", "checkpoints"}
 MADE_BY_THE_USER = {"deploy/.env", "deploy/secrets"}
 
 

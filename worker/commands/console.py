@@ -20,7 +20,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from worker.errors import UsageError
 from worker.pipeline.summary import Summary
+from worker.secrecy.redaction import redact
 
 
 class _Rate(ProgressColumn):
@@ -67,3 +69,11 @@ def print_summary(summary: Summary, places: Iterable[str]) -> None:
     lines.append(f"detections: {found or 'none'}")
     lines += [f"events: {place}" for place in places]
     print("\n".join(lines), file=sys.stderr)
+
+
+def told(error: ValueError) -> UsageError:
+    """The error for the last line; prints the others, such as the faults of a data set, before."""
+    headline, *lines = str(error).split("\n")
+    for line in lines:
+        print(redact(line.strip()), file=sys.stderr)
+    return UsageError(headline.removesuffix(":"))

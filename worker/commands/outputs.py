@@ -26,15 +26,9 @@ def check_outputs(settings: ReplaySettings, recordings: Sequence[Recording]) -> 
     for path in (settings.output, settings.annotate):
         if path is None:
             continue
-        if path.exists() and not settings.overwrite and not (made and made.has(path)):
-            raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
-        if path.is_dir():
-            raise UsageError(f"{path}: is a directory: give the name of a file in it")
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: the directory {path.parent} does not exist: create it")
+        check_place(path, may_exist=settings.overwrite or bool(made and made.has(path)))
         if path.exists() and any(path.samefile(recording.path) for recording in recordings):
             raise UsageError(f"{path}: is the recording itself: choose another name")
-        _check_writable(path)
     if settings.annotate is not None:
         _check_size(settings.annotate, recordings[0])
 
@@ -53,7 +47,14 @@ def _check_size(path: Path, recording: Recording) -> None:
     )
 
 
-def _check_writable(path: Path) -> None:
+def check_place(path: Path, *, may_exist: bool) -> None:
+    """Raise UsageError unless a file can be written there. Changes nothing."""
+    if path.exists() and not may_exist:
+        raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: give the name of a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the directory {path.parent} does not exist: create it")
     probe = path.with_name(f".{path.name}.probe")
     try:
         probe.touch()

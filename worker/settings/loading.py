@@ -37,7 +37,7 @@ from worker.settings.fields import (
 )
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids")
+SEVERAL = ("sources", "paths", "ids", "data", "checkpoints")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
@@ -157,6 +157,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "CHECKPOINTS": "WEIGHTS",
         "ACTION": "list|purge",
     }
 

@@ -73,6 +73,16 @@ class DecodedPictures:
             log.warning("a part of it: %s", failure)
         self.damaged += len(failures)
 
+    def since(self, pts: int) -> Iterator[DecodedPicture]:
+        """Pictures from about ``pts`` on, in ticks of the stream: from a key frame before it.
+
+        Of a file with one part. FFmpeg seeks; what the first pictures refer to may be missing, and
+        orientations that were stated before. Raises SourceError, FFmpegError.
+        """
+        with self.opened() as (container, stream):
+            container.seek(pts, stream=stream)
+            yield from self._of(container, stream)
+
     def parts(self) -> Iterator[Part]:
         """The parts to open one by one; transport streams may have several. Raises SourceError."""
         try:

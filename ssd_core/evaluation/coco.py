@@ -1,0 +1,137 @@
+"""COCO's twelve numbers and the AP of each class, through faster-coco-eval.
+
+https://cocodataset.org/#detection-eval. The library is imported when it is needed: it comes with
+the extra ``train``.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssd_core.errors import EvaluationError
+from ssd_core.evaluation.paired import Floats, Paired
+
+NUMBERS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+)
+"""In the order of the library; sizes by area: small below 32 x 32 px, large from 96 x 96 px on."""
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """None where there is no object of the size or class."""
+
+    numbers: dict[str, float | None]
+    """The twelve: the mean over the classes that have objects."""
+    per_class: dict[int, tuple[float | None, float | None]]
+    """AP and AP50 of each class."""
+
+
+def coco_numbers(paired: Paired) -> CocoNumbers:
+    """The numbers of these detections. Raises EvaluationError without the library."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise EvaluationError(
+            f"evaluation needs faster-coco-eval ({error}): pip install 'ssd-worker[train]'"
+        ) from error
+    truth, found = COCO(_truth(paired)), COCO(_found(paired))
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+    evaluation = COCOeval_faster(truth, found, iouType="bbox")
+    evaluation.run()
+    # (IoU thresholds, recalls, classes, area ranges, numbers of detections)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return CocoNumbers(
+        {
+            name: _or_none(float(number))
+            for name, number in zip(NUMBERS, evaluation.stats, strict=True)
+        },
+        {
+            number: (_mean(precision[:, :, k]), _mean(precision[0, :, k]))
+            for k, number in enumerate(paired.classes)
+        },
+    )
+
+
+def _truth(paired: Paired) -> dict[str, Any]:
+    annotations = [
+        (index, number, box, area, ignored)
+        for index, image in enumerate(paired.images)
+        for number, box, area, ignored in zip(
+            image.object_classes.tolist(),
+            image.object_boxes_xywh.tolist(),
+            image.object_areas.tolist(),
+            image.object_is_ignored.tolist(),
+            strict=True,
+        )
+    ]
+    return _data_set(
+        paired,
+        [
+            {
+                "id": i,
+                "image_id": index + 1,
+                "category_id": number,
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(ignored),
+            }
+            for i, (index, number, box, area, ignored) in enumerate(annotations, start=1)
+        ],
+    )
+
+
+def _found(paired: Paired) -> dict[str, Any]:
+    detections = [
+        (index, number, box, score)
+        for index, image in enumerate(paired.images)
+        for number, box, score in zip(
+            image.classes.tolist(), image.boxes_xywh.tolist(), image.scores.tolist(), strict=True
+        )
+    ]
+    return _data_set(
+        paired,
+        [
+            {
+                "id": i,
+                "image_id": index + 1,
+                "category_id": number,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+                "score": score,
+            }
+            for i, (index, number, box, score) in enumerate(detections, start=1)
+        ],
+    )
+
+
+def _data_set(paired: Paired, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """In COCO's format, with ids from 1 on: the number 0 means "no match" in some versions."""
+    return {
+        "images": [{"id": index + 1} for index in range(len(paired.images))],
+        "categories": [{"id": number, "name": paired.labels[number]} for number in paired.classes],
+        "annotations": annotations,
+    }
+
+
+def _mean(precision: Floats) -> float | None:
+    return _or_none(float(np.mean(precision)))
+
+
+def _or_none(number: float) -> float | None:
+    """The library says -1 where there is no object."""
+    return None if number < 0 else number

@@ -1,0 +1,176 @@
+"""The paper's augmentation (section 2.2, "data augmentation"; section 3.6, zoom out).
+
+Takes an image and the boxes in it; gives the network's input and the boxes in fractions of it.
+torchvision draws what is to be done, and the pixels are touched once: what is left of the image is
+scaled as the detector scales, its colours distorted, and laid on the mean.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+from ssd_core.models.zoo import ModelSpec
+from ssd_core.preprocess import as_tensor, preprocess
+
+Pixels = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+LARGEST_ZOOM = 4.0
+"""Side of the canvas by that of the image: 16 times the area, as the paper's."""
+SMALLEST_PX = 8.0
+"""Zooming out ends where an object would become smaller than that in the network's input: half a
+cell of the finest feature map of 300 pixels in 19 cells."""
+SMALLEST_CROPPED_PX = 10
+"""Of an image's sides: a crop of 0.3 of less might have no pixel."""
+PROBABILITY = 0.5
+"""Of zooming out, of the flip, and of each distortion of colours."""
+CROP_SCALES, CROP_RATIOS = (0.3, 1.0), (0.5, 2.0)
+"""Sides of a random patch by those of the image, and its width by its height (authors' code)."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle in the plane of an image, in its pixels; it may reach outside the image."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def part(self, left: int, top: int, width: int, height: int) -> "Region":
+        """A part of it; ``left`` and ``top`` are counted from its own corner."""
+        return Region(self.left + left, self.top + top, width, height)
+
+
+def network_input(image: Pixels, boxes: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """(3, S, S) fp32 input exactly like the detector's, and the boxes (N, 4) xyxy in [0, 1]."""
+    x = preprocess([image], spec, torch.device("cpu"), torch.float32)[0]
+    height, width = image.shape[:2]
+    return x, boxes.float() / torch.tensor([width, height, width, height])
+
+
+def augmented_input(
+    image: Pixels, boxes: Tensor, classes: Tensor, spec: ModelSpec, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(3, S, S) fp32 input, boxes (M, 4) xyxy in [0, 1] and classes (M,) of what is still in it.
+
+    ``boxes`` (N, 4) xyxy in pixels. An object stays if its centre does. All chance comes from
+    ``seed``; PyTorch's own generator is left as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        region = _zoomed_out(image, boxes, spec)
+        region, stays = _cropped(region, boxes)
+        x, boxes = _cut_out(image, boxes[stays].float(), region, spec)
+        if torch.rand(()) < PROBABILITY:
+            x = x.flip(-1)
+            boxes = torch.stack((1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]), 1)
+    has_size = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return x, boxes[has_size], classes[stays][has_size]
+
+
+def _zoomed_out(image: Pixels, boxes: Tensor, spec: ModelSpec) -> Region:
+    """The whole image, or a canvas with the image somewhere on it."""
+    height, width = image.shape[:2]
+    region = Region(0, 0, width, height)
+    largest = LARGEST_ZOOM
+    if len(boxes):
+        scale = spec.image_size[0] / height * spec.image_size[1] / width
+        smallest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * scale).min().sqrt()
+        largest = min(largest, float(smallest) / SMALLEST_PX)
+    if torch.rand(()) >= PROBABILITY or largest <= 1:
+        return region
+    zoom = v2.RandomZoomOut(side_range=(1.0, largest))
+    left, top, right, bottom = zoom.make_params([_as_torchvision(boxes, region)])["padding"]
+    return region.part(-left, -top, width + left + right, height + top + bottom)
+
+
+def _cropped(region: Region, boxes: Tensor) -> tuple[Region, Tensor]:
+    """The region or a part of it, and (N,) which objects have their centre in it."""
+    everything = torch.ones(len(boxes), dtype=torch.bool)
+    if min(region.width, region.height) < SMALLEST_CROPPED_PX:
+        return region, everything
+    if not len(boxes):
+        return _random_patch(region), everything
+    crop = v2.RandomIoUCrop(*CROP_SCALES, *CROP_RATIOS)
+    drawn = crop.make_params([_as_torchvision(boxes, region)])
+    if not drawn:
+        return region, everything
+    part = region.part(drawn["left"], drawn["top"], drawn["width"], drawn["height"])
+    return part, drawn["is_within_crop_area"]
+
+
+def _random_patch(region: Region) -> Region:
+    """A part of an image without objects, for which torchvision would try in vain for long."""
+    if torch.rand(()) >= PROBABILITY:
+        return region
+    smallest, largest = CROP_SCALES
+    across, down, right, low = torch.rand(4).tolist()
+    width = int(region.width * (smallest + (largest - smallest) * across))
+    height = int(region.height * (smallest + (largest - smallest) * down))
+    height = min(
+        max(height, int(width / CROP_RATIOS[1])), int(width / CROP_RATIOS[0]), region.height
+    )
+    return region.part(
+        int((region.width - width) * right), int((region.height - height) * low), width, height
+    )
+
+
+def _as_torchvision(boxes: Tensor, region: Region) -> BoundingBoxes:
+    moved = boxes - torch.tensor([region.left, region.top] * 2)
+    return BoundingBoxes(
+        moved, format=BoundingBoxFormat.XYXY, canvas_size=(region.height, region.width)
+    )
+
+
+def _cut_out(
+    image: Pixels, boxes: Tensor, region: Region, spec: ModelSpec
+) -> tuple[Tensor, Tensor]:
+    """The region as network input, and the boxes in it, clipped, in [0, 1].
+
+    The image's part begins and ends at whole pixels of the input, and the boxes move with it.
+    """
+    left, right, x0, x1 = _span(region.left, region.width, image.shape[1], spec.image_size[1])
+    top, bottom, y0, y1 = _span(region.top, region.height, image.shape[0], spec.image_size[0])
+    pixels = as_tensor(image)[top:bottom, left:right].permute(2, 0, 1)[None].float()
+    if pixels.shape[2:] != (y1 - y0, x1 - x0):
+        size = (y1 - y0, x1 - x0)
+        pixels = F.interpolate(
+            pixels, size, mode="bilinear", align_corners=False, antialias=spec.antialias
+        )
+    pixels = _distorted(pixels[0] / 255) * 255
+    mean, std = (torch.tensor(each)[:, None, None] for each in (spec.mean, spec.std))
+    x = torch.zeros(3, *spec.image_size)
+    x[:, y0:y1, x0:x1] = (pixels - mean) / std
+    corner = torch.tensor([left, top] * 2)
+    scale = torch.tensor([(x1 - x0) / (right - left), (y1 - y0) / (bottom - top)] * 2)
+    moved = (boxes - corner) * scale + torch.tensor([x0, y0] * 2)
+    height, width = spec.image_size
+    inside = moved / torch.tensor([width, height] * 2)
+    return x, inside.clamp(0, 1)
+
+
+def _span(start: int, length: int, image: int, size: int) -> tuple[int, int, int, int]:
+    """Along one axis: from where to where the image is used, and where that lies in the input."""
+    begin, end = max(start, 0), min(start + length, image)
+    first = min(round((begin - start) * size / length), size - 1)
+    last = max(round((end - start) * size / length), first + 1)
+    return begin, end, first, last
+
+
+def _distorted(pixels: Tensor) -> Tensor:
+    """(3, H, W) in [0, 1] with other brightness, contrast, saturation and hue.
+
+    torchvision's ranges are the paper's; but it also exchanges the channels of every other image,
+    which the authors' code does not: red things would become blue.
+    """
+    distortion = v2.RandomPhotometricDistort(p=PROBABILITY)
+    drawn = distortion.make_params([pixels]) | {"channel_permutation": None}
+    distorted: Tensor = distortion.transform(pixels, drawn)
+    return distorted

@@ -1,0 +1,152 @@
+"""One training step: a batch in, its losses out, the weights changed.
+
+Knows no epochs and no files. What goes wrong in it is found here: no memory, and numbers that are
+none.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssd_core.device import PRECISIONS
+from ssd_core.errors import TrainingError
+from ssd_core.failures import is_out_of_memory
+from ssd_core.models.ssd import SSD
+from ssd_core.models.zoo import ModelSpec
+from ssd_core.training.loader import Batch
+from ssd_core.training.loss import multibox_loss
+from ssd_core.training.recipe import MOST_GRADIENT_NORM, Recipe, make_optimizer
+
+CPU_MEMORY = ("not enough memory", "can't allocate memory")
+"""As PyTorch's allocator of the CPU says that there is none."""
+
+
+class Losses:
+    """The losses of a batch, on their way from the device: to read them waits for no later work."""
+
+    def __init__(self, batch: Batch, values: Tensor) -> None:
+        """``values``: regression loss, classification loss and the gradient's norm."""
+        self.indices = batch.indices
+        self._values = values
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, device="cpu", pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> tuple[float, float, float]:
+        """Regression loss, classification loss, norm of the gradient (0 if no step was made)."""
+        if self._event is not None:
+            self._event.synchronize()
+        regression, classification, norm = self._values.tolist()
+        return regression, classification, norm
+
+
+class Stepper:
+    """The network and its optimiser."""
+
+    def __init__(self, network: SSD, spec: ModelSpec, recipe: Recipe, device: torch.device) -> None:
+        self.network = network
+        self.optimizer = make_optimizer(network, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        """Keeps fp16's gradients from vanishing; skips steps that are too large for it."""
+        self._spec = spec
+        self._device = device
+        self._dtype = PRECISIONS[recipe.precision]
+        self._default_boxes = spec.default_boxes().to(device)
+
+    def step(
+        self, batch: Batch, learning_rate: float, *, share: float = 1.0, updates: bool = True
+    ) -> Losses:
+        """Add ``share`` of the batch's gradient to what is there; ``updates`` the weights then.
+
+        Raises TrainingError if there is no memory for it, which says how many images there is
+        memory for: the state of the weights is undefined then.
+        """
+        try:
+            return self._step(batch, learning_rate, share, updates)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Only here is what the failed step held free: the error held its frames.
+        raise TrainingError(self._no_memory_for(batch))
+
+    def _step(self, batch: Batch, learning_rate: float, share: float, updates: bool) -> Losses:
+        losses = self._backward(batch, share)
+        norm = torch.zeros((), device=self._device)
+        if updates:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.scaler.unscale_(self.optimizer)
+            found = nn.utils.clip_grad_norm_(self.network.parameters(), MOST_GRADIENT_NORM)
+            if not self.scaler.is_enabled():
+                norm = found
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+        return Losses(batch, torch.stack([*losses, norm]))
+
+    def _backward(self, batch: Batch, share: float) -> list[Tensor]:
+        images = batch.images.to(self._device, non_blocking=True)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            bbox_regression, cls_logits = self.network(images)
+        losses = multibox_loss(
+            bbox_regression,
+            cls_logits,
+            self._default_boxes,
+            _moved(batch.boxes, self._device),
+            _moved(batch.labels, self._device),
+            activation=self._spec.activation,
+        )
+        total = losses.regression + losses.classification
+        self.scaler.scale(total * share).backward()
+        return [loss.detach() for loss in losses]
+
+    def _no_memory_for(self, batch: Batch) -> str:
+        """What to say. Tries steps with half the images, a quarter, and so on."""
+        images = len(batch.images)
+        fitting = images // 2
+        while fitting:
+            self.optimizer.zero_grad()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            part = Batch(
+                batch.images[:fitting],
+                batch.boxes[:fitting],
+                batch.labels[:fitting],
+                batch.indices[:fitting],
+            )
+            try:
+                self._step(part, 0.0, 1.0, updates=True)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                fitting //= 2
+                continue
+            return (
+                f"no memory on {self._device} for a batch of {images}; {fitting} would fit: give "
+                f"--batch {fitting} --accumulate {-(-images // fitting)}, which learns alike"
+            )
+        return (
+            f"no memory on {self._device}, not even for one image: free memory on it, or use "
+            "another device or a smaller model"
+        )
+
+
+def _moved(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of different lengths, brought to the device in one piece."""
+    if device.type == "cpu":
+        return list(parts)
+    whole = torch.cat(list(parts)).to(device, non_blocking=True)
+    return list(whole.split([len(part) for part in parts]))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or is_out_of_memory(error)
+        or any(text in str(error) for text in CPU_MEMORY)
+    )

@@ -1,0 +1,229 @@
+"""`ssd-worker evaluate`: how good a model is on labelled images; which of two is better.
+
+Reads images and weights, prints tables or one JSON object, and draws pictures if asked. The numbers
+are ssd_core's.
+"""
+
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.commands.console import progress_bar
+from worker.commands.evaluation_tables import print_comparison, print_evaluation
+from worker.errors import DetectorError, UsageError
+from worker.settings.fields import EvaluateSettings
+from worker.sources.limits import Limits
+
+if TYPE_CHECKING:
+    from ssd_core import Detections, Detector
+    from ssd_core.evaluation import Comparison, Evaluation
+    from ssd_core.training.data import DataSet
+
+log = logging.getLogger(__name__)
+
+NAMES = ("A", "B")
+INSTALL = "pip install 'ssd-worker[train]'"
+
+
+def run_evaluate(settings: EvaluateSettings) -> int:
+    """Evaluate, or compare; returns the exit code."""
+    _check_libraries(settings)
+    if settings.plots is not None:
+        _check_directory(settings.plots)
+    # torch takes seconds to import: only once the settings are known to be good.
+    import torch
+
+    from ssd_core.errors import SsdError
+
+    try:
+        return _evaluate(settings)
+    except SsdError as error:
+        raise UsageError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise DetectorError(
+            f"--device {settings.device}: no memory left: give a lower --max-batch, free memory, "
+            "or use another device"
+        ) from error
+
+
+def _check_libraries(settings: EvaluateSettings) -> None:
+    wanted = {"--metric coco": "faster_coco_eval"} if settings.metric == "coco" else {}
+    if settings.plots is not None:
+        wanted["--plots"] = "matplotlib"
+    if len(settings.checkpoints) == 2:
+        wanted["the comparison of two"] = "scipy"
+    for what, library in wanted.items():
+        if find_spec(library) is None:
+            raise UsageError(f"{what} needs {library.replace('_', '-')}: {INSTALL}")
+
+
+def _check_directory(plots: Path) -> None:
+    """Make the directory of the pictures; raises UsageError unless files can be written there."""
+    probe = plots / ".probe"
+    try:
+        plots.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--plots {plots}: cannot write there ({error.strerror}): choose another directory"
+        ) from error
+
+
+def _evaluate(settings: EvaluateSettings) -> int:
+    from ssd_core.evaluation import compare
+    from ssd_core.evaluation.paired import no_common_class
+    from ssd_core.training.reading import read_data_set
+    from worker.commands.recordings import Recordings
+
+    data_set = read_data_set(
+        [Path(settings.data)],
+        images=settings.images,
+        skip_invalid=settings.skip_invalid,
+        recordings=Recordings(Limits()),
+    )
+    detectors = [_load(settings, weights) for weights in _weights(settings)]
+    classes = [detector.spec.labels[1:] for detector in detectors]
+    known = set(classes[0]).intersection(*classes)
+    if known.isdisjoint(data_set.labels[1:]):
+        raise UsageError(no_common_class(data_set.labels[1:], sorted(known)))
+    _warn_of_unknown(data_set, known, len(detectors))
+    evaluations = []
+    for detector, name in zip(detectors, NAMES, strict=False):
+        threshold = settings.score_threshold
+        threshold = detector.spec.score_threshold if threshold is None else threshold
+        found = _detect(detector, data_set, settings, threshold, name if len(detectors) > 1 else "")
+        evaluations.append(_measure(found, data_set, settings, known, threshold))
+    comparison = compare(*evaluations) if len(evaluations) == 2 else None
+    if settings.plots is not None:
+        _draw(evaluations, data_set, settings.plots)
+    models = [_described(*each) for each in zip(detectors, _weights(settings), strict=True)]
+    _print(settings, models, evaluations, comparison)
+    return 0
+
+
+def _weights(settings: EvaluateSettings) -> list[str | None]:
+    """What was named, None for the weights in the package."""
+    return [*settings.checkpoints] or [settings.weights]
+
+
+def _load(settings: EvaluateSettings, weights: str | None) -> "Detector":
+    import torch
+
+    from ssd_core import Detector
+    from ssd_core.cores import usable_cores
+    from ssd_core.runners.heap import keep_freed_memory
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    detector = Detector.load(
+        settings.model, weights=weights, device=settings.device, precision=settings.precision
+    )
+    if detector.device.type == "cpu":
+        keep_freed_memory()
+    return detector
+
+
+def _warn_of_unknown(data_set: "DataSet", known: set[str], models: int) -> None:
+    unknown = [label for label in data_set.labels[1:] if label not in known]
+    if not unknown:
+        return
+    alike = {label.casefold(): label for label in known}
+    named = [
+        f"{label} (it has {alike[label.casefold()]})" if label.casefold() in alike else label
+        for label in unknown
+    ]
+    who = "the model does not know" if models == 1 else "not both models know"
+    log.warning("left out are the classes that %s: %s", who, ", ".join(named))
+
+
+def _detect(
+    detector: "Detector",
+    data_set: "DataSet",
+    settings: EvaluateSettings,
+    score_threshold: float,
+    name: str,
+) -> "list[Detections]":
+    from ssd_core.evaluation import DETECTION_THRESHOLD, detect_all
+
+    with progress_bar(f"detecting {name}".strip(), len(data_set.images)) as advance:
+        return detect_all(
+            detector,
+            data_set,
+            batch=settings.max_batch,
+            score_threshold=min(DETECTION_THRESHOLD, score_threshold),
+            on_progress=advance,
+        )
+
+
+def _measure(
+    found: "list[Detections]",
+    data_set: "DataSet",
+    settings: EvaluateSettings,
+    known: set[str],
+    score_threshold: float,
+) -> "Evaluation":
+    from ssd_core.evaluation import DETECTION_THRESHOLD, evaluate
+
+    return evaluate(
+        found,
+        data_set,
+        metric=settings.metric,
+        known=known,
+        score_threshold=score_threshold,
+        floor=min(DETECTION_THRESHOLD, score_threshold),
+    )
+
+
+def _draw(evaluations: "list[Evaluation]", data_set: "DataSet", plots: Path) -> None:
+    from ssd_core.evaluation.curves import write_curves
+    from ssd_core.evaluation.pages import write_mistakes
+
+    for evaluation, name in zip(evaluations, NAMES, strict=False):
+        prefix = f"{name}-" if len(evaluations) > 1 else ""
+        curves, misses, false_alarms = (
+            plots / f"{prefix}{what}.png" for what in ("precision-recall", "misses", "false-alarms")
+        )
+        write_curves(evaluation, curves)
+        write_mistakes(evaluation, data_set, misses, false_alarms)
+        log.info("pictures: %s, %s, %s", curves, misses, false_alarms)
+
+
+def _described(detector: "Detector", weights: str | None) -> dict[str, Any]:
+    return {
+        "name": detector.spec.name,
+        "weights": "in the package" if weights is None else weights,
+        "digest": detector.digest,
+        "device": detector.hardware,
+        "precision": str(detector.dtype).removeprefix("torch."),
+    }
+
+
+def _print(
+    settings: EvaluateSettings,
+    models: list[dict[str, Any]],
+    evaluations: "list[Evaluation]",
+    comparison: "Comparison | None",
+) -> None:
+    described = [
+        {"model": model, **evaluation.as_json()}
+        for model, evaluation in zip(models, evaluations, strict=True)
+    ]
+    if comparison is None:
+        if settings.as_json:
+            print(json.dumps(described[0], allow_nan=False))
+        else:
+            print_evaluation(evaluations[0])
+    elif settings.as_json:
+        print(
+            json.dumps(
+                {**dict(zip(NAMES, described, strict=True)), **comparison.as_json(*NAMES)},
+                allow_nan=False,
+            )
+        )
+    else:
+        for name, model in zip(NAMES, models, strict=True):
+            print(f"{name}: {model['weights']} ({model['name']})")
+        print()
+        print_comparison(evaluations[0], evaluations[1], comparison, NAMES)

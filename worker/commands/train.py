@@ -1,0 +1,284 @@
+"""`ssd-worker train`: labelled images in, a weights file for own classes out.
+
+Checks everything that can be checked before the first step, since a run takes minutes to days. It
+can be stopped or killed at any moment: with --resume the same command goes on.
+"""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.commands.console import told
+from worker.commands.outputs import check_place
+from worker.commands.training_console import TrainingConsole
+from worker.commands.wiring import on_stop_signals
+from worker.errors import UsageError, WorkerError
+from worker.settings.fields import TrainSettings
+from worker.sources.limits import Limits
+
+if TYPE_CHECKING:
+    from ssd_core import Detector
+    from ssd_core.training.data import DataSet
+    from ssd_core.training.loop import Epoch, Progress, Training, Validate
+    from ssd_core.training.recipe import Recipe
+    from ssd_core.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def run_train(settings: TrainSettings) -> int:
+    """Train; returns the exit code: 130 if it was stopped."""
+    for path in (settings.output, settings.preview):
+        if path is not None:
+            check_place(path, may_exist=settings.overwrite or settings.resume)
+    if settings.val is not None and find_spec("faster_coco_eval") is None:
+        raise UsageError("--val needs faster-coco-eval: pip install 'ssd-worker[train]'")
+    # torch takes seconds to import: only once the settings are known to be good.
+    import torch
+
+    from ssd_core.cores import usable_cores
+    from ssd_core.errors import SsdError
+    from ssd_core.training.run_folder import RunFolder
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    folder = None if settings.output is None else RunFolder(settings.output)
+    try:
+        if folder is not None:
+            _check_unfinished(folder, settings)
+            folder.claim()
+        return _train(settings, folder)
+    except SsdError as error:
+        raise told(error) from error
+    except torch.OutOfMemoryError as error:
+        raise WorkerError(
+            f"--device {settings.device}: no memory left: free memory on it, or use another device"
+        ) from error
+    finally:
+        if folder is not None:
+            folder.release()
+
+
+def _check_unfinished(folder: "RunFolder", settings: TrainSettings) -> None:
+    if folder.state.exists() and not settings.resume and not settings.overwrite:
+        raise UsageError(
+            f"{folder.path} holds a run that is not finished: give --resume to go on, or "
+            "--overwrite to start again"
+        )
+
+
+def _train(settings: TrainSettings, folder: "RunFolder | None") -> int:
+    """The run, from reading the data to writing the weights."""
+    from ssd_core.device import choose_device
+    from ssd_core.training.initialisation import starting_model
+    from ssd_core.training.loop import Training, training_precision
+    from ssd_core.training.preview import write_preview
+
+    device = choose_device(settings.device)
+    precision = training_precision(settings.precision, device)
+    data, validation = _read_data(settings)
+    network, spec, digest = starting_model(
+        data.labels, settings.model, settings.weights, settings.seed
+    )
+    if settings.preview is not None:
+        write_preview(data, spec, settings.preview, settings.seed)
+        log.info("%s: augmented images with their boxes", settings.preview)
+    if folder is None:
+        return 0
+    recipe = _recipe(settings, data, precision)
+    run = {
+        "model": spec.name,
+        "labels": list(spec.labels),
+        "weights": digest,
+        "data": data.digest,
+        "validation": validation and validation.digest,
+        **asdict(recipe),
+    }
+    if _is_finished(folder, run, settings):
+        folder.clear_state()
+        log.info("%s: finished already (--overwrite without --resume trains again)", folder.output)
+        return 0
+    if not settings.resume:
+        folder.clear()
+    training = Training(network, spec, data, recipe, device, folder, run)
+    if settings.resume and training.resume():
+        log.info("going on after epoch %d of %d", len(training.history), recipe.epochs)
+    log.info(
+        "training %s for %s on %s in %s: %d images, %d epochs in batches of %d; kept is the epoch "
+        "with the %s",
+        spec.name,
+        ", ".join(spec.labels[1:]),
+        device,
+        precision,
+        len(data.images),
+        recipe.epochs,
+        recipe.batch,
+        "highest AP" if validation else "lowest training loss (--val would measure AP)",
+    )
+    if not _run(training, data, validation, settings, recipe, folder):
+        where = f"after epoch {len(training.history)}" if training.history else "from the start"
+        log.warning("stopped: run the same command with --resume to go on %s", where)
+        return 130
+    _finish(training, folder, settings, data, validation)
+    return 0
+
+
+def _run(
+    training: "Training",
+    data: "DataSet",
+    validation: "DataSet | None",
+    settings: TrainSettings,
+    recipe: "Recipe",
+    folder: "RunFolder",
+) -> bool:
+    """Whether it came to the end. Raises WorkerError for what goes wrong on the way."""
+    from ssd_core.errors import SsdError
+    from ssd_core.training.loader import BatchLoader, default_workers
+
+    stops: list[int] = []
+    workers = default_workers() if settings.workers is None else settings.workers
+    console = TrainingConsole(recipe.epochs, len(data.images), len(training.history))
+
+    def on_step(progress: "Progress") -> None:
+        console.step(progress.epoch, progress.images, progress.loss)
+
+    def on_epoch(epoch: "Epoch") -> None:
+        losses = {"boxes": epoch.regression_loss, "classes": epoch.classification_loss}
+        console.epoch(
+            epoch.number,
+            losses,
+            epoch.numbers,
+            epoch.images_per_second,
+            is_best=epoch is training.best,
+        )
+
+    validate = None if validation is None else _validate(validation, console)
+    loader = BatchLoader(
+        data, training.spec, recipe.batch, seed=recipe.seed, augment=True, workers=workers
+    )
+    try:
+        with loader, console, on_stop_signals(lambda: stops.append(1)):
+            return training.run(
+                loader,
+                validate,
+                on_step=on_step,
+                on_epoch=on_epoch,
+                should_stop=lambda: bool(stops),
+            )
+    except SsdError as error:
+        raise WorkerError(str(error)) from error
+
+
+def _validate(validation: "DataSet", console: TrainingConsole) -> "Validate":
+    from ssd_core.evaluation import detect_all, evaluate
+
+    total = len(validation.images)
+
+    def validate(detector: "Detector") -> Mapping[str, float | None]:
+        found = detect_all(
+            detector, validation, on_progress=lambda done: console.validating(done, total)
+        )
+        return evaluate(found, validation, known=detector.spec.labels).numbers
+
+    return validate
+
+
+def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
+    """The data to learn from and, if asked for, that to measure on. Raises DataError."""
+    from ssd_core.training.reading import read_data_set
+    from worker.commands.recordings import Recordings
+
+    recordings = Recordings(Limits())
+    data = read_data_set(
+        [Path(path) for path in settings.data],
+        images=settings.images,
+        skip_invalid=settings.skip_invalid,
+        recordings=recordings,
+    )
+    if settings.val is None:
+        return data, None
+    validation = read_data_set(
+        [settings.val],
+        images=settings.val_images or settings.images,
+        labels=data.labels,
+        skip_invalid=settings.skip_invalid,
+        recordings=recordings,
+    )
+    if validation.digest == data.digest:
+        log.warning("--val is the data that is learnt from: its AP says nothing about other images")
+    return data, validation
+
+
+def _recipe(settings: TrainSettings, data: "DataSet", precision: str) -> "Recipe":
+    """The settings' numbers, or the defaults for this data set."""
+    from ssd_core.training.recipe import Recipe, default_epochs, default_learning_rate
+
+    images = len(data.images)
+    batch = min(settings.batch, images)
+    accumulate = min(settings.accumulate, math.ceil(images / batch))
+    if "batch" in settings.model_fields_set and batch < settings.batch:
+        log.warning("--batch %d: there are only %d images: using %d", settings.batch, images, batch)
+    if images == 1:
+        log.warning("one image teaches how it looks itself, and nothing about others")
+    return Recipe(
+        epochs=settings.epochs or default_epochs(images, batch * accumulate),
+        batch=batch,
+        learning_rate=settings.lr or default_learning_rate(batch * accumulate),
+        accumulate=accumulate,
+        freeze=settings.freeze,
+        seed=settings.seed,
+        precision=precision,
+    )
+
+
+def _is_finished(folder: "RunFolder", run: Mapping[str, Any], settings: TrainSettings) -> bool:
+    """Whether the output is that of this run. Raises UsageError if it is another's."""
+    if not settings.resume or not folder.output.exists():
+        return False
+    if folder.made_by() == json.loads(json.dumps(run)):
+        return True
+    check_place(folder.output, may_exist=settings.overwrite)
+    return False
+
+
+def _finish(
+    training: "Training",
+    folder: "RunFolder",
+    settings: TrainSettings,
+    data: "DataSet",
+    validation: "DataSet | None",
+) -> None:
+    """Write the output, then remove what it makes superfluous."""
+    import torch
+
+    from ssd_core.errors import SsdError
+    from ssd_core.training.run_folder import write_weights
+
+    assert training.best is not None
+    record = {
+        "images": len(data.images),
+        "objects": sum(len(image.classes) for image in data.images),
+        "validation_images": validation and len(validation.images),
+        "versions": {name: version(name) for name in ("ssd-worker", "torch", "torchvision")},
+    }
+    dtype = torch.float16 if settings.half else None
+    try:
+        write_weights(folder.output, training.best_network(), training.best_spec(record), dtype)
+    except SsdError as error:
+        raise WorkerError(
+            f"{error}: the run is kept: give the same command again with --resume"
+        ) from error
+    folder.clear_state()
+    best = training.best
+    merit = f"AP {best.numbers['AP'] or 0:.3f}" if best.numbers else f"loss {best.loss:.3f}"
+    print(
+        f"best epoch: {best.number} of {len(training.history)} ({merit})\n"
+        f"weights: {folder.output}, for --weights of run, replay and evaluate",
+        file=sys.stderr,
+    )

@@ -1,0 +1,106 @@
+"""How a training run goes, on stderr: a bar on a terminal, and a line per epoch anywhere.
+
+Takes figures; prints for people. Knows nothing of networks and files.
+"""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+class TrainingConsole:
+    """Shows a run of ``epochs`` over ``images`` each, of which ``done`` are behind it."""
+
+    def __init__(self, epochs: int, images: int, done: int = 0) -> None:
+        self._epochs = epochs
+        self._images = images
+        self._first = done
+        self._began = time.monotonic()
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task("starting", total=images, figures="")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def step(self, epoch: int, images: int, loss: float | None) -> None:
+        """``images`` of an epoch are done."""
+        share = (epoch - 1 + images / self._images) - self._first
+        elapsed = time.monotonic() - self._began
+        left = elapsed / share * (self._epochs - self._first - share)
+        figures = [f"{share * self._images / elapsed:.0f} images/s", f"{duration(left)} left"]
+        if loss is not None:
+            figures.insert(0, f"loss {loss:.3f}")
+        self._bar.update(
+            self._task,
+            description=f"epoch {epoch}/{self._epochs}",
+            completed=images,
+            total=self._images,
+            figures=", ".join(figures),
+        )
+
+    def validating(self, done: int, total: int) -> None:
+        """``done`` images of the validation set are done."""
+        self._bar.update(
+            self._task, description="validating", completed=done, total=total, figures=""
+        )
+
+    def epoch(
+        self,
+        number: int,
+        losses: Mapping[str, float],
+        numbers: Mapping[str, float | None],
+        images_per_second: float,
+        *,
+        is_best: bool,
+    ) -> None:
+        """An epoch is done."""
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        figures = [f"loss {sum(losses.values()):.3f} ({parts})"]
+        figures += [
+            f"{name} {numbers[name]:.3f}"
+            for name in ("AP", "AP50")
+            if numbers.get(name) is not None
+        ]
+        figures.append(f"{images_per_second:.1f} images/s")
+        left = self._epochs - number
+        if left:
+            mean = (time.monotonic() - self._began) / (number - self._first)
+            figures.append(f"{duration(mean * left)} left")
+        best = ", the best so far" if is_best else ""
+        text = f"epoch {number}/{self._epochs}: {', '.join(figures)}{best}"
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that gives a number of some size, such as ``90 s`` or ``14 min``."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    if seconds < 2 * DAY:
+        return f"{seconds / HOUR:.1f} h"
+    return f"{seconds / DAY:.1f} days"

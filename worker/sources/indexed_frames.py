@@ -1,0 +1,178 @@
+"""Frames of a recording by their index, in any order, exactly those that a replay numbers so.
+
+A first pass decodes the recording up to the last frame that is wanted, and notes of each its time,
+its size and a checksum of its luma. Later a decoder goes on from where it is, or starts at the last
+key frame before the wanted one; the checksum proves that this gives the same picture. Where it does
+not, and where times are missing or fall back, decoders start at the beginning.
+"""
+
+import logging
+import zlib
+from bisect import bisect_right
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+
+from worker.errors import SourceError
+from worker.sources.conversion import PictureConverter
+from worker.sources.decoding import DecodedPictures
+from worker.sources.limits import DEFAULT_LIMITS, Limits
+from worker.sources.orientation import Orientation
+from worker.sources.pictures import DecodedPicture, PictureReader
+from worker.sources.recording import open_pictures
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the first pass notes of a frame."""
+
+    pts: int | None
+    is_key: bool
+    orientation: Orientation
+    size: tuple[int, int]
+    """(height, width), upright."""
+    checksum: int
+
+
+class IndexedFrames:
+    """The frames of one recording up to one of them. Can be pickled: a copy has its own decoder.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, path: Path, last: int, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Decodes frames 0 to ``last``. Raises SourceError."""
+        self._path = path
+        self._limits = limits
+        pictures = open_pictures(path, limits=limits)
+        self._entries: list[IndexEntry] = []
+        for decoded in pictures:
+            picture = decoded.picture
+            self._entries.append(
+                IndexEntry(
+                    picture.pts,
+                    bool(picture.key_frame),
+                    decoded.orientation,
+                    decoded.size,
+                    _checksum(picture),
+                )
+            )
+            if len(self._entries) > last:
+                break
+        if not self._entries:
+            raise pictures.no_picture()
+        self._key_frames = self._find_key_frames(pictures)
+        self._reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the open decoder."""
+        return {name: vars(self)[name] for name in ("_path", "_limits", "_entries", "_key_frames")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
+
+    @property
+    def count(self) -> int:
+        """How many frames there are, up to the last that was asked for."""
+        return len(self._entries)
+
+    def size(self, frame_index: int) -> tuple[int, int]:
+        """(height, width) of a frame, upright."""
+        return self._entries[frame_index].size
+
+    def key_frame_before(self, frame_index: int) -> int:
+        """The frame at which a decoder starts that is to give this one."""
+        return self._key_frames[bisect_right(self._key_frames, frame_index) - 1]
+
+    def read(self, frame_index: int) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) RGB, upright. Raises SourceError if the file has changed, or cannot be read."""
+        start = self.key_frame_before(frame_index)
+        if self._decoder is None or not start <= self._next <= frame_index:
+            self._start(start)
+        picture = self._decoded(frame_index)
+        if picture is None and start > 0:
+            log.warning(
+                "%s: cannot be decoded exactly from its key frames on, and is decoded from its "
+                "beginning each time, which is slow: copy it to MP4",
+                self._path,
+            )
+            self._key_frames = [0]
+            self._start(0)
+            picture = self._decoded(frame_index)
+        if picture is None:
+            raise SourceError(f"{self._path}: frame {frame_index} has changed or is gone")
+        return self._converter.convert(picture, self._entries[frame_index].orientation)
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        if self._decoder is not None:
+            self._decoder.close()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._decoder: Generator[DecodedPicture] | None = None
+        self._next = 0
+        self._converter = PictureConverter(None)
+
+    def _start(self, frame_index: int) -> None:
+        """Let a decoder start at a frame: the first, or a key frame."""
+        self.close()
+        if frame_index == 0:
+            self._decoder = self._from_the_beginning()
+        else:
+            self._decoder = self._from_key_frame(frame_index)
+        self._next = frame_index
+
+    def _from_the_beginning(self) -> Generator[DecodedPicture]:
+        yield from open_pictures(self._path, limits=self._limits)
+
+    def _from_key_frame(self, frame_index: int) -> Generator[DecodedPicture]:
+        """Frames from a key frame on; none of those that may come before it."""
+        start = self._entries[frame_index].pts
+        assert start is not None  # else it is none of the key frames
+        pictures = DecodedPictures(self._path, limits=self._limits)
+        for decoded in pictures.since(start):
+            if decoded.picture.pts is None or decoded.picture.pts >= start:
+                yield decoded
+
+    def _decoded(self, frame_index: int) -> av.VideoFrame | None:
+        """The picture of a frame; None if it is not the one that the first pass saw."""
+        assert self._decoder is not None
+        try:
+            for decoded in self._decoder:
+                self._next += 1
+                if self._next > frame_index:
+                    seen = self._entries[frame_index]
+                    is_same = _checksum(decoded.picture) == seen.checksum
+                    return decoded.picture if is_same else None
+        except FFmpegError:  # it cannot seek
+            return None
+        return None
+
+    def _find_key_frames(self, pictures: PictureReader) -> list[int]:
+        """Where decoders may start: the beginning, and key frames if times tell frames apart."""
+        if not isinstance(pictures, DecodedPictures):
+            return [0]
+        times = [entry.pts for entry in self._entries]
+        rising = all(a is not None and b is not None and a < b for a, b in pairwise(times))
+        if not rising or len(list(pictures.parts())) > 1:
+            return [0]
+        found = [index for index, entry in enumerate(self._entries) if entry.is_key and index]
+        return [0, *found]
+
+
+def _checksum(picture: av.VideoFrame) -> int:
+    """Of its first plane, without the padding at the end of each row."""
+    plane = picture.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return zlib.crc32(rows[: plane.height, : plane.width].tobytes())
