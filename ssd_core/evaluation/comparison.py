@@ -24,7 +24,7 @@ from ssd_core.evaluation.paired import Floats, Ints
 from ssd_core.evaluation.results import Evaluation
 
 CONFIDENCE = 0.95
-MIN_IMAGES = 10
+MIN_GROUPS = 10
 """With fewer nothing is claimed: draws are so alike that the interval may shrink to nothing."""
 RECALLS = np.linspace(0, 1, 101)
 """COCO's: AP is the mean over them."""
@@ -49,7 +49,7 @@ class Difference:
 
     def __str__(self) -> str:
         interval = f"{self.low:+.3f} to {self.high:+.3f}"
-        return f"{self.value:+.3f} ({CONFIDENCE:.0%} interval {interval})"
+        return f"{self.value:+.3f} ({CONFIDENCE * 100:.0f} % interval {interval})"
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,15 @@ class Comparison:
     AP: Difference
     AP50: Difference
     images: int
+    groups: int
+    """Of images that were drawn together; as many as images if each was drawn by itself."""
     rounds: int
     seed: int
 
     @property
     def is_shown(self) -> bool:
         """Whether one is better in AP, as far as these images can tell."""
-        return self.AP.is_shown and self.images >= MIN_IMAGES
+        return self.AP.is_shown and self.groups >= MIN_GROUPS
 
     def as_json(self, first: str = "A", second: str = "B") -> dict[str, Any]:
         """All of it as one JSON object."""
@@ -74,6 +76,7 @@ class Comparison:
             "difference": {"AP": asdict(self.AP), "AP50": asdict(self.AP50)},
             "confidence": CONFIDENCE,
             "images": self.images,
+            "groups": self.groups,
             "rounds": self.rounds,
             "seed": self.seed,
             "better": better if self.is_shown else None,
@@ -84,23 +87,36 @@ class Comparison:
         """What may be said."""
         difference = f"AP of {second} less that of {first} {self.AP}"
         if not self.is_shown:
-            return f"no difference can be shown with these {self.images} images: {difference}"
+            what = f"{self.images} images"
+            if self.groups < self.images:
+                what += f" in {self.groups} groups"
+            return f"no difference can be shown with these {what}: {difference}"
         better, worse = (second, first) if self.AP.value > 0 else (first, second)
         return f"{better} is better than {worse}: {difference}"
 
 
 def compare(
-    first: Evaluation, second: Evaluation, *, rounds: int = 1000, seed: int = 0
+    first: Evaluation,
+    second: Evaluation,
+    *,
+    groups: Sequence[str] | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
 ) -> Comparison:
     """How much better the second is, in COCO's AP and AP50, with intervals over images.
 
-    ``rounds``: how often images are drawn. The same ``seed`` gives the same intervals. Raises
-    EvaluationError unless both are evaluations of the same objects, in two images or more.
+    ``groups``: a name for each image; those of one name are drawn together, since they are alike,
+    as frames of a recording are. Default: each image by itself. ``rounds``: how often is drawn. The
+    same ``seed`` gives the same intervals. Raises EvaluationError unless both are evaluations of
+    the same objects, in two images or groups or more.
     """
-    _check_alike(first, second)
-    images = first.images
-    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), rounds)
-    own = np.ones((1, images), np.int64)
+    names, group_of = np.unique(
+        np.arange(first.images) if groups is None else np.array(groups), return_inverse=True
+    )
+    _check_alike(first, second, len(names))
+    chances = np.full(len(names), 1 / len(names))
+    draws = np.random.default_rng(seed).multinomial(len(names), chances, rounds)[:, group_of]
+    own = np.ones((1, first.images), np.int64)
     numbers = [
         np.concatenate([_resampled(evaluation.rankings, draw) for draw in (own, draws)])
         for evaluation in (first, second)
@@ -108,15 +124,15 @@ def compare(
     differences = numbers[1] - numbers[0]
     drawn = differences[1:]
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
-    half_widths = _half_widths(drawn, images)
+    half_widths = _half_widths(drawn, len(names))
     average_precision, at_50 = (
         Difference(float(value), float(value - half), float(value + half))
         for value, half in zip(differences[0], half_widths, strict=True)
     )
-    return Comparison(average_precision, at_50, images, rounds, seed)
+    return Comparison(average_precision, at_50, first.images, len(names), rounds, seed)
 
 
-def _check_alike(first: Evaluation, second: Evaluation) -> None:
+def _check_alike(first: Evaluation, second: Evaluation, groups: int) -> None:
     if first.paired.names != second.paired.names or not all(
         np.array_equal(a.to_be_found, b.to_be_found)
         for a, b in zip(first.rankings, second.rankings, strict=True)
@@ -125,19 +141,20 @@ def _check_alike(first: Evaluation, second: Evaluation) -> None:
             "the two evaluations are not of the same objects: evaluate both on the same data set, "
             "in the classes that both models know"
         )
-    if first.images < 2:
-        raise EvaluationError("one image says nothing about others: compare on two or more")
+    if groups < 2:
+        what = "image" if first.images < 2 else "group of images"
+        raise EvaluationError(f"one {what} says nothing about others: compare on two or more")
 
 
-def _half_widths(drawn: Floats, images: int) -> Floats:
+def _half_widths(drawn: Floats, groups: int) -> Floats:
     """Of the intervals around the differences; ``drawn`` is (R, 2).
 
     The draws' standard deviation is that of a sample's mean without Bessel's correction.
     """
     from scipy.special import stdtrit
 
-    student = float(stdtrit(images - 1, 0.5 + CONFIDENCE / 2))
-    widths: Floats = student * drawn.std(axis=0) * np.sqrt(images / (images - 1))
+    student = float(stdtrit(groups - 1, 0.5 + CONFIDENCE / 2))
+    widths: Floats = student * drawn.std(axis=0) * np.sqrt(groups / (groups - 1))
     return widths
 
 

@@ -36,8 +36,8 @@ def detect_all(
 
     ``batch``: images at once; default: the detector's own. Results do not depend on the number of
     cores. ``on_progress`` gets the number of images done. The detector has its own threshold again
-    afterwards. Raises what reading an image raises (DataError), and EvaluationError for an image
-    of another size than its labels are for.
+    afterwards, but goes on computing alike on any number of cores. Raises what reading an image
+    raises (DataError), and EvaluationError for an image of another size than its labels are for.
     """
     batch = batch or detector.default_batch
     detector.compute_alike(batch)

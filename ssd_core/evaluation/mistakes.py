@@ -11,9 +11,10 @@ from ssd_core.evaluation.matches import Ranking, iou
 from ssd_core.evaluation.paired import Floats, Paired
 from ssd_core.evaluation.results import Evaluation
 
-SAME_PLACE_IOU = 0.5
-SEEN_IOU = 0.1
-"""Below it, a detection and an object have nothing to do with one another."""
+MIN_IOU = 0.5
+"""For a detection to be of the object."""
+BESIDE_IOU = 0.1
+"""For it to be a detection of the object in the wrong place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +92,12 @@ def _there_instead(paired: Paired, index: int, box_xywh: Floats, number: int) ->
     ious = iou(box_xywh[None], image.object_boxes_xywh, np.zeros(len(image.object_classes), bool))[
         0
     ]
-    if not len(ious) or ious.max() < SEEN_IOU:
-        return "nothing labelled there"
-    same = np.where(image.object_classes == number, ious, 0.0)
-    if same.max() >= SAME_PLACE_IOU:
+    is_same = image.object_classes == number
+    same = ious[is_same].max(initial=0)
+    if same >= MIN_IOU:
         return "found already"
-    if same.max() >= SEEN_IOU:
-        return f"beside its place: IoU {same.max():.2f}"
-    return f"there is: {paired.labels[image.object_classes[ious.argmax()]]}"
+    if ious.max(initial=0) >= MIN_IOU:
+        return f"there is: {paired.labels[image.object_classes[ious.argmax()]]}"
+    if same >= BESIDE_IOU:
+        return f"beside its place: IoU {same:.2f}"
+    return "nothing labelled there"

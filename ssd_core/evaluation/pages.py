@@ -18,7 +18,7 @@ from ssd_core.training.data import DataSet
 
 COLUMNS, MAX_ROWS = 4, 5
 TILE_PX, CAPTION_PX, GAP_PX, TITLE_PX = 300, 54, 8, 44
-MIN_CROP_PX = 48
+MIN_CROP_PX = 100
 CONTEXT = 2.5
 """The side of what is shown, in sides of the box."""
 LABELLED, DETECTED, IGNORED = (0, 158, 115), (213, 94, 0), (150, 150, 150)
@@ -45,7 +45,7 @@ def write_mistakes(
         ("false alarms", false_alarms(evaluation, score_threshold), false_alarms_path),
     ):
         shown = mistakes[: COLUMNS * MAX_ROWS]
-        count = "the worst " if len(shown) < len(mistakes) else ""
+        count = "The worst " if len(shown) < len(mistakes) else ""
         title = (
             f"{count}{len(shown)} of {len(mistakes)} {what} at a score above {score_threshold:g} "
             "and IoU 0.5.  Green: labelled.  Orange: detected.  Grey: ignored.  Thick: the mistake."
@@ -116,13 +116,20 @@ def _tile(
         draw.rectangle(draw.textbbox(at, text, font), fill=colour)
         draw.text(at, text, BACKGROUND, font)
 
-    for box, number, ignored in zip(
-        image.object_boxes_xywh, image.object_classes, image.object_is_ignored, strict=True
-    ):
-        outline(box, IGNORED if ignored else LABELLED, paired.labels[number])
-    for box, number, score in zip(image.boxes_xywh, image.classes, image.scores, strict=True):
-        if score > np.float32(score_threshold):
-            outline(box, DETECTED, f"{paired.labels[number]} {score:.2f}")
+    boxes = [
+        (box, IGNORED if ignored else LABELLED, paired.labels[number])
+        for box, number, ignored in zip(
+            image.object_boxes_xywh, image.object_classes, image.object_is_ignored, strict=True
+        )
+    ]
+    boxes += [
+        (box, DETECTED, f"{paired.labels[number]} {score:.2f}")
+        for box, number, score in zip(image.boxes_xywh, image.classes, image.scores, strict=True)
+        if score > np.float32(score_threshold)
+    ]
+    # The mistake itself last, above the others.
+    for box in sorted(boxes, key=lambda each: np.array_equal(each[0], mistake.box_xywh)):
+        outline(*box)
     return shown
 
 

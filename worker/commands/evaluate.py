@@ -78,25 +78,30 @@ def _evaluate(settings: EvaluateSettings) -> int:
     from ssd_core.training.reading import read_data_set
     from worker.commands.recordings import Recordings
 
+    # Weights first: a data set of recordings takes its time.
+    detectors = [_load(settings, weights) for weights in _weights(settings)]
     data_set = read_data_set(
         [Path(settings.data)],
         images=settings.images,
         skip_invalid=settings.skip_invalid,
         recordings=Recordings(Limits()),
     )
-    detectors = [_load(settings, weights) for weights in _weights(settings)]
     classes = [detector.spec.labels[1:] for detector in detectors]
     known = set(classes[0]).intersection(*classes)
     if known.isdisjoint(data_set.labels[1:]):
         raise UsageError(no_common_class(data_set.labels[1:], sorted(known)))
     _warn_of_unknown(data_set, known, len(detectors))
+    for detector, weights in zip(detectors, _weights(settings), strict=True):
+        _warn_of_learnt(detector.spec.training, data_set.digest, weights)
     evaluations = []
     for detector, name in zip(detectors, NAMES, strict=False):
         threshold = settings.score_threshold
         threshold = detector.spec.score_threshold if threshold is None else threshold
         found = _detect(detector, data_set, settings, threshold, name if len(detectors) > 1 else "")
         evaluations.append(_measure(found, data_set, settings, known, threshold))
-    comparison = compare(*evaluations) if len(evaluations) == 2 else None
+    comparison = None
+    if len(evaluations) == 2:
+        comparison = compare(*evaluations, groups=_groups(data_set))
     if settings.plots is not None:
         _draw(evaluations, data_set, settings.plots)
     models = [_described(*each) for each in zip(detectors, _weights(settings), strict=True)]
@@ -136,6 +141,39 @@ def _warn_of_unknown(data_set: "DataSet", known: set[str], models: int) -> None:
     ]
     who = "the model does not know" if models == 1 else "not both models know"
     log.warning("left out are the classes that %s: %s", who, ", ".join(named))
+
+
+def _warn_of_learnt(training: str, digest: str, weights: str | None) -> None:
+    """Say so if this is the data set that the weights have seen; ``training`` is their record."""
+    try:
+        run = json.loads(training)["settings"]
+        learnt, chosen = run["data"], run["validation"]
+    except (ValueError, KeyError, TypeError):  # weights that were trained elsewhere
+        return
+    if digest == learnt:
+        log.warning(
+            "%s were trained on this data set: the numbers say nothing about other images", weights
+        )
+    elif digest == chosen:
+        log.warning("%s are the best epoch's on this data set: the numbers flatter them", weights)
+
+
+def _groups(data_set: "DataSet") -> list[str] | None:
+    """What is drawn together: the frames of a recording, if there are enough recordings."""
+    from ssd_core.evaluation.comparison import MIN_GROUPS
+
+    # A frame of a recording is named by it and by a key frame.
+    recordings = {image.together.rpartition("#")[0] for image in data_set.images} - {""}
+    if len(recordings) >= MIN_GROUPS:
+        return [image.together.rpartition("#")[0] or image.name for image in data_set.images]
+    if recordings:
+        log.warning(
+            "frames of %d recordings: frames that look alike make the interval too narrow; "
+            "with %d recordings or more they are drawn together",
+            len(recordings),
+            MIN_GROUPS,
+        )
+    return None
 
 
 def _detect(

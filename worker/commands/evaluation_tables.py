@@ -1,4 +1,4 @@
-"""What `ssd-worker evaluate` prints for people: one model's numbers, or two models' side by side."""
+"""What `ssd-worker evaluate` prints for people: the numbers of a model, or of two side by side."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
                 *_points(own.working, own.balanced),
             )
             for label, own in evaluation.per_class.items()
+            if own.objects or (own.working is not None and own.working.precision is not None)
         ),
         (
             "all",
@@ -34,6 +35,9 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         ),
     ]
     print_table(rows)
+    silent = len(evaluation.per_class) + 2 - len(rows)
+    if silent:
+        print(f"and {silent} classes without objects and detections")
     if evaluation.working is not None:
         print(
             f"\n{evaluation.images} images. Precision, recall and F1 at IoU 0.5 of detections "
@@ -64,6 +68,7 @@ def print_comparison(
                 for (label, own), other in zip(
                     first.per_class.items(), second.per_class.values(), strict=True
                 )
+                if own.objects
             ),
         ]
     )

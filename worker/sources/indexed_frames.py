@@ -8,12 +8,12 @@ not, and where times are missing or fall back, decoders start at the beginning.
 
 import logging
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -29,6 +29,11 @@ from worker.sources.pictures import DecodedPicture, PictureReader
 from worker.sources.recording import open_pictures
 
 log = logging.getLogger(__name__)
+
+Decoder: TypeAlias = Generator[tuple[int, DecodedPicture]]
+"""Frames with their indices."""
+MOST_EARLIER = 2
+"""Key frames before the one that is wanted; beyond them, seeking is no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,13 @@ class IndexedFrames:
         if not self._entries:
             raise pictures.no_picture()
         self._key_frames = self._find_key_frames(pictures)
+        self._earlier = 0
+        """By how many key frames: in transport streams FFmpeg seeks to a later one."""
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the open decoder."""
-        return {name: vars(self)[name] for name in ("_path", "_limits", "_entries", "_key_frames")}
+        return vars(self) | {"_decoder": None, "_converter": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -96,19 +103,16 @@ class IndexedFrames:
 
     def read(self, frame_index: int) -> npt.NDArray[np.uint8]:
         """(H, W, 3) RGB, upright. Raises SourceError if the file has changed, or cannot be read."""
-        start = self.key_frame_before(frame_index)
-        if self._decoder is None or not start <= self._next <= frame_index:
-            self._start(start)
-        picture = self._decoded(frame_index)
-        if picture is None and start > 0:
-            log.warning(
-                "%s: cannot be decoded exactly from its key frames on, and is decoded from its "
-                "beginning each time, which is slow: copy it to MP4",
-                self._path,
-            )
-            self._key_frames = [0]
-            self._start(0)
+        picture = None
+        if self._decoder and self._start_before(frame_index) <= self._next <= frame_index:
             picture = self._decoded(frame_index)
+        while picture is None:
+            start = self._start_before(frame_index)
+            self._begin(start)
+            picture = self._decoded(frame_index)
+            if picture is not None or start == 0:
+                break
+            self._seek_earlier()
         if picture is None:
             raise SourceError(f"{self._path}: frame {frame_index} has changed or is gone")
         return self._converter.convert(picture, self._entries[frame_index].orientation)
@@ -120,40 +124,58 @@ class IndexedFrames:
         self._reset()
 
     def _reset(self) -> None:
-        self._decoder: Generator[DecodedPicture] | None = None
+        self._decoder: Decoder | None = None
         self._next = 0
         self._converter = PictureConverter(None)
 
-    def _start(self, frame_index: int) -> None:
+    def _start_before(self, frame_index: int) -> int:
+        """The key frame to seek for a frame; 0 for the beginning."""
+        number = bisect_right(self._key_frames, frame_index) - 1
+        return self._key_frames[max(number - self._earlier, 0)]
+
+    def _seek_earlier(self) -> None:
+        """Seeking led to another picture: from now on seek the key frame before, or none."""
+        self._earlier += 1
+        if self._earlier > MOST_EARLIER:
+            self._key_frames = [0]
+            log.warning(
+                "%s: FFmpeg cannot seek in it exactly, so that it is decoded from its beginning "
+                "again and again, which is slow: copy it to MP4",
+                self._path,
+            )
+
+    def _begin(self, frame_index: int) -> None:
         """Let a decoder start at a frame: the first, or a key frame."""
         self.close()
+        self._next = frame_index
         if frame_index == 0:
             self._decoder = self._from_the_beginning()
         else:
             self._decoder = self._from_key_frame(frame_index)
-        self._next = frame_index
 
-    def _from_the_beginning(self) -> Generator[DecodedPicture]:
-        yield from open_pictures(self._path, limits=self._limits)
+    def _from_the_beginning(self) -> Decoder:
+        yield from enumerate(open_pictures(self._path, limits=self._limits))
 
-    def _from_key_frame(self, frame_index: int) -> Generator[DecodedPicture]:
-        """Frames from a key frame on; none of those that may come before it."""
-        start = self._entries[frame_index].pts
-        assert start is not None  # else it is none of the key frames
+    def _from_key_frame(self, frame_index: int) -> Decoder:
+        """Frames from about a key frame on, with the indices that belong to their times."""
+        times = [entry.pts or 0 for entry in self._entries]
         pictures = DecodedPictures(self._path, limits=self._limits)
-        for decoded in pictures.since(start):
-            if decoded.picture.pts is None or decoded.picture.pts >= start:
-                yield decoded
+        for decoded in pictures.since(times[frame_index]):
+            pts = decoded.picture.pts
+            index = len(times) if pts is None else bisect_left(times, pts)
+            if index < len(times) and times[index] == pts:
+                yield index, decoded
 
     def _decoded(self, frame_index: int) -> av.VideoFrame | None:
         """The picture of a frame; None if it is not the one that the first pass saw."""
         assert self._decoder is not None
         try:
-            for decoded in self._decoder:
-                self._next += 1
-                if self._next > frame_index:
-                    seen = self._entries[frame_index]
-                    is_same = _checksum(decoded.picture) == seen.checksum
+            for index, decoded in self._decoder:
+                self._next = index + 1
+                if index > frame_index:
+                    return None
+                if index == frame_index:
+                    is_same = _checksum(decoded.picture) == self._entries[index].checksum
                     return decoded.picture if is_same else None
         except FFmpegError:  # it cannot seek
             return None

@@ -117,3 +117,35 @@ def pycocotools_evaluation(data_set, detections):
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def two_detectors(seed, images, skills, side_by_side=True):
+    """A data set and the detections of two detectors, which find objects with these probabilities.
+
+    Images differ in difficulty, alike for both. ``side_by_side`` is for nothing but to be told
+    apart from data sets of the same seed.
+    """
+    random = np.random.default_rng([seed, int(side_by_side)])
+    labels = ("background", "cat", "dog")
+    labelled_images, detections = [], ([], [])
+    for index in range(images):
+        difficulty = random.normal(0, 0.15)
+        boxes, classes = boxes_at_random(random, 1 + random.poisson(2))
+        labelled_images.append(labelled(boxes, classes, name=f"{index}.jpg"))
+        for skill, found in zip(skills, detections, strict=True):
+            kept = random.random(len(boxes)) < skill - difficulty
+            near = boxes[kept] + random.normal(0, 4, (kept.sum(), 4))
+            false, false_classes = boxes_at_random(random, random.poisson(2))
+            scores = np.concatenate([random.beta(4, 2, len(near)), random.beta(2, 4, len(false))])
+            numbers = np.concatenate([classes[kept], false_classes])
+            found.append(
+                detected(np.concatenate([near, false]), scores, [labels[n] for n in numbers])
+            )
+    return DataSet(labels, tuple(labelled_images), f"sha256:{seed}"), *detections
+
+
+def boxes_at_random(random, count):
+    """(N, 4) boxes of 30 to 120 px a side, and their classes."""
+    corners = random.uniform(0, SIDE - 130, (count, 2))
+    sizes = random.uniform(30, 120, (count, 2))
+    return np.concatenate([corners, corners + sizes], axis=1), random.integers(1, 3, count)
