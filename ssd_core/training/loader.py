@@ -100,7 +100,7 @@ class BatchLoader:
         self._sampler = _Places()
         self._shard = shard
         share = -(-batch // shard[1])
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[Any] = _AnyNumberOfWorkers(
             _Inputs(data_set, spec, seed, augment, _by_pipe(spec, share, workers)),
             batch_sampler=self._sampler,
             num_workers=workers,
@@ -186,6 +186,13 @@ class _Places(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+class _AnyNumberOfWorkers(DataLoader[Any]):
+    """Without PyTorch's warning of more processes than cores: the user has asked for them."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Nothing to say."""
 
 
 class _Inputs(Dataset[Any]):
