@@ -2,6 +2,9 @@
 
 One image per analysed frame, one annotation per detection with its score, categories by the
 model's class ids. https://cocodataset.org/#format-data
+
+Parts that say nothing are there too: CVAT refuses annotations without ``segmentation``, and some
+versions of it files without ``info`` and ``licenses``.
 """
 
 import json
@@ -11,6 +14,8 @@ from typing import Any, TextIO
 
 from worker.events import Detection, DetectionsData, DetectionsEvent, Event
 from worker.sinks.files import complete_or_absent, nothing
+
+INFO = {"description": "detections of ssd-worker"}
 
 
 def write_coco(
@@ -28,7 +33,7 @@ def write_coco(
     """
     categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
     with complete_or_absent(target, on_complete) as path, path.open("w", encoding="utf-8") as file:
-        file.write('{"images": ')
+        file.write(f'{{"info": {json.dumps(INFO)}, "licenses": [], "images": ')
         _write_list(file, _images(read_events()))
         file.write(', "annotations": ')
         _write_list(file, _annotations(read_events()))
@@ -73,6 +78,7 @@ def _annotations(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
                 "category_id": detection.class_id,
                 "bbox": [x1, y1, width, height],
                 "area": round(width * height, 2),
+                "segmentation": [],
                 "iscrowd": 0,
                 "score": detection.score,
             }
