@@ -8,7 +8,7 @@ versions of it files without ``info`` and ``licenses``.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,15 +23,21 @@ def write_coco(
     target: Path,
     labels: Sequence[str],
     on_complete: Callable[[Path], None] = nothing,
+    *,
+    reported: Collection[str] | None = None,
 ) -> None:
     """Write the frames among the events to ``target``, which appears when complete.
 
     ``read_events`` is called twice, for the images and for the annotations: a day of video does
     not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is not a
-    category. ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be
-    written.
+    category, nor is a label that is not ``reported`` (None: all are). ``on_complete``: see
+    ``complete_or_absent``. Raises SinkError if the file cannot be written.
     """
-    categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
+    categories = [
+        {"id": i, "name": name}
+        for i, name in enumerate(labels)
+        if i > 0 and (reported is None or name in reported)
+    ]
     with complete_or_absent(target, on_complete) as path, path.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {json.dumps(INFO)}, "licenses": [], "images": ')
         _write_list(file, _images(read_events()))

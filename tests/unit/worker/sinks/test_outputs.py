@@ -68,6 +68,12 @@ def test_coco_has_the_parts_that_labelling_tools_insist_on(tmp_path):
     assert coco["licenses"] == []
 
 
+def test_the_categories_of_coco_are_the_labels_that_are_reported(tmp_path):
+    write_coco(replay, tmp_path / "tags.json", LABELS, reported=["Person", "Boot"])
+    coco = json.loads((tmp_path / "tags.json").read_text())
+    assert coco["categories"] == [{"id": 2, "name": "Boot"}, {"id": 4, "name": "Person"}]
+
+
 def test_pixels_in_coco_have_two_decimals(tmp_path):
     thirds = PERSON.model_copy(update={"box": (0.11111, 0.22225, 0.33333, 0.44441)})
     event = detections_event("clip", detections=(thirds,))
