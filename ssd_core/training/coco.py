@@ -33,9 +33,17 @@ def read_coco(path: Path, faults: Faults) -> Annotations | None:
     images = _images(content["images"], path, faults)
     _add_objects(content["annotations"], images, categories, path, faults)
     labels = list(dict.fromkeys(categories[each] for each in _in_order(categories)))
-    folder = path.parent
+    return Annotations(path, labels, list(images.values()), _folders(path))
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where tools put the images of a file, such as ``annotations/instances_SUBSET.json``.
+
+    COCO itself has them in ``SUBSET/``, CVAT in ``images/SUBSET/``.
+    """
+    folder, subset = path.parent, path.stem.partition("_")[2]
     folders = [folder, folder / "images", folder.parent, folder.parent / "images"]
-    return Annotations(path, labels, list(images.values()), folders)
+    return [*folders, *(each / subset for each in folders[2:] if subset)]
 
 
 def _read_json(path: Path, faults: Faults) -> Any:

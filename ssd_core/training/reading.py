@@ -193,7 +193,7 @@ def _read(path: Path, faults: Faults) -> list[Annotations]:
     elif is_voc(path):
         return [read_voc(path, faults)]
     elif path.is_dir():
-        files = sorted(path.glob("*.json"))
+        files = sorted(path.glob("*.json")) or sorted(path.glob("annotations/*.json"))
         if len(files) == 1:
             return [each for each in [read_coco(files[0], faults)] if each]
         faults.add_unusable(str(path), f"{len(files)} JSON files in it: {EXPECTED}")
