@@ -13,6 +13,8 @@ import numpy as np
 from ssd_core.errors import EvaluationError
 from ssd_core.evaluation.paired import Floats, Paired
 
+log = logging.getLogger(__name__)
+
 NUMBERS = (
     "AP",
     "AP50",
@@ -48,9 +50,10 @@ def coco_numbers(paired: Paired) -> CocoNumbers:
         raise EvaluationError(
             f"evaluation needs faster-coco-eval ({error}): pip install 'ssd-worker[train]'"
         ) from error
-    truth, found = COCO(_truth(paired)), COCO(_found(paired))
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
-    evaluation = COCOeval_faster(truth, found, iouType="bbox")
+    truth, found = (
+        COCO(annotated, print_function=log.debug) for annotated in (_truth(paired), _found(paired))
+    )
+    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=log.debug)
     evaluation.run()
     # (IoU thresholds, recalls, classes, area ranges, numbers of detections)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]

@@ -24,9 +24,10 @@ Pixels = npt.NDArray[np.uint8]
 
 LARGEST_ZOOM = 4.0
 """Side of the canvas by that of the image: 16 times the area, as the paper's."""
-SMALLEST_PX = 8.0
-"""Zooming out ends where an object would become smaller than that in the network's input: half a
-cell of the finest feature map of 300 pixels in 19 cells."""
+SMALLEST_PX = 4.0
+"""Zooming out ends where an object would become smaller than that in the network's input. Of 9,000
+objects of 6 to 150 px in 1,500 images, 30 % were below 16 px before and 29 % after; without an end
+36 %, with 6 % below 4 px; with an end at 8 px 23 %, for most images were not zoomed out at all."""
 SMALLEST_CROPPED_PX = 10
 """Of an image's sides: a crop of 0.3 of less might have no pixel."""
 PROBABILITY = 0.5

@@ -168,6 +168,10 @@ class Training:
         network.load_state_dict(self._best_weights)
         return network.eval()
 
+    def best_detector(self) -> Detector:
+        """A detector, on the CPU, with the weights of the best epoch."""
+        return Detector(self.best_network(), self.spec, torch.device("cpu"), torch.float32)
+
     def best_spec(self, record: Mapping[str, Any]) -> ModelSpec:
         """The spec of the best weights: how they were trained, and what else ``record`` says."""
         assert self.best is not None

@@ -1,8 +1,9 @@
 """What a run keeps on disk while it lasts: its state, its best weights, its figures.
 
 A folder beside the output, ``own.safetensors.training``: ``state.pt``, from which a run goes on;
-``best.safetensors``, the best weights so far, ready for use; ``epochs.csv``, a row per epoch.
-Each file is whole or not there: written under another name, then renamed. Knows no images.
+``best.safetensors``, the best weights so far, ready for use; ``epochs.csv``, a row per epoch, which
+stays when the run is done, with the pictures of ``figures``. Each file is whole or not there:
+written under another name, then renamed. Knows no images.
 """
 
 import csv
@@ -79,7 +80,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what a former run has left."""
         self.clear_state()
-        (self.path / "epochs.csv").unlink(missing_ok=True)
+        for name in ("epochs.csv", "curves.png", "samples.png"):
+            (self.path / name).unlink(missing_ok=True)
 
     def clear_state(self) -> None:
         """Remove what is of no use once the output is there."""
@@ -144,7 +146,7 @@ class _Text:
         self._file.write(text.encode())
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file such that its name always has either the old content or the whole new one.
 
     On disk, not only in memory, when it returns. Raises TrainingError.

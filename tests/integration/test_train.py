@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ssd_core import Detector
+from ssd_core.checkpoints.loading import load_model, save_checkpoint
 from ssd_core.checkpoints.safetensors_file import read_safetensors
 from tests.conftest import json_lines, wait_until
 from tests.lorries import COLOURS, write_data_set
@@ -81,8 +82,10 @@ def test_the_weights_are_all_that_the_detector_and_a_replay_need(
     assert set(record["versions"]) == {"ssd-worker", "torch", "torchvision"}
     assert "MediaPipe" in metadata["licence"]
     assert sorted(p.name for p in (tmp_path / "own.safetensors.training").iterdir()) == [
+        "curves.png",
         "epochs.csv",
         "lock",
+        "samples.png",
     ]
 
     pictures = tmp_path / "pictures"
@@ -221,12 +224,15 @@ def test_data_that_changed_meanwhile_is_noticed(cli, data, tmp_path):
 # What goes wrong
 
 
-def test_a_rate_that_is_far_too_high_ends_in_one_line(train):
-    done = train("--lr", "10", "--epochs", "50")
+def test_a_loss_that_is_no_number_ends_in_one_line_that_names_the_images(train, tmp_path):
+    network, spec, _ = load_model()
+    torch.nn.init.constant_(network.regression_heads[0].bias, 3e38)
+    save_checkpoint(network, tmp_path / "huge.safetensors", spec)
+    done = train("--weights", "huge.safetensors")
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert "no longer a finite number in epoch" in last
-    assert "a lower --lr than 10" in last
+    assert "no longer a finite number in epoch 1, at 0-" in last
+    assert last.count(".png") == 4
     assert "Traceback" not in done.stderr
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.commands.console import progress_bar
+from worker.commands.console import progress_bar, told
 from worker.commands.evaluation_tables import print_comparison, print_evaluation
 from worker.errors import DetectorError, UsageError
 from worker.settings.fields import EvaluateSettings
@@ -40,7 +40,7 @@ def run_evaluate(settings: EvaluateSettings) -> int:
     try:
         return _evaluate(settings)
     except SsdError as error:
-        raise UsageError(str(error)) from error
+        raise told(error) from error
     except torch.OutOfMemoryError as error:
         raise DetectorError(
             f"--device {settings.device}: no memory left: give a lower --max-batch, free memory, "

@@ -37,7 +37,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_table(rows)
     silent = len(evaluation.per_class) + 2 - len(rows)
     if silent:
-        print(f"and {silent} classes without objects and detections")
+        print(f"classes with neither objects nor detections: {silent}")
     if evaluation.working is not None:
         print(
             f"\n{evaluation.images} images. Precision, recall and F1 at IoU 0.5 of detections "

@@ -275,6 +275,7 @@ def _finish(
             f"{error}: the run is kept: give the same command again with --resume"
         ) from error
     folder.clear_state()
+    _draw(training, folder, validation or data)
     best = training.best
     merit = f"AP {best.numbers['AP'] or 0:.3f}" if best.numbers else f"loss {best.loss:.3f}"
     print(
@@ -282,3 +283,18 @@ def _finish(
         f"weights: {folder.output}, for --weights of run, replay and evaluate",
         file=sys.stderr,
     )
+
+
+def _draw(training: "Training", folder: "RunFolder", shown: "DataSet") -> None:
+    """Curves and samples; the weights are there, so that what fails here is only told."""
+    from ssd_core.errors import SsdError
+    from ssd_core.training.figures import write_curves, write_samples
+
+    try:
+        if find_spec("matplotlib") is None:
+            log.warning("no curves are drawn: pip install 'ssd-worker[train]'")
+        else:
+            write_curves(training.history, folder.path / "curves.png")
+        write_samples(training.best_detector(), shown, folder.path / "samples.png")
+    except SsdError as error:
+        log.warning("%s", error)

@@ -170,7 +170,7 @@ class _HelpFormatter(argparse.HelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
-        return re.sub(r" ?\(default: (None|False|\[\])\)", "", text)
+        return re.sub(r" ?\(default: (None|False|\[\]|\0|)\)", "", text)
 
 
 class _CamerasHelp(_HelpFormatter):

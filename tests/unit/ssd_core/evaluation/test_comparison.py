@@ -24,9 +24,17 @@ def evaluations(seed, images, skills, **options):
     return evaluate(first, labelled_images), evaluate(second, labelled_images)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_image_once_gives_the_numbers_of_the_library(seed):
-    labelled_images, detections = random_scenes(seed, whole=seed % 2 == 0, false_alarms=60)
+@pytest.mark.parametrize(
+    "scene",
+    [
+        {},
+        {"whole": False, "false_alarms": 60},
+        {"objects": 60, "images": 6, "crowds": 0.5, "skill": 1.0},
+        {"objects": 60, "images": 6, "classes": 3},
+    ],
+)
+def test_every_image_once_gives_the_numbers_of_the_library(scene):
+    labelled_images, detections = random_scenes(0, **scene)
     evaluation = evaluate(detections, labelled_images)
     once = np.ones((1, len(labelled_images.images)), np.int64)
     numbers = _resampled(evaluation.rankings, once)[0]
@@ -63,6 +71,48 @@ def test_a_draw_without_any_object_has_no_number():
     numbers = _resampled(evaluation.rankings, np.array([[0, 2], [1, 1]]))
     assert np.isnan(numbers[0]).all()
     assert numbers[1].tolist() == [0, 0]
+
+
+def test_no_more_detections_of_a_class_in_an_image_count_than_in_coco():
+    labelled_images, detections = random_scenes(1, false_alarms=700, images=6, classes=4)
+    assert max(len(found) for found in detections) > 300
+    evaluation = evaluate(detections, labelled_images)
+    numbers = _resampled(evaluation.rankings, np.ones((1, 6), np.int64))[0]
+    assert numbers[0] == pytest.approx(evaluation.numbers["AP"], abs=1e-6)
+    assert max(np.bincount(ranking.images).max() for ranking in evaluation.rankings[:2]) == 100
+
+
+def test_of_objects_that_overlap_alike_the_later_is_found_as_in_coco():
+    # The first detection lies between both objects, the second on the later one.
+    image = labelled([[0, 0, 100, 100], [40, 0, 140, 100]], [1, 1])
+    found = detected([[20, 0, 120, 100], [40, 0, 140, 100]], [0.9, 0.8], ["cat", "cat"])
+    labelled_images = data_set(image, image)
+    evaluation = evaluate([found, found], labelled_images)
+    reference = pycocotools_evaluation(labelled_images, [found, found])
+    numbers = _resampled(evaluation.rankings, np.ones((1, 2), np.int64))[0]
+    assert numbers == pytest.approx(reference.stats[:2], abs=1e-6)
+    assert 0.4 < numbers[1] < 0.6
+
+
+@pytest.mark.parametrize("share", [50, 55, 60, 75, 90, 95])
+def test_an_iou_at_a_threshold_falls_on_the_side_that_it_falls_on_in_coco(share):
+    labelled_images = data_set(labelled([[0, 0, 100, 100]], [1]))
+    detections = [detected([[0, 0, share, 100]], [0.9], ["cat"])]
+    evaluation = evaluate(detections, labelled_images)
+    reference = pycocotools_evaluation(labelled_images, detections)
+    numbers = _resampled(evaluation.rankings, np.ones((1, 1), np.int64))[0]
+    assert numbers == pytest.approx(reference.stats[:2], abs=1e-6)
+    assert numbers[1] == pytest.approx(1)
+
+
+def test_an_object_to_be_found_comes_before_a_crowd_that_is_overlapped_more():
+    image = labelled([[0, 0, 100, 100], [0, 0, 300, 300]], [1, 1], ignored=[False, True])
+    found = detected([[0, 10, 100, 110]], [0.9], ["cat"])  # IoU 0.82; all of it in the crowd
+    evaluation = evaluate([found], data_set(image), score_threshold=0.5)
+    assert evaluation.working.recall == 1
+    numbers = _resampled(evaluation.rankings, np.ones((1, 1), np.int64))[0]
+    assert numbers[0] == pytest.approx(evaluation.numbers["AP"], abs=1e-6)
+    assert numbers[0] > 0.5
 
 
 # What may be said

@@ -1,10 +1,13 @@
 """A run from its first step to its weights, stopped and gone on with."""
 
 import csv
+import gc
 import json
 import resource
+import threading
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from ssd_core.training.loop import Training, training_precision
 from ssd_core.training.reading import read_data_set
 from ssd_core.training.recipe import Recipe
 from ssd_core.training.run_folder import RunFolder
+from tests.conftest import wait_until
 from tests.lorries import write_data_set
 from tests.unit.ssd_core.conftest import tiny_network
 
@@ -110,6 +114,22 @@ def test_training_goes_on_after_the_detector_of_a_validation(run):
     plain, _ = run()
     validated, _ = run(validate=lambda detector: {"AP": 0.0})
     assert [e.loss for e in validated.history] == [e.loss for e in plain.history]
+
+
+def test_validations_leave_no_threads_and_do_not_slow_the_training(run):
+    threads = threading.active_count(), torch.get_num_threads()
+    seen = []
+
+    def validate(detector):
+        detector.detect([np.zeros((16, 24, 3), np.uint8)] * 4)
+        seen.append(torch.get_num_threads())
+        return {"AP": 0.0}
+
+    run(validate=validate)
+    gc.collect()
+    assert len(seen) == 4
+    wait_until(lambda: threading.active_count() == threads[0], what="the end of the threads")
+    assert torch.get_num_threads() == threads[1]
 
 
 def test_the_folder_has_a_row_per_epoch_and_the_best_weights_ready_for_use(run, tmp_path):

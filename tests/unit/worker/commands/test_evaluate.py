@@ -5,10 +5,12 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
+from ssd_core import Detector
 from ssd_core.training.data import DataSet, LabelledImage
-from worker.commands.evaluate import _groups, _warn_of_learnt, _warn_of_unknown
-from worker.errors import UsageError
+from worker.commands.evaluate import _groups, _warn_of_learnt, _warn_of_unknown, run_evaluate
+from worker.errors import DetectorError, UsageError
 from worker.settings.fields import EvaluateSettings
 from worker.settings.loading import load_settings
 
@@ -96,6 +98,18 @@ def test_weights_that_were_trained_on_the_data_are_told_of(warnings):
 def test_weights_that_were_trained_elsewhere_are_not(warnings, training):
     _warn_of_learnt(training, "sha256:1", "own.safetensors")
     assert warnings() == []
+
+
+# No memory left
+
+
+def test_a_device_without_memory_is_one_line_with_a_way_out(monkeypatch, tmp_path):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(Detector, "load", no_memory)
+    with pytest.raises(DetectorError, match="no memory left: give a lower --max-batch"):
+        run_evaluate(settings(str(tmp_path / "labels.json")))
 
 
 # Settings
