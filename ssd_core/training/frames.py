@@ -36,7 +36,10 @@ class Recordings(Protocol):
     """Finds recordings by the names that a replay gives them."""
 
     def find(self, camera_id: str, folders: Sequence[Path]) -> Path | None:
-        """The recording of that id in the first folder that has one. Raises DataError for two."""
+        """The recording of that id in the first folder that has one; "": the only one there.
+
+        Raises DataError for several.
+        """
         ...
 
     def frames(self, recording: Path, last: int) -> Frames:

@@ -32,6 +32,8 @@ BACKGROUND = "__background__"
 """The name of class 0, as torchvision has it."""
 FRAME_NAME = re.compile(r"(.+)-(\d{6,})\.jpg")
 """A frame of a recording, as ``ssd-worker replay`` names it: camera id and index."""
+FRAME_OF_ONLY_VIDEO = re.compile(r"frame_(\d{6,})(?:\.\w+)?")
+"""The same, as CVAT names it for a task with a video: the index alone."""
 ROUNDING_PX = 1.0
 """How far tools put boxes outside by rounding, or by counting pixels from 0 in place of 1."""
 EXPECTED = "give a COCO file (.json), a folder with one, or a Pascal VOC folder (Annotations/*.xml)"
@@ -114,7 +116,8 @@ class _Sources:
             elif (found := frames.get(frame[0])) is not None:
                 source = self._frame(image, *found, frame[1])
             elif frame[0] not in frames:
-                where = f"{self._where(part)}, also for a video {frame[0]}"
+                video = f"a video {frame[0]}" if frame[0] else "one video"
+                where = f"{self._where(part)}, also for {video}"
                 self._faults.add(image.place, "no such image", where)
             if source is not None and self._fits(image, source):
                 yield image, source
@@ -140,7 +143,7 @@ class _Sources:
                 if path is not None:
                     found[camera_id] = path, self._recordings.frames(path, index)
             except DataError as error:
-                self._faults.add_unusable(f"recording {camera_id}", str(error))
+                self._faults.add_unusable(f"recording {camera_id}".rstrip(), str(error))
                 found[camera_id] = None
         return found
 
@@ -205,9 +208,12 @@ def _read(path: Path, faults: Faults) -> list[Annotations]:
 
 
 def _frame(image: AnnotatedImage) -> tuple[str, int] | None:
-    """Camera id and index of a frame of a recording, if the name is that of one."""
-    match = FRAME_NAME.fullmatch(PureWindowsPath(image.file_name).name)
-    return (match[1], int(match[2])) if match else None
+    """Camera id ("" for that of the only recording) and index, if the name is that of a frame."""
+    name = PureWindowsPath(image.file_name).name
+    if match := FRAME_NAME.fullmatch(name):
+        return match[1], int(match[2])
+    match = FRAME_OF_ONLY_VIDEO.fullmatch(name)
+    return ("", int(match[1])) if match else None
 
 
 def _labels(annotations: Sequence[Annotations], labels: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -240,7 +246,8 @@ def _labelled(
         boxes.append(box)
         classes.append(number)
         is_ignored.append(item.is_ignored)
-        areas.append(item.area or (box[2] - box[0]) * (box[3] - box[1]))
+        is_possible = item.area is not None and item.area <= width * height
+        areas.append(item.area if is_possible else (box[2] - box[0]) * (box[3] - box[1]))
     return LabelledImage(
         name=name,
         read=source.read,

@@ -65,7 +65,10 @@ class Recordings:
         self._limits = limits
 
     def find(self, camera_id: str, folders: Sequence[Path]) -> Path | None:
-        """The recording in the first folder that has one of this id. Raises DataError for two."""
+        """The recording of that id in the first folder that has one; "": the only one there.
+
+        Raises DataError for several.
+        """
         for folder in folders:
             if not folder.is_dir():
                 continue
@@ -74,7 +77,7 @@ class Recordings:
                 for path in folder.iterdir()
                 if path.suffix.lower() in VIDEO_SUFFIXES
                 and path.is_file()
-                and _camera_id(path) == camera_id
+                and camera_id in ("", _camera_id(path))
             )
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from ssd_core.errors import DataError
 from ssd_core.training.reading import read_data_set
@@ -417,3 +418,76 @@ def test_coco_and_voc_are_one_data_set(tmp_path):
     data_set = read_data_set([path, voc(tmp_path / "voc")])
     assert len(data_set.images) == 4
     assert data_set.images[2].classes.tolist() == [1, 3]
+
+
+def test_what_labelling_tools_write_is_read(tmp_path):
+    save(painted(40, 60), tmp_path / "images" / "cb0618f6-a.png")
+    label_studio = {
+        "info": {"version": "1.0", "contributor": "Label Studio"},
+        "categories": [{"id": 0, "name": "red"}],
+        "images": [{
+            "width": 60, "height": 40, "id": 0,
+            "file_name": "..\\..\\label-studio\\media\\upload\\4\\cb0618f6-a.png",
+        }],
+        "annotations": [{
+            "id": 0, "image_id": 0, "category_id": 0, "segmentation": [], "ignore": 0,
+            "bbox": [5.000000000000001, 6.0, 20.000000000000004, 10.0], "iscrowd": 0, "area": 200.0,
+        }],
+    }  # fmt: skip
+    (image,) = read_data_set([write(tmp_path / "result.json", label_studio)]).images
+    assert image.boxes.tolist() == [[5, 6, 25, 16]]
+    cvat = {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"contributor": "", "year": ""},
+        "categories": [{"id": 1, "name": "red", "supercategory": ""}],
+        "images": [{
+            "id": 1, "width": 60, "height": 40, "file_name": "images/cb0618f6-a.png",
+            "license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0,
+        }],
+        "annotations": [{
+            "id": 1, "image_id": 1, "category_id": 1, "segmentation": [], "area": 200.0,
+            "bbox": [5.0, 6.0, 20.0, 10.0], "iscrowd": 0, "attributes": {"occluded": False},
+        }],
+    }  # fmt: skip
+    (tmp_path / "annotations").mkdir()
+    path = write(tmp_path / "annotations" / "instances_default.json", cvat)
+    (image,) = read_data_set([path]).images
+    assert image.boxes.tolist() == [[5, 6, 25, 16]]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    return coco(tmp_path_factory.mktemp("unchanged"), TWO)
+
+
+@settings(max_examples=40)
+@given(
+    part=st.sampled_from(["images", "annotations", "categories"]),
+    field=st.sampled_from(
+        ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "file_name",
+         "width", "height", "name"]
+    ),
+    value=JSON,
+    skip_invalid=st.booleans(),
+)  # fmt: skip
+def test_a_field_with_anything_in_it_is_read_or_told(unchanged, part, field, value, skip_invalid):
+    path, content = unchanged
+    changed = json.loads(json.dumps(content))
+    changed[part][0][field] = value
+    try:
+        data_set = read_data_set([write(path, changed)], skip_invalid=skip_invalid)
+    except DataError:
+        return
+    for image in data_set.images:
+        assert np.isfinite(image.boxes).all()
+        assert (image.boxes[:, 2:] > image.boxes[:, :2]).all()
+        assert (image.classes >= 1).all()
+        assert (image.classes < len(data_set.labels)).all()
+        assert np.isfinite(image.areas).all()

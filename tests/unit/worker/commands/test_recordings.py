@@ -84,6 +84,24 @@ def test_pictures_that_were_taken_out_come_before_the_recording(tmp_path):
     assert np.ptp(data_set.images[2].read()) > 0
 
 
+def as_cvat_names_frames(path):
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = f"frame_{image.pop('frame_index'):06d}.PNG"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_frames_named_by_cvat_come_from_the_only_recording(tmp_path):
+    recording = clip(tmp_path / "gate.mp4")
+    tags = as_cvat_names_frames(tagged(tmp_path / "tags.json"))
+    data_set = read_data_set([tags], recordings=Recordings())
+    assert np.array_equal(data_set.images[2].read(), replayed(recording)[4])
+    clip(tmp_path / "door.mp4")
+    (line,) = faults_of(tags, recordings=Recordings())
+    assert "several recordings may be meant (door.mp4, gate.mp4): keep one" in line
+
+
 def faults_of(*paths, **options):
     with pytest.raises(DataError) as caught:
         read_data_set(paths, **options)
