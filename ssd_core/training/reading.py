@@ -210,8 +210,9 @@ def _read(path: Path, faults: Faults) -> list[Annotations]:
 def _frame(image: AnnotatedImage) -> tuple[str, int] | None:
     """Camera id ("" for that of the only recording) and index, if the name is that of a frame."""
     name = PureWindowsPath(image.file_name).name
-    if match := FRAME_NAME.fullmatch(name):
-        return match[1], int(match[2])
+    for each in (f"{image.stem}.jpg", name):
+        if match := FRAME_NAME.fullmatch(each):
+            return match[1], int(match[2])
     match = FRAME_OF_ONLY_VIDEO.fullmatch(name)
     return ("", int(match[1])) if match else None
 
