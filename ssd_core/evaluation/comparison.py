@@ -9,7 +9,7 @@ trained, such as the seed, is not in it.
 The interval is Student's t with the bootstrap's standard error. On made-up detectors (300 data sets
 of each size, 3 classes) it held the true difference of AP in 96 % of those with 5 images, 95 % with
 10, 96 % with 20, 95 % with 50 and 94 % with 150; the bootstrap's percentiles in 84, 91, 93, 95 and
-92 %.
+92 %. The standard error of such a share is 1.3 %.
 """
 
 from collections.abc import Iterator, Sequence

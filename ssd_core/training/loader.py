@@ -219,7 +219,10 @@ class _Inputs(Dataset[Any]):
         return batch._replace(images=batch.images.contiguous().numpy())  # type: ignore[arg-type]
 
     def _made(self, places: list[tuple[int, int]]) -> Batch:
-        made = [self._input(epoch, index) for epoch, index in places]
+        # Read in the order of the data set, in which a recording is decoded forwards.
+        in_order = sorted(set(places), key=lambda place: place[1])
+        inputs = {place: self._input(*place) for place in in_order}
+        made = [inputs[place] for place in places]
         images = torch.empty(0, 3, *self._spec.image_size)
         if made:
             images = torch.stack([x for x, _, _ in made])

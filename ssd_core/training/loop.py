@@ -24,6 +24,7 @@ from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
 from ssd_core.training.data import DataSet
 from ssd_core.training.loader import BatchLoader
+from ssd_core.training.processes import ALONE, Processes
 from ssd_core.training.recipe import Recipe, freeze_stages, learning_rate
 from ssd_core.training.run_folder import RunFolder
 from ssd_core.training.step import Losses, Stepper
@@ -59,9 +60,9 @@ class Epoch:
         return self.regression_loss + self.classification_loss
 
     @property
-    def merit(self) -> float:
-        """Higher is better: AP, or without validation the loss with its sign changed."""
-        return (self.numbers["AP"] or 0.0) if self.numbers else -self.loss
+    def merit(self) -> tuple[float, float]:
+        """Higher is better: AP, if there is a validation; of equal ones, the lower loss."""
+        return (self.numbers["AP"] or 0.0) if self.numbers else 0.0, -self.loss
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,10 @@ class Training:
         device: torch.device,
         folder: RunFolder,
         settings: Mapping[str, Any],
+        processes: Processes = ALONE,
     ) -> None:
         """``settings``: all that the run depends on, plain values by name; kept with its state.
+        ``processes``: those that train it together; the first one alone uses the folder.
 
         Raises TrainingError if the recipe does not fit the network.
         """
@@ -104,7 +107,8 @@ class Training:
         self._network = network.to(device)
         self._network.to(memory_format=torch.channels_last)
         freeze_stages(network, recipe.freeze)
-        self._stepper = Stepper(network, spec, recipe, device)
+        self._processes = processes
+        self._stepper = Stepper(network, spec, recipe, device, processes)
         self._best_weights: dict[str, Tensor] = {}
 
     @property
@@ -114,7 +118,8 @@ class Training:
 
     def resume(self) -> bool:
         """Go on from the state in the folder, if there is one. Raises TrainingError."""
-        state = self._folder.load(self._settings)
+        state = self._folder.load(self._settings) if self._processes.is_first else None
+        state = self._processes.shared(state)
         if state is None:
             return False
         self._network.load_state_dict(state["network"])
@@ -141,26 +146,31 @@ class Training:
         that cannot be read.
         """
         while not self.is_finished:
-            if should_stop():
+            if self._processes.any(should_stop()):
                 return False
             began = time.perf_counter()
             epoch = self._train_epoch(loader, on_step, should_stop)
             if epoch is None:
                 return False
-            if validate is not None:
+            if validate is not None and self._processes.is_first:
                 epoch = replace(epoch, numbers=dict(validate(self._detector())))
             epoch = replace(epoch, seconds=time.perf_counter() - began)
             self.history.append(epoch)
-            is_best = self.best is None or epoch.merit > self.best.merit
-            if is_best:
-                self.best = epoch
-                self._best_weights = {
-                    name: tensor.detach().to("cpu", copy=True)
-                    for name, tensor in self._network.state_dict().items()
-                }
-            self._save(is_best)
-            on_epoch(epoch)
+            if self._processes.is_first:
+                self._keep(epoch)
+                on_epoch(epoch)
         return True
+
+    def _keep(self, epoch: Epoch) -> None:
+        """The state, and its weights if they are the best so far."""
+        is_best = self.best is None or epoch.merit > self.best.merit
+        if is_best:
+            self.best = epoch
+            self._best_weights = {
+                name: tensor.detach().to("cpu", copy=True)
+                for name, tensor in self._network.state_dict().items()
+            }
+        self._save(is_best)
 
     def best_network(self) -> SSD:
         """A copy of the network on the CPU with the weights of the best epoch."""
@@ -215,13 +225,14 @@ class Training:
             if waiting is not None:
                 totals.add(waiting)
             waiting = losses
-            images += len(batch.indices)
+            images = min(images + self._recipe.batch, len(self._data_set.images))
             on_step(Progress(done + 1, images, totals.loss))
-            if should_stop():
+            if self._processes.any(should_stop()):
                 return None
         if waiting is not None:
             totals.add(waiting)
-        regression, classification = totals.means()
+        means = torch.tensor(totals.means(), device=self._device)
+        regression, classification = self._processes.summed(means).tolist()
         speed = images / (time.perf_counter() - began)
         return Epoch(done + 1, rate, regression, classification, speed, 0.0)
 
@@ -238,11 +249,14 @@ class Training:
         }
         try:
             self._folder.save(state)
+        except TrainingError as error:
+            self.history.pop()
+            raise self._stopped(str(error)) from error
+        try:
             if is_best:
                 self._folder.write_best(self.best_network(), self.best_spec({}))
             self._folder.write_epochs([_row(epoch) for epoch in self.history])
         except TrainingError as error:
-            self.history = self.history[:-1]
             raise self._stopped(str(error)) from error
 
     def _fail(self, losses: Losses, values: tuple[float, ...]) -> None:
@@ -293,7 +307,7 @@ class _Totals:
 def training_precision(name: str, device: torch.device) -> str:
     """The precision that ``auto`` or a name means on a device. Raises DeviceError.
 
-    ``auto`` is bf16 on a GPU that has it, else fp32: on a CPU it was not faster.
+    ``auto`` is bf16 on a GPU that has it, else fp32.
     """
     if name != "auto":
         choose_precision(name, device)

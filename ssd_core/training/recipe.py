@@ -14,8 +14,9 @@ from ssd_core.errors import TrainingError
 from ssd_core.models.ssd import SSD
 
 BATCH = 16
-LEARNING_RATE = 1e-3
-"""Of AdamW, for ``BATCH`` images a step."""
+LEARNING_RATES = {"ssd_mobilenet_v2_oid": 1e-3}
+OTHER_LEARNING_RATE = 1e-4
+"""Of AdamW, for ``BATCH`` images a step. VGG's wide layers, which no norm follows, bear no more."""
 WEIGHT_DECAY = 0.01
 """AdamW's default (Loshchilov and Hutter 2019, arXiv 1711.05101); it shrinks weights by this share
 of the learning rate at each step."""
@@ -50,13 +51,13 @@ class Recipe:
     """Of the network's multiplications: fp32, bf16 or fp16."""
 
 
-def default_learning_rate(images: int) -> float:
-    """For a step over so many images: with fewer, by the square root of their number, lower.
+def default_learning_rate(model: str, images: int) -> float:
+    """For a model and a step over so many images: below ``BATCH``, lower by the square root.
 
     Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv
     2205.10287). With more it stays: what is fine-tuned bears no higher one.
     """
-    return LEARNING_RATE * min(math.sqrt(images / BATCH), 1.0)
+    return LEARNING_RATES.get(model, OTHER_LEARNING_RATE) * min(math.sqrt(images / BATCH), 1.0)
 
 
 def default_epochs(images: int, batch: int) -> int:

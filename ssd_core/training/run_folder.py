@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,10 +73,16 @@ class RunFolder:
         self._lock = file
 
     def release(self) -> None:
-        """Let other processes have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let other processes have the folder; without anything in it, it goes."""
+        if self._lock is None:
+            return
+        lock = self.path / "lock"
+        with suppress(OSError):
+            if list(self.path.iterdir()) == [lock]:
+                lock.unlink()
+                self.path.rmdir()
+        self._lock.close()
+        self._lock = None
 
     def clear(self) -> None:
         """Remove what a former run has left."""

@@ -16,6 +16,8 @@ from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
 from ssd_core.training.loader import Batch
 from ssd_core.training.loss import multibox_loss
+from ssd_core.training.matching import BACKGROUND, match_batch, padded
+from ssd_core.training.processes import Processes
 from ssd_core.training.recipe import MOST_GRADIENT_NORM, Recipe, make_optimizer
 
 CPU_MEMORY = ("not enough memory", "can't allocate memory")
@@ -47,8 +49,19 @@ class Losses:
 class Stepper:
     """The network and its optimiser."""
 
-    def __init__(self, network: SSD, spec: ModelSpec, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: SSD,
+        spec: ModelSpec,
+        recipe: Recipe,
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
         self.network = network
+        self._processes = processes
+        self._forward: nn.Module = network
+        if processes.count > 1:
+            self._forward = nn.parallel.DistributedDataParallel(network)
         self.optimizer = make_optimizer(network, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         """Keeps fp16's gradients from vanishing; skips steps that are too large for it."""
@@ -89,25 +102,44 @@ class Stepper:
         return Losses(batch, torch.stack([*losses, norm]))
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
-        images = batch.images.to(self._device, non_blocking=True)
+        images = batch.images
+        if not len(images):  # this process has no share of a small last batch
+            images = torch.zeros(1, 3, *self._spec.image_size)
+        images = images.to(self._device, non_blocking=True)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            bbox_regression, cls_logits = self.network(images)
+            outputs: tuple[Tensor, Tensor] = self._forward(images)
+        losses = self._losses(outputs, batch)
+        # DistributedDataParallel takes the mean over processes, of which each has a part of a sum.
+        total = torch.stack(losses).sum() * (share * self._processes.count)
+        self.scaler.scale(total).backward()
+        return [loss.detach() for loss in losses]
+
+    def _losses(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> list[Tensor]:
+        """Regression and classification loss: this process's part of those of the whole batch."""
+        if not len(batch.images):  # its gradient is none, but awaited
+            self._processes.summed(torch.zeros((), device=self._device))
+            return [output.float().sum() * 0 for output in outputs]
+        boxes = _moved(batch.boxes, self._device)
         losses = multibox_loss(
-            bbox_regression,
-            cls_logits,
-            self._default_boxes,
-            _moved(batch.boxes, self._device),
-            _moved(batch.labels, self._device),
+            *outputs,
+            default_boxes_cxcywh=self._default_boxes,
+            boxes=boxes,
+            labels=_moved(batch.labels, self._device),
             activation=self._spec.activation,
         )
-        total = losses.regression + losses.classification
-        self.scaler.scale(total * share).backward()
-        return [loss.detach() for loss in losses]
+        if self._processes.count == 1:
+            return list(losses)
+        matches = match_batch(*padded(boxes), self._default_boxes)
+        own = (matches.objects != BACKGROUND).sum().float()
+        part_of_all = own.clamp(min=1) / self._processes.summed(own).clamp(min=1)
+        return [loss * part_of_all for loss in losses]
 
     def _no_memory_for(self, batch: Batch) -> str:
         """What to say. Tries steps with half the images, a quarter, and so on."""
         images = len(batch.images)
+        if self._processes.count > 1:  # the others do not try with it
+            return f"no memory on {self._device} for {images} images: give a smaller --batch"
         fitting = images // 2
         while fitting:
             self.optimizer.zero_grad()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ssd_core.errors import DataError
 from worker.errors import SourceError, UsageError
 from worker.settings.naming import parse_sources
-from worker.sources.indexed_frames import IndexedFrames
+from worker.sources.indexed_frames import IndexedFrames, OpenDecoders
 from worker.sources.limits import DEFAULT_LIMITS, Limits
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,10 @@ VIDEO_SUFFIXES = {
 class RecordedFrames:
     """The frames of one recording; see ``IndexedFrames``. Raises DataError in place of its own."""
 
-    def __init__(self, path: Path, last: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, path: Path, last: int, limits: Limits, open_decoders: OpenDecoders) -> None:
         self._path = path
         try:
-            self._frames = IndexedFrames(path, last, limits)
+            self._frames = IndexedFrames(path, last, limits, open_decoders)
         except SourceError as error:
             raise DataError(str(error)) from error
 
@@ -63,6 +63,7 @@ class Recordings:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
+        self._open_decoders = OpenDecoders()
 
     def find(self, camera_id: str, folders: Sequence[Path]) -> Path | None:
         """The recording of that id in the first folder that has one; "": the only one there.
@@ -89,7 +90,7 @@ class Recordings:
     def frames(self, recording: Path, last: int) -> RecordedFrames:
         """Its frames up to index ``last``: it is decoded once. Raises DataError."""
         log.info("%s: looking for the frames up to %d", recording, last)
-        return RecordedFrames(recording, last, self._limits)
+        return RecordedFrames(recording, last, self._limits, self._open_decoders)
 
 
 def _camera_id(path: Path) -> str | None:

@@ -1,7 +1,8 @@
 """`ssd-worker train`: labelled images in, a weights file for own classes out.
 
 Checks everything that can be checked before the first step, since a run takes minutes to days. It
-can be stopped or killed at any moment: with --resume the same command goes on.
+can be stopped or killed at any moment: with --resume the same command goes on. Started by torchrun,
+it is one of several processes that train together.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ssd_core import Detector
     from ssd_core.training.data import DataSet
     from ssd_core.training.loop import Epoch, Progress, Training, Validate
+    from ssd_core.training.processes import Processes
     from ssd_core.training.recipe import Recipe
     from ssd_core.training.run_folder import RunFolder
 
@@ -45,15 +48,21 @@ def run_train(settings: TrainSettings) -> int:
 
     from ssd_core.cores import usable_cores
     from ssd_core.errors import SsdError
+    from ssd_core.training.processes import Processes
     from ssd_core.training.run_folder import RunFolder
 
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     folder = None if settings.output is None else RunFolder(settings.output)
     try:
-        if folder is not None:
-            _check_unfinished(folder, settings)
-            folder.claim()
-        return _train(settings, folder)
+        with Processes.join(settings.device) as processes:
+            if not processes.is_first:
+                for name in ("worker", "ssd_core"):
+                    logging.getLogger(name).setLevel(logging.ERROR)
+            if folder is not None:
+                _check_unfinished(folder, settings)
+                if processes.is_first:
+                    folder.claim()
+            return _train(settings, folder, processes)
     except SsdError as error:
         raise told(error) from error
     except torch.OutOfMemoryError as error:
@@ -73,25 +82,24 @@ def _check_unfinished(folder: "RunFolder", settings: TrainSettings) -> None:
         )
 
 
-def _train(settings: TrainSettings, folder: "RunFolder | None") -> int:
+def _train(settings: TrainSettings, folder: "RunFolder | None", processes: "Processes") -> int:
     """The run, from reading the data to writing the weights."""
-    from ssd_core.device import choose_device
     from ssd_core.training.initialisation import starting_model
     from ssd_core.training.loop import Training, training_precision
     from ssd_core.training.preview import write_preview
 
-    device = choose_device(settings.device)
+    device = processes.device
     precision = training_precision(settings.precision, device)
     data, validation = _read_data(settings)
     network, spec, digest = starting_model(
         data.labels, settings.model, settings.weights, settings.seed
     )
-    if settings.preview is not None:
+    if settings.preview is not None and processes.is_first:
         write_preview(data, spec, settings.preview, settings.seed)
         log.info("%s: augmented images with their boxes", settings.preview)
     if folder is None:
         return 0
-    recipe = _recipe(settings, data, precision)
+    recipe = _recipe(settings, data, spec.name, precision)
     run = {
         "model": spec.name,
         "labels": list(spec.labels),
@@ -100,13 +108,13 @@ def _train(settings: TrainSettings, folder: "RunFolder | None") -> int:
         "validation": validation and validation.digest,
         **asdict(recipe),
     }
-    if _is_finished(folder, run, settings):
+    if processes.shared(processes.is_first and _is_finished(folder, run, settings)):
         folder.clear_state()
         log.info("%s: finished already (--overwrite without --resume trains again)", folder.output)
         return 0
-    if not settings.resume:
+    if processes.is_first and not settings.resume:
         folder.clear()
-    training = Training(network, spec, data, recipe, device, folder, run)
+    training = Training(network, spec, data, recipe, device, folder, run, processes)
     if settings.resume and training.resume():
         log.info("going on after epoch %d of %d", len(training.history), recipe.epochs)
     log.info(
@@ -121,11 +129,12 @@ def _train(settings: TrainSettings, folder: "RunFolder | None") -> int:
         recipe.batch,
         "highest AP" if validation else "lowest training loss (--val would measure AP)",
     )
-    if not _run(training, data, validation, settings, recipe, folder):
+    if not _run(training, data, validation, settings, recipe, processes):
         where = f"after epoch {len(training.history)}" if training.history else "from the start"
         log.warning("stopped: run the same command with --resume to go on %s", where)
         return 130
-    _finish(training, folder, settings, data, validation)
+    if processes.is_first:
+        _finish(training, folder, settings, data, validation)
     return 0
 
 
@@ -135,14 +144,16 @@ def _run(
     validation: "DataSet | None",
     settings: TrainSettings,
     recipe: "Recipe",
-    folder: "RunFolder",
+    processes: "Processes",
 ) -> bool:
     """Whether it came to the end. Raises WorkerError for what goes wrong on the way."""
     from ssd_core.errors import SsdError
     from ssd_core.training.loader import BatchLoader, default_workers
 
     stops: list[int] = []
-    workers = default_workers() if settings.workers is None else settings.workers
+    workers = settings.workers
+    if workers is None:
+        workers = max(default_workers() // processes.on_machine, 1)
     console = TrainingConsole(recipe.epochs, len(data.images), len(training.history))
 
     def on_step(progress: "Progress") -> None:
@@ -160,14 +171,21 @@ def _run(
 
     validate = None if validation is None else _validate(validation, console)
     loader = BatchLoader(
-        data, training.spec, recipe.batch, seed=recipe.seed, augment=True, workers=workers
+        data,
+        training.spec,
+        recipe.batch,
+        seed=recipe.seed,
+        augment=True,
+        workers=workers,
+        shard=(processes.number, processes.count),
     )
+    shown = console if processes.is_first else nullcontext()
     try:
-        with loader, console, on_stop_signals(lambda: stops.append(1)):
+        with loader, shown, on_stop_signals(lambda: stops.append(1)):
             return training.run(
                 loader,
                 validate,
-                on_step=on_step,
+                on_step=on_step if processes.is_first else lambda progress: None,
                 on_epoch=on_epoch,
                 should_stop=lambda: bool(stops),
             )
@@ -215,8 +233,8 @@ def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
     return data, validation
 
 
-def _recipe(settings: TrainSettings, data: "DataSet", precision: str) -> "Recipe":
-    """The settings' numbers, or the defaults for this data set."""
+def _recipe(settings: TrainSettings, data: "DataSet", model: str, precision: str) -> "Recipe":
+    """The settings' numbers, or the defaults for this model and data set."""
     from ssd_core.training.recipe import Recipe, default_epochs, default_learning_rate
 
     images = len(data.images)
@@ -229,7 +247,7 @@ def _recipe(settings: TrainSettings, data: "DataSet", precision: str) -> "Recipe
     return Recipe(
         epochs=settings.epochs or default_epochs(images, batch * accumulate),
         batch=batch,
-        learning_rate=settings.lr or default_learning_rate(batch * accumulate),
+        learning_rate=settings.lr or default_learning_rate(model, batch * accumulate),
         accumulate=accumulate,
         freeze=settings.freeze,
         seed=settings.seed,

@@ -51,7 +51,7 @@ class TrainingConsole:
         share = (epoch - 1 + images / self._images) - self._first
         elapsed = time.monotonic() - self._began
         left = elapsed / share * (self._epochs - self._first - share)
-        figures = [f"{share * self._images / elapsed:.0f} images/s", f"{duration(left)} left"]
+        figures = [f"{share * self._images / elapsed:.1f} images/s", f"{duration(left)} left"]
         if loss is not None:
             figures.insert(0, f"loss {loss:.3f}")
         self._bar.update(

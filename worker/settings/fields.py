@@ -349,8 +349,8 @@ class TrainSettings(Settings):
         gt=0,
         le=10,
         allow_inf_nan=False,
-        description="highest learning rate; default: 0.001, lower for steps of fewer than 16 "
-        "images",
+        description="highest learning rate; default: 0.001, with VGG16 0.0001, lower for steps of "
+        "fewer than 16 images",
     )
     freeze: int = Field(
         0, ge=0, le=100, description="keep the first N of the backbone's 5 stages as they are"

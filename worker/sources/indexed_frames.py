@@ -36,6 +36,10 @@ MOST_EARLIER = 2
 """Key frames before the one that is wanted; beyond them, seeking is no use."""
 
 
+MOST_OPEN = 4
+"""Recordings per process."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
     """What the first pass notes of a frame."""
@@ -48,15 +52,47 @@ class IndexEntry:
     checksum: int
 
 
+class OpenDecoders:
+    """The recordings that are open in this process: a decoder takes up to some hundred MB."""
+
+    def __init__(self) -> None:
+        self._frames: list[IndexedFrames] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process none is open."""
+        return {"_frames": []}
+
+    def add(self, frames: "IndexedFrames") -> None:
+        """One is about to open; the one that was opened first is closed if there are too many."""
+        while len(self._frames) >= MOST_OPEN:
+            self._frames[0].close()
+        self._frames.append(frames)
+
+    def remove(self, frames: "IndexedFrames") -> None:
+        """One has been closed, or never was open."""
+        if frames in self._frames:
+            self._frames.remove(frames)
+
+
 class IndexedFrames:
     """The frames of one recording up to one of them. Can be pickled: a copy has its own decoder.
 
     Not for several threads at once.
     """
 
-    def __init__(self, path: Path, last: int, limits: Limits = DEFAULT_LIMITS) -> None:
-        """Decodes frames 0 to ``last``. Raises SourceError."""
+    def __init__(
+        self,
+        path: Path,
+        last: int,
+        limits: Limits = DEFAULT_LIMITS,
+        open_decoders: "OpenDecoders | None" = None,
+    ) -> None:
+        """Decodes frames 0 to ``last``. Raises SourceError.
+
+        ``open_decoders``: in common with other recordings, of which only some stay open.
+        """
         self._path = path
+        self._open_decoders = open_decoders or OpenDecoders()
         self._limits = limits
         pictures = open_pictures(path, limits=limits)
         self._entries: list[IndexEntry] = []
@@ -121,6 +157,7 @@ class IndexedFrames:
         """Close the file; it is opened again when it is needed."""
         if self._decoder is not None:
             self._decoder.close()
+        self._open_decoders.remove(self)
         self._reset()
 
     def _reset(self) -> None:
@@ -147,6 +184,7 @@ class IndexedFrames:
     def _begin(self, frame_index: int) -> None:
         """Let a decoder start at a frame: the first, or a key frame."""
         self.close()
+        self._open_decoders.add(self)
         self._next = frame_index
         if frame_index == 0:
             self._decoder = self._from_the_beginning()

@@ -19,9 +19,9 @@ from tests.unit.ssd_core.evaluation.scenes import (
 )
 
 
-def evaluations(seed, images, skills, **options):
-    labelled_images, first, second = two_detectors(seed, images, skills, **options)
-    return evaluate(first, labelled_images), evaluate(second, labelled_images)
+def evaluations(seed, images, skills, metric="coco"):
+    labelled_images, *both = two_detectors(seed, images, skills)
+    return [evaluate(each, labelled_images, metric=metric) for each in both]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_one_image_is_refused():
 @pytest.mark.long
 @pytest.mark.parametrize("images", [12, 40])
 def test_the_interval_holds_the_true_difference_as_often_as_it_says(images):
-    """Of 200 made-up data sets; 95 % less two standard errors of that share, and rounding."""
+    """Of 150 made-up data sets: 95 %, give or take three standard errors of that share."""
     skills = (0.6, 0.7)
     labelled_images, first, second = two_detectors(10_000, 6000, skills, side_by_side=False)
     once = np.ones((1, 6000), np.int64)
@@ -213,7 +213,9 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(images):
     ]
     true = np.subtract(*(_resampled(each, once)[0, 0] for each in reversed(rankings)))
     held = 0
-    for seed in range(200):
-        comparison = compare(*evaluations(seed, images, skills), rounds=300, seed=seed)
+    for seed in range(150):
+        # A comparison is COCO's whatever the metric, and VOC's takes less time.
+        pair = evaluations(seed, images, skills, metric="voc07")
+        comparison = compare(*pair, rounds=200, seed=seed)
         held += comparison.AP.low <= true <= comparison.AP.high
-    assert 0.91 <= held / 200 <= 0.99
+    assert 0.9 <= held / 150 <= 0.995

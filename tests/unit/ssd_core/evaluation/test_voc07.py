@@ -82,6 +82,7 @@ def test_difficult_objects_are_ignored_by_iou_not_as_crowds():
     on_it = [100, 100, 300, 300]  # neither true nor false, twice
     found = detected([on_it, on_it, [0, 0, 50, 50]], [0.9, 0.85, 0.8], ["cat"] * 3)
     assert voc07(image, found).AP == pytest.approx(1)
+    assert voc07(image, detected([on_it], [0.9], ["cat"])).AP == 0
     found = detected([inside, [0, 0, 50, 50]], [0.9, 0.8], ["cat"] * 2)
     assert voc07(image, found).AP == pytest.approx(1 / 2)
 

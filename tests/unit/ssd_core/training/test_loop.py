@@ -92,8 +92,8 @@ def test_without_validation_the_best_epoch_is_the_one_with_the_lowest_loss(run):
     assert training.best.loss == min(epoch.loss for epoch in training.history)
 
 
-def test_with_validation_the_best_epoch_is_the_first_with_the_highest_ap(run):
-    aps = iter([0.1, 0.5, None, 0.5])
+def test_with_validation_the_best_epoch_is_the_one_with_the_highest_ap(run):
+    aps = iter([0.1, 0.5, None, 0.4])
     seen = []
 
     def validate(detector):
@@ -107,6 +107,11 @@ def test_with_validation_the_best_epoch_is_the_first_with_the_highest_ap(run):
     record = json.loads(training.best_spec({"images": 8}).training)
     assert (record["epoch"], record["AP"], record["images"]) == (2, 0.5, 8)
     assert record["settings"]["learning_rate"] == 0.01
+
+
+def test_of_epochs_with_equal_ap_the_one_with_the_lowest_loss_is_the_best(run):
+    training, _ = run(validate=lambda detector: {"AP": None})
+    assert training.best.loss == min(epoch.loss for epoch in training.history)
 
 
 def test_training_goes_on_after_the_detector_of_a_validation(run):
@@ -141,7 +146,7 @@ def test_the_folder_has_a_row_per_epoch_and_the_best_weights_ready_for_use(run, 
     assert rows[0]["AP50"] == ""
     tensors, metadata = read_safetensors(folder / "best.safetensors")
     assert_same(tensors, weights_of(training))
-    assert json.loads(metadata["training"])["epoch"] == 1
+    assert json.loads(metadata["training"])["epoch"] == training.best.number
 
 
 # Determinism

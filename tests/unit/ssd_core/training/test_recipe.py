@@ -9,7 +9,6 @@ from hypothesis import given, strategies as st
 from ssd_core import MODELS, build_model
 from ssd_core.training.recipe import (
     LAST_SHARE,
-    LEARNING_RATE,
     LEAST_EPOCHS,
     MOST_EPOCHS,
     MOST_WARM_UP_STEPS,
@@ -59,7 +58,8 @@ def test_the_warm_up_is_linear_and_the_middle_of_the_cosine_is_half_way():
     ("images", "share"), [(1, 0.25), (4, 0.5), (16, 1.0), (64, 1.0), (1024, 1.0)]
 )
 def test_small_steps_have_a_lower_rate_and_large_ones_no_higher(images, share):
-    assert default_learning_rate(images) == pytest.approx(share * LEARNING_RATE)
+    assert default_learning_rate("ssd_mobilenet_v2_oid", images) == pytest.approx(share * 1e-3)
+    assert default_learning_rate("ssd300_vgg16", images) == pytest.approx(share * 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def test_data_that_is_not_there_or_has_no_object_is_refused(refusal, tmp_path):
     assert "no such file" in refusal(data=[tmp_path / "missing.json"])
     empty = write_data_set(tmp_path / "empty", 0, empty=2)
     assert "no object is labelled" in refusal(data=[empty])
+    assert not list(tmp_path.glob("*.training"))
 
 
 def test_the_faults_of_a_data_set_are_listed_before_the_error(refusal, tmp_path, capsys):

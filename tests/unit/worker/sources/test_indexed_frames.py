@@ -3,6 +3,7 @@
 import pickle
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ from tests import clips
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.sources.decoding import DecodedPictures
-from worker.sources.indexed_frames import IndexedFrames
+from worker.sources.indexed_frames import MOST_OPEN, IndexedFrames, OpenDecoders
 from worker.sources.recording import RecordingSource, probe_recording
 
 FRAMES = 30
@@ -106,6 +107,28 @@ def test_a_copy_in_another_process_has_a_decoder_of_its_own(tmp_path):
     copy = pickle.loads(pickle.dumps(frames))
     assert np.array_equal(copy.read(13), expected[13])
     assert np.array_equal(frames.read(14), expected[14])
+
+
+def test_of_many_recordings_a_few_are_open(tmp_path, monkeypatch):
+    path = clips.cut(WALKWAY, tmp_path / "x.mp4", frames=3, size=SIZE)
+    decoders = OpenDecoders()
+    recordings = [IndexedFrames(path, 2, open_decoders=decoders) for _ in range(MOST_OPEN + 2)]
+    expected = replayed(path)
+
+    def open_files():
+        links = Path("/proc/self/fd").iterdir()
+        return sum(link.exists() and link.resolve() == path for link in links)
+
+    assert open_files() == 0
+    for frames in recordings * 2:
+        assert np.array_equal(frames.read(1), expected[1])
+        assert open_files() <= MOST_OPEN
+    assert open_files() == MOST_OPEN
+    copies = pickle.loads(pickle.dumps(recordings))
+    assert np.array_equal(copies[0].read(1), expected[1])
+    for frames in [*recordings, copies[0]]:
+        frames.close()
+    assert open_files() == 0
 
 
 def test_the_first_pass_ends_at_the_last_frame_that_is_wanted(tmp_path):
