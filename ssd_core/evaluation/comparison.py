@@ -25,7 +25,8 @@ from ssd_core.evaluation.results import Evaluation
 
 CONFIDENCE = 0.95
 MIN_GROUPS = 10
-"""With fewer nothing is claimed: draws are so alike that the interval may shrink to nothing."""
+"""With fewer that have objects nothing is claimed: draws are so alike that the interval may shrink
+to nothing."""
 RECALLS = np.linspace(0, 1, 101)
 """COCO's: AP is the mean over them."""
 NUMBERS_AT_ONCE = 4_000_000
@@ -61,13 +62,15 @@ class Comparison:
     images: int
     groups: int
     """Of images that were drawn together; as many as images if each was drawn by itself."""
+    groups_with_objects: int
+    """Those with an object to be found."""
     rounds: int
     seed: int
 
     @property
     def is_shown(self) -> bool:
         """Whether one is better in AP, as far as these images can tell."""
-        return self.AP.is_shown and self.groups >= MIN_GROUPS
+        return self.AP.is_shown and self.groups_with_objects >= MIN_GROUPS
 
     def as_json(self, first: str = "A", second: str = "B") -> dict[str, Any]:
         """All of it as one JSON object."""
@@ -77,6 +80,7 @@ class Comparison:
             "confidence": CONFIDENCE,
             "images": self.images,
             "groups": self.groups,
+            "groups_with_objects": self.groups_with_objects,
             "rounds": self.rounds,
             "seed": self.seed,
             "better": better if self.is_shown else None,
@@ -129,7 +133,11 @@ def compare(
         Difference(float(value), float(value - half), float(value + half))
         for value, half in zip(differences[0], half_widths, strict=True)
     )
-    return Comparison(average_precision, at_50, first.images, len(names), rounds, seed)
+    has_objects = sum(ranking.to_be_found for ranking in first.rankings) > 0
+    with_objects = len(np.unique(group_of[has_objects]))
+    return Comparison(
+        average_precision, at_50, first.images, len(names), with_objects, rounds, seed
+    )
 
 
 def _check_alike(first: Evaluation, second: Evaluation, groups: int) -> None:

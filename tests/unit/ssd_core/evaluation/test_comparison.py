@@ -7,7 +7,7 @@ import pytest
 
 from ssd_core.errors import EvaluationError
 from ssd_core.evaluation import compare, evaluate
-from ssd_core.evaluation.comparison import Difference, _resampled
+from ssd_core.evaluation.comparison import Difference, _half_widths, _resampled
 from ssd_core.training.data import DataSet
 from tests.unit.ssd_core.evaluation.scenes import (
     data_set,
@@ -157,6 +157,13 @@ def test_very_few_images_show_nothing_however_alike_they_are():
     assert comparison.sentence().startswith("no difference can be shown with these 9 images")
 
 
+def test_the_interval_is_that_of_students_t():
+    drawn = np.array([[1.0, 2.0], [-1.0, -2.0]] * 50)  # standard deviations 1 and 2
+    student = 2.262  # of 9 degrees of freedom, in any table
+    expected = np.array([1, 2]) * student * np.sqrt(10 / 9)
+    assert _half_widths(drawn, 10) == pytest.approx(expected, abs=1e-3)
+
+
 def test_the_same_seed_gives_the_same_interval():
     pair = evaluations(3, 30, (0.6, 0.7))
     assert compare(*pair, rounds=50, seed=4) == compare(*pair, rounds=50, seed=4)
@@ -166,16 +173,19 @@ def test_the_same_seed_gives_the_same_interval():
 def test_images_that_are_alike_are_drawn_together():
     """Each of 15 images six times: as many images, no more knowledge."""
     labelled_images, first, second = two_detectors(4, 15, (0.6, 0.8))
-    repeated = DataSet(labelled_images.labels, labelled_images.images * 6, "")
+    six_times = np.repeat(np.arange(15), 6)
+    repeated = DataSet(
+        labelled_images.labels, tuple(labelled_images.images[i] for i in six_times), ""
+    )
     once = [evaluate(each, labelled_images) for each in (first, second)]
-    often = [evaluate(each * 6, repeated) for each in (first, second)]
+    often = [evaluate([each[i] for i in six_times], repeated) for each in (first, second)]
     groups = [image.name for image in repeated.images]
     honest = compare(*often, groups=groups, rounds=150)
     careless, alone = compare(*often, rounds=150), compare(*once, rounds=150)
     width = alone.AP.high - alone.AP.low
     assert honest.AP.high - honest.AP.low == pytest.approx(width, rel=0.2)
     assert careless.AP.high - careless.AP.low < width / 1.8
-    assert (honest.images, honest.groups) == (90, 15)
+    assert (honest.images, honest.groups, honest.groups_with_objects) == (90, 15, 15)
 
 
 def test_the_whole_of_it_is_json():
@@ -183,6 +193,18 @@ def test_the_whole_of_it_is_json():
     assert read["better"] == "B"
     assert read["difference"]["AP"]["low"] < read["difference"]["AP"]["value"]
     assert (read["images"], read["rounds"], read["seed"]) == (20, 1000, 0)
+
+
+def test_draws_without_any_object_do_not_count():
+    labelled_images = data_set(labelled([[0, 0, 50, 50]], [1]), *[labelled([], [])] * 11)
+    nothing = [detected([], [], [])] * 11
+    worse = evaluate([detected([], [], []), *nothing], labelled_images)
+    better = evaluate([detected([[0, 0, 50, 50]], [0.9], ["cat"]), *nothing], labelled_images)
+    comparison = compare(worse, better)
+    assert comparison.AP.value == pytest.approx(1)
+    assert (comparison.AP.low, comparison.AP.high) == pytest.approx((1, 1))
+    assert (comparison.groups, comparison.groups_with_objects) == (12, 1)
+    assert comparison.sentence().startswith("no difference can be shown with these 12 images")
 
 
 # Errors

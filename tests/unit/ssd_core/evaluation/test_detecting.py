@@ -69,6 +69,19 @@ def test_progress_counts_every_image_once(constant_detector, pictures):
     assert done == [4, 8, 11]
 
 
+def test_images_are_read_only_a_few_batches_ahead(constant_detector):
+    done, ahead = [0], []
+
+    def read(index):
+        ahead.append(index - done[-1])
+        return np.zeros((400, 400, 3), np.uint8)
+
+    images = [replace(labelled([], []), read=lambda i=i: read(i)) for i in range(60)]
+    detect_all(constant_detector, data_set(*images), batch=4, on_progress=done.append)
+    assert len(ahead) == 60
+    assert max(ahead) <= 4 * 5  # two batches read ahead, two computed, one being put together
+
+
 def test_an_image_of_another_size_than_its_labels_are_for_is_named(constant_detector):
     with pytest.raises(EvaluationError, match=r"2\.jpg is 400x400, its labels are for 300x400"):
         detect_all(constant_detector, data_set(labelled([], []), broken()))

@@ -31,6 +31,12 @@ def test_misses_are_what_was_never_found_then_what_scores_too_low():
     assert found[0].box_xywh.tolist() == [200, 0, 80, 80]
 
 
+def test_an_object_found_with_the_score_of_the_threshold_is_missed():
+    evaluation = found_in(labelled([HERE], [1]), [HERE], [0.4], ["cat"])
+    assert told(misses(evaluation, 0.4)) == [("cat", "found with 0.40 only")]
+    assert told(misses(evaluation, 0.39)) == []
+
+
 def test_of_objects_that_were_never_found_the_largest_comes_first():
     image = labelled([FAR, HERE, THERE], [1, 1, 2])
     sizes = [mistake.box_xywh[2] for mistake in misses(found_in(image, [], [], []), 0.4)]

@@ -55,7 +55,7 @@ def test_nothing_true_has_no_balance():
 
 
 def test_the_balanced_threshold_does_not_reach_below_what_was_detected():
-    assert curve((0.5, True), objects=1).balanced(floor=0.01).score_threshold >= 0.01
+    assert 0.2 <= curve((0.3, True), objects=1).balanced(floor=0.2).score_threshold < 0.3
 
 
 @given(
@@ -88,6 +88,13 @@ def test_all_classes_together_count_each_object_once():
     assert evaluation.working.recall == pytest.approx(2 / 3)
     assert evaluation.per_class["cat"].working.recall == pytest.approx(1 / 2)
     assert evaluation.per_class["dog"].working.precision == pytest.approx(1 / 2)
+
+
+def test_the_threshold_of_the_detections_bounds_every_balanced_one():
+    found = detected([[0, 0, 50, 50]], [0.3], ["cat"])
+    evaluation = evaluate([found], data_set(labelled([[0, 0, 50, 50]], [1])), floor=0.2)
+    for point in (evaluation.balanced, evaluation.per_class["cat"].balanced):
+        assert 0.2 <= point.score_threshold < 0.3
 
 
 def test_without_a_working_threshold_there_is_no_working_point():

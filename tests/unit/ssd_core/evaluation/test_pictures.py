@@ -8,7 +8,8 @@ from PIL import Image
 
 from ssd_core.errors import DataError
 from ssd_core.evaluation import evaluate
-from ssd_core.evaluation.curves import write_curves
+from ssd_core.evaluation.curves import _envelope, write_curves
+from ssd_core.evaluation.operating_points import Curve
 from ssd_core.evaluation.pages import DETECTED, LABELLED, TILE_PX, TITLE_PX, write_mistakes
 from tests.unit.ssd_core.evaluation.scenes import (
     SIDE,
@@ -55,6 +56,22 @@ def test_a_miss_is_framed_where_the_object_is_seen(tmp_path):
     inside = misses[TITLE_PX + int(expected[1]) + 8, 8 + int(expected[0]) + 8]
     assert inside.tolist() == [255, 0, 0]
     assert not (false_alarms == DETECTED).all(axis=2).any()
+
+
+def test_detections_below_the_threshold_are_not_drawn(tmp_path):
+    image = replace(labelled([[40, 100, 80, 200]], [1]), read=checkerboard)
+    misses, _ = pages(tmp_path, image, detected([[100, 100, 150, 200]], [0.39], ["cat"]))
+    assert not (misses == DETECTED).all(axis=2).any()
+
+
+def test_the_mistake_is_drawn_above_other_boxes(tmp_path):
+    image = replace(labelled([[40, 100, 80, 200]], [1]), read=checkerboard)
+    crossing = detected([[60, 80, 100, 150]], [0.9], ["dog"])  # at (60, 100)
+    misses, false_alarms = pages(tmp_path, image, crossing)
+    scale, top = TILE_PX / 250, 25
+    x, y = 8 + round(60 * scale) + 1, TITLE_PX + round((100 - top) * scale) + 1
+    assert tuple(misses[y, x]) == LABELLED
+    assert (false_alarms == DETECTED).all(axis=2).any()
 
 
 def test_a_false_alarm_is_framed_beside_the_object(tmp_path):
@@ -107,6 +124,13 @@ def test_mistakes_need_a_working_threshold(tmp_path):
     evaluation = evaluate(detections, labelled_images)
     with pytest.raises(ValueError, match="without a working threshold"):
         write_mistakes(evaluation, labelled_images, tmp_path / "m.png", tmp_path / "f.png")
+
+
+def test_the_curve_has_the_best_precision_at_each_recall_or_above_and_ends_at_0():
+    curve = Curve(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 4)
+    recall, precision = _envelope(curve)
+    assert recall.tolist() == [0, 0.25, 0.25, 0.5, 0.5]
+    assert precision.tolist() == pytest.approx([1, 1, 2 / 3, 2 / 3, 0])
 
 
 @pytest.mark.parametrize("classes", [3, 14])
