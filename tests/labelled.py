@@ -3,7 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from ssd_core.errors import DataError
+from ssd_core.training.reading import read_data_set
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -62,3 +66,10 @@ def voc_xml(path, file_name, height, width, objects):
         f"<annotation><filename>{file_name}</filename>{size}{items}</annotation>", encoding="utf-8"
     )
     return path
+
+
+def faults_of(*paths, **options):
+    """The lines of the error that reading a data set raises."""
+    with pytest.raises(DataError) as caught:
+        read_data_set(paths, **options)
+    return str(caught.value).split("\n")

@@ -277,3 +277,9 @@ def test_crops_have_the_sizes_of_the_authors_code():
         assert 0 <= part.left <= 400 - part.width
         assert 0 <= part.top <= 400 - part.height
     assert min(part.width for part in cropped) < 0.5 * 400
+
+
+def test_what_is_less_than_a_pixel_wide_at_the_edge_gets_one():
+    assert augment._span(-999, 1000, 500, 300) == (0, 1, 299, 300)
+    assert augment._span(499, 1000, 500, 300) == (499, 500, 0, 1)
+    assert augment._span(0, 500, 500, 300) == (0, 500, 0, 300)

@@ -13,6 +13,7 @@ from ssd_core.training.loader import BatchLoader
 from ssd_core.training.reading import read_data_set
 from tests import clips
 from tests.conftest import WALKWAY
+from tests.labelled import faults_of, painted, save
 from worker.commands.recordings import Recordings
 from worker.events import DetectionsEvent
 from worker.sinks.coco import write_coco
@@ -75,8 +76,6 @@ def test_the_recording_may_lie_elsewhere_and_have_a_name_of_its_own(tmp_path):
 
 
 def test_pictures_that_were_taken_out_come_before_the_recording(tmp_path):
-    from tests.labelled import painted, save
-
     clip(tmp_path / "gate.mp4")
     save(painted(72, 96), tmp_path / "gate-000002.jpg")
     data_set = read_data_set([tagged(tmp_path / "tags.json")], recordings=Recordings())
@@ -100,12 +99,6 @@ def test_frames_named_by_cvat_come_from_the_only_recording(tmp_path):
     clip(tmp_path / "door.mp4")
     (line,) = faults_of(tags, recordings=Recordings())
     assert "several recordings may be meant (door.mp4, gate.mp4): keep one" in line
-
-
-def faults_of(*paths, **options):
-    with pytest.raises(DataError) as caught:
-        read_data_set(paths, **options)
-    return str(caught.value).split("\n")
 
 
 def test_a_missing_recording_is_told(tmp_path):

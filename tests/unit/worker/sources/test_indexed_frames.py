@@ -146,6 +146,16 @@ def test_frames_are_upright_as_in_a_replay(tmp_path):
         assert np.array_equal(frames.read(index), expected[index])
 
 
+def test_an_orientation_stated_at_key_frames_holds_for_those_between(tmp_path):
+    plain = make(tmp_path, "open.ts")
+    path = clips.with_display_orientation(plain, tmp_path / "turned.ts", quarter_turns=1)
+    frames = IndexedFrames(path, FRAMES - 1)
+    expected = replayed(path)
+    assert expected[9].shape == (96, 72, 3)
+    for index in (24, 9, 10):
+        assert np.array_equal(frames.read(index), expected[index])
+
+
 def test_damage_gives_the_frames_of_a_replay(tmp_path):
     path = make(tmp_path, "closed.mp4")
     content = bytearray(path.read_bytes())
