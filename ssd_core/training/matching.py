@@ -3,7 +3,8 @@
 Works on a whole batch at once, on any device and without waiting for it. Knows boxes only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,8 @@ def match_batch(
     ]
     best_iou, best_object, wanted, iou = map(torch.cat, zip(*parts, strict=True))
     found = best_object.masked_fill_(best_iou <= iou_threshold, BACKGROUND)
-    chosen = _one_each(wanted, iou, is_object, found.shape[1])
+    keys = _ranks(iou, torch.arange(objects, device=iou.device)[:, None])
+    chosen = _assignment(wanted)(keys, wanted, found.shape[1])
     # One column more, for objects that have none.
     found = torch.cat((found, found.new_empty(images, 1)), dim=1)
     found.scatter_(1, chosen, torch.arange(objects, device=found.device).expand(images, -1))
@@ -115,23 +117,30 @@ def pairwise_iou(boxes_xyxy: Tensor, default_boxes_xyxy: Tensor) -> Tensor:
     return overlap.div_(areas.sub_(overlap))
 
 
-def _one_each(wanted: Tensor, iou: Tensor, is_object: Tensor, num_defaults: int) -> Tensor:
-    """(B, N): the default box of each object, A for none; of K each, (B, N, K), with their IoU.
+def _assignment(wanted: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """What gives each object a default box of its own."""
+    if wanted.is_cuda and find_spec("triton") is not None:
+        from ssd_core.training.matching_triton import assign
 
-    Every round, each object asks for the default box that it overlaps most, of those that no other
-    holds with a higher IoU; each default box is held by the best that asked for it. In each round
-    at least one more pair is final, the best that is left: the result is that of taking the best
-    pair again and again.
+        return assign
+    return one_each
+
+
+def one_each(keys: Tensor, wanted: Tensor, num_defaults: int) -> Tensor:
+    """(B, N): the default box of each object, A for none; see ``matching_triton.assign``.
+
+    Every round, each object asks for the best of its default boxes, of those that no other holds
+    with a higher key; each default box is held by the best that asked for it. In each round at
+    least one more pair is final, the best that is left.
     """
     images, objects, count = wanted.shape
-    keys = _ranks(iou, torch.arange(objects, device=iou.device)[:, None])
     held = keys.new_full((images, num_defaults + 1), -1)
     """Key of the pair that each default box is in."""
     chosen = wanted.new_full((images, objects), num_defaults)
     for _ in range(count):
         is_lost = held.gather(1, wanted.flatten(1)).view_as(keys) > keys
         key, place = keys.masked_fill(is_lost, -1).max(dim=2)
-        asks = is_object & (key >= 0)
+        asks = key >= 0
         box = wanted.gather(2, place[..., None])[..., 0].where(asks, num_defaults)
         held = torch.full_like(held, -1).scatter_reduce_(1, box, key, "amax")
         wins = asks & (held.gather(1, box) == key)

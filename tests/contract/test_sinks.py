@@ -1,12 +1,15 @@
 """The guarantees of every sink, checked on all of them."""
 
+import contextlib
+
 import pytest
 
 from tests.conftest import stream_events, wait_until
 from tests.consuming import calls_of
 from tests.events import camera_event, detections_event
+from tests.garbage import alive, no_search_for_cycles
 from worker.errors import CameraRefused, Fenced, SinkError, SinkUnavailable, UsageError
-from worker.events import parse_event
+from worker.events import DetectionsEvent, parse_event
 from worker.publishing.checkpoint import ReplayClaim
 from worker.sinks.jsonl import JsonlSink
 from worker.sinks.memory import MemorySink
@@ -477,6 +480,19 @@ def test_a_server_that_cannot_be_started_or_does_not_answer_is_tried_again(valke
     problems.append(UsageError("no room"))  # it is asked for again, as another may be there now
     with pytest.raises(SinkUnavailable, match="no room"):
         sink.publish([detections_event(seq=1)])
+
+
+def test_a_write_that_fails_leaves_no_events_in_memory(valkey_server):
+    valkey_server.client.config_set("maxmemory", 1)
+    sink = RedisStreamSink(valkey_server.url)
+    with no_search_for_cycles():
+        before = len(alive(DetectionsEvent))
+        for full in (True, False):
+            with contextlib.suppress(SinkUnavailable):
+                sink.publish([detections_event(seq=seq) for seq in range(10)])
+                pytest.fail("it was published")
+            assert len(alive(DetectionsEvent)) == before, "full" if full else "stopped"
+            valkey_server.stop()
 
 
 def test_a_batch_of_many_cameras_costs_one_script_for_each_and_no_transaction(valkey_server):

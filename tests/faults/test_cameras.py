@@ -9,10 +9,14 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 
 from tests.conftest import wait_until
 from tests.faults.rtsp_faults import SILENT, Camera, Swallower, noise
 from tests.faults.watching import BUSY_SECONDS, wait_for_reason, wait_for_visit
+from tests.garbage import alive, no_search_for_cycles
+from worker.sources.camera_pictures import CameraPictures
 from worker.sources.reasons import SILENCE_SECONDS
 
 # Faults of the handshake, before the first frame or at a reconnect.
@@ -115,6 +119,17 @@ def test_a_camera_that_only_sends_by_udp_is_read_that_way(camera, watch):
 
 
 # Repeated connects.
+
+
+@pytest.mark.long
+def test_lost_connections_leave_nothing_behind(camera, watch):
+    camera.script = lambda session: session.send(3)
+    with no_search_for_cycles():
+        watched = watch(camera.url)
+        wait_until(lambda: len(watched.downs()) == 5, 60, "the last connection")
+        assert len(alive(CameraPictures)) <= 1  # the last one is kept until the next
+        watched.stop()
+        assert alive(CameraPictures, InputContainer, VideoCodecContext) == []
 
 
 @pytest.mark.long

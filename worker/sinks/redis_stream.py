@@ -222,12 +222,16 @@ class RedisStreamSink:
                 self._redis = self._connect()
             yield self._redis
         except REDIS_ERRORS as error:
-            explained = explain(error, server_of_url(self._url))
-            if "WRONGTYPE" in str(error):  # one of the camera's keys holds someone else's data
-                raise CameraRefused(camera_id, f"camera {camera_id}: {explained}") from error
-            if isinstance(explained, SinkUnavailable):
-                self.close()
-            raise explained from error
+            raise self._lost_by(error, camera_id) from error
+
+    def _lost_by(self, error: Exception, camera_id: str) -> Exception:
+        """What to raise; not connected any more if the server is unavailable."""
+        explained = explain(error, server_of_url(self._url))
+        if "WRONGTYPE" in str(error):  # one of the camera's keys holds someone else's data
+            return CameraRefused(camera_id, f"camera {camera_id}: {explained}")
+        if isinstance(explained, SinkUnavailable):
+            self.close()
+        return explained
 
     def _connect(self) -> "_ScriptedClient":
         try:

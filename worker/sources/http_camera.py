@@ -108,6 +108,8 @@ class HttpCamera:
         except NoImagesError:
             self._images_first = False
             raise refused from None
+        finally:
+            del refused  # its traceback holds this frame, which would hold it: see Intake
         self._images_first = True
         return begun
 

@@ -64,6 +64,9 @@ class Intake:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        # Else its owner, this and the traceback of the error refer to one another, and the memory
+        # of a decoder waits for Python's search for cycles, which in a worker comes once in hours.
+        self._packets, self._date, self._error = iter(()), Arrival, None
 
     def __iter__(self) -> Iterator[tuple[Arrival, float]]:
         """Arrivals, and how many seconds each was waited for. Raises what ended reading."""

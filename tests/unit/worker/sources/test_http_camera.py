@@ -12,8 +12,11 @@ from PIL import Image
 
 from tests.conftest import wait_until
 from tests.faults.watching import Watch, wait_for_reason
+from tests.garbage import alive, no_search_for_cycles
 from tests.http_cameras import Camera, head, part, snapshots, still_images, stream
 from worker.sources import image_stream
+from worker.sources.camera_pictures import CameraPictures
+from worker.sources.image_stream import ImageStream
 from worker.sources.limits import Limits
 
 JPEG = b"Content-Type: image/jpeg"
@@ -168,6 +171,15 @@ def test_a_stream_of_images_that_ends_is_closed(images):
     with Camera(stream(images, write, count=5)) as camera, Watch(camera.url) as watch:
         assert watch.wait_for_down().reason == "closed"
         assert watch.downs()[0].frames == 5
+
+
+def test_a_stream_that_has_ended_leaves_nothing_behind(images):
+    answer = stream(images, part(b"Content-Type: image/jpg"), count=3)
+    with no_search_for_cycles(), Camera(answer) as camera:
+        with Watch(camera.url) as watch:
+            wait_for_reason(watch, "closed")
+            assert alive(ImageStream)
+        assert alive(ImageStream, CameraPictures) == []
 
 
 def test_a_stream_of_images_that_stops_is_a_stall(images):

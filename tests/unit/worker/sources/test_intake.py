@@ -1,11 +1,13 @@
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
 from tests.clocks import Clock
 from tests.conftest import wait_until
+from tests.garbage import no_search_for_cycles
 from worker.sources import intake
 from worker.sources.arrivals import Arrival
 from worker.sources.intake import QUIET_SECONDS, READ_WAITED_SECONDS, Intake
@@ -325,3 +327,45 @@ def test_a_burst_without_an_end_is_waited_for_a_while_only(feed, reading, monkey
         taken.wait_until_caught_up(0.2)
         assert time.monotonic() - started >= 0.2
         feed.send(None)
+
+
+class Owner:
+    """What an intake belongs to, and asks for times."""
+
+    def __init__(self, packets):
+        self.error = None
+        self.intake = Intake(
+            packets, self.date, "camera", silence_seconds=60.0, is_stopped=lambda: False
+        )
+
+    def date(self, packet, at):
+        return Arrival(packet, at)
+
+    def read(self, count):
+        try:
+            with self.intake as arrivals:
+                for _ in zip(range(count), arrivals, strict=False):
+                    pass
+        except OSError as error:
+            self.error = str(error)
+
+
+def one_packet(error):
+    yield packet(0)
+    if error:
+        raise OSError(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "count", "seen"),
+    [(None, 9, None), ("gone", 9, "gone"), ("gone", 1, None)],
+    ids=["the end", "an error", "an error that nobody waited for"],
+)
+def test_what_is_over_is_freed_at_once(raised, count, seen):
+    with no_search_for_cycles():
+        owner = Owner(one_packet(raised))
+        owner.read(count)
+        assert owner.error == seen
+        freed = weakref.ref(owner)
+        del owner
+        assert freed() is None
