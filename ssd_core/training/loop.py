@@ -30,8 +30,11 @@ from ssd_core.training.run_folder import RunFolder
 from ssd_core.training.step import Losses, Stepper
 
 Numbers = Mapping[str, float | None]
-"""A detector's on the validation set, ``AP`` among them; None: not defined there."""
+"""A detector's on the validation set, ``AP`` among them; None: not defined there. If there is a
+``score_threshold``, it is the one to use, within ``SCORE_THRESHOLDS``."""
 Validate = Callable[[Detector], Numbers]
+SCORE_THRESHOLDS = (0.05, 0.6)
+"""What the best one on a small validation set is held to: below are false alarms, above misses."""
 NAMED_IMAGES = 8
 """Of a batch whose loss is no number."""
 
@@ -180,11 +183,21 @@ class Training:
 
     def best_detector(self) -> Detector:
         """A detector, on the CPU, with the weights of the best epoch."""
-        return Detector(self.best_network(), self.spec, torch.device("cpu"), torch.float32)
+        spec = self.best_spec({})
+        return Detector(self.best_network(), spec, torch.device("cpu"), torch.float32)
 
     def best_spec(self, record: Mapping[str, Any]) -> ModelSpec:
-        """The spec of the best weights: how they were trained, and what else ``record`` says."""
+        """The spec of the best weights: how they were trained, and what else ``record`` says.
+
+        With the score threshold that the validation gave.
+        """
         assert self.best is not None
+        threshold = self.best.numbers.get("score_threshold")
+        if threshold is None:
+            threshold = self.spec.score_threshold
+        else:
+            least, most = SCORE_THRESHOLDS
+            threshold = min(max(math.floor(threshold * 1000) / 1000, least), most)
         trained = {
             "settings": self._settings,
             "epoch": self.best.number,
@@ -192,7 +205,8 @@ class Training:
             **self.best.numbers,
             **record,
         }
-        return replace(self.spec, training=json.dumps(trained, ensure_ascii=False))
+        record_text = json.dumps(trained, ensure_ascii=False)
+        return replace(self.spec, training=record_text, score_threshold=threshold)
 
     def _detector(self) -> Detector:
         """The network as it is now, in a copy: a detector changes its network."""

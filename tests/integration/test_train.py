@@ -18,7 +18,7 @@ from ssd_core.checkpoints.safetensors_file import read_safetensors
 from tests.conftest import json_lines, wait_until
 from tests.lorries import COLOURS, write_data_set
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 QUICK = ("--epochs", "3", "--batch", "4", "--device", "cpu", "--workers", "0")
 SECONDS = 300
 """A run may take so long where all cores are busy."""
@@ -79,6 +79,9 @@ def test_the_weights_are_all_that_the_detector_and_a_replay_need(
     assert record["settings"]["weights"].startswith("sha256:41a4dff8")
     assert record["settings"]["seed"] == 0
     assert 0 <= record["AP"] <= record["AP50"] <= 1
+    assert detector.score_threshold == float(metadata["score_threshold"])
+    shown = f"score threshold: {detector.score_threshold:g} (the highest F1 on the validation set)"
+    assert shown in done.stderr
     assert set(record["versions"]) == {"ssd-worker", "torch", "torchvision"}
     assert "MediaPipe" in metadata["licence"]
     assert sorted(p.name for p in (tmp_path / "own.safetensors.training").iterdir()) == [

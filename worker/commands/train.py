@@ -194,7 +194,7 @@ def _run(
 
 
 def _validate(validation: "DataSet", console: TrainingConsole) -> "Validate":
-    from ssd_core.evaluation import detect_all, evaluate
+    from ssd_core.evaluation import DETECTION_THRESHOLD, detect_all, evaluate
 
     total = len(validation.images)
 
@@ -202,7 +202,9 @@ def _validate(validation: "DataSet", console: TrainingConsole) -> "Validate":
         found = detect_all(
             detector, validation, on_progress=lambda done: console.validating(done, total)
         )
-        return evaluate(found, validation, known=detector.spec.labels).numbers
+        result = evaluate(found, validation, known=detector.spec.labels, floor=DETECTION_THRESHOLD)
+        threshold = None if result.balanced is None else result.balanced.score_threshold
+        return result.numbers | {"score_threshold": threshold}
 
     return validate
 
@@ -286,8 +288,9 @@ def _finish(
         "versions": {name: version(name) for name in ("ssd-worker", "torch", "torchvision")},
     }
     dtype = torch.float16 if settings.half else None
+    spec = training.best_spec(record)
     try:
-        write_weights(folder.output, training.best_network(), training.best_spec(record), dtype)
+        write_weights(folder.output, training.best_network(), spec, dtype)
     except SsdError as error:
         raise WorkerError(
             f"{error}: the run is kept: give the same command again with --resume"
@@ -296,8 +299,10 @@ def _finish(
     _draw(training, folder, validation or data)
     best = training.best
     merit = f"AP {best.numbers['AP'] or 0:.3f}" if best.numbers else f"loss {best.loss:.3f}"
+    why = " (the highest F1 on the validation set)" if best.numbers else ""
     print(
         f"best epoch: {best.number} of {len(training.history)} ({merit})\n"
+        f"score threshold: {spec.score_threshold:g}{why}\n"
         f"weights: {folder.output}, for --weights of run, replay and evaluate",
         file=sys.stderr,
     )

@@ -1,11 +1,12 @@
 """What training starts from."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-from ssd_core import MODELS
+from ssd_core import MODELS, build_model
 from ssd_core.checkpoints.loading import load_model, save_checkpoint
 from ssd_core.errors import CheckpointError
 from ssd_core.training.initialisation import PRIOR, kept_classes, starting_model
@@ -57,14 +58,10 @@ def test_a_new_class_of_a_sigmoid_model_scores_the_prior(picture):
 
 @torch.no_grad()
 def test_a_new_class_of_a_softmax_model_scores_the_prior_wherever_the_background_is(
-    tiny_spec, tmp_path
+    tmp_path,
 ):
-    from dataclasses import replace
-
-    spec = replace(OID, name="ssd_mobilenet_v2_oid", activation="softmax")
+    spec = replace(OID, activation="softmax")
     torch.manual_seed(0)
-    from ssd_core import build_model
-
     base = build_model(spec)
     path = tmp_path / "softmax.safetensors"
     save_checkpoint(base, path, spec)
@@ -81,7 +78,6 @@ def test_a_new_class_of_a_softmax_model_scores_the_prior_wherever_the_background
 @torch.no_grad()
 def test_an_untrained_model_begins_as_the_paper_does_and_says_so(caplog):
     with caplog.at_level(logging.WARNING, "ssd_core"):
-        logging.getLogger("ssd_core").propagate = True
         network, spec, digest = starting_model(("__background__", "Lorry"), "ssd300_vgg16")
     assert digest is None
     assert "untrained" in caplog.text

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from ssd_core import MODELS, build_model
 from ssd_core.training.recipe import (
@@ -34,7 +34,8 @@ def network(request):
 # Learning rate
 
 
-@given(st.integers(1, 20_000))
+@given(st.integers(1, 2000))
+@example(20_000)
 def test_the_learning_rate_rises_to_the_highest_then_falls_to_the_lowest(steps):
     rates = [learning_rate(RECIPE, step, steps) for step in range(steps)]
     top = rates.index(max(rates))
