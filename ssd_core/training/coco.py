@@ -6,15 +6,18 @@ looks at no image.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Hashable, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ssd_core.training.annotated import AnnotatedImage, AnnotatedObject, Annotations
 from ssd_core.training.faults import Faults
 
 PARTS = ("images", "annotations", "categories")
+LABEL_STUDIO_NAME = re.compile(r"(?:.*/)?(?:upload/\d+/[0-9a-f]{8}-|[0-9a-f]{8}__)([^/]+)")
+"""Images as Label Studio names them, uploaded to a project or downloaded for an export."""
 
 
 def read_coco(path: Path, faults: Faults) -> Annotations | None:
@@ -33,9 +36,17 @@ def read_coco(path: Path, faults: Faults) -> Annotations | None:
     images = _images(content["images"], path, faults)
     _add_objects(content["annotations"], images, categories, path, faults)
     labels = list(dict.fromkeys(categories[each] for each in _in_order(categories)))
-    folder = path.parent
+    return Annotations(path, labels, list(images.values()), _folders(path))
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where tools put the images of a file, such as ``annotations/instances_SUBSET.json``.
+
+    COCO itself has them in ``SUBSET/``, CVAT in ``images/SUBSET/``.
+    """
+    folder, subset = path.parent, path.stem.partition("_")[2]
     folders = [folder, folder / "images", folder.parent, folder.parent / "images"]
-    return Annotations(path, labels, list(images.values()), folders)
+    return [*folders, *(each / subset for each in folders[2:] if subset)]
 
 
 def _read_json(path: Path, faults: Faults) -> Any:
@@ -82,8 +93,20 @@ def _images(items: list[Any], path: Path, faults: Faults) -> dict[Hashable, Anno
         else:
             size = _size(item.get("height")), _size(item.get("width"))
             stated = None if None in size else size
-            found[identity] = AnnotatedImage(f"{place} ({name})", name, stated)  # type: ignore[arg-type]
+            found[identity] = AnnotatedImage(
+                f"{place} ({name})",
+                name,
+                stated,  # type: ignore[arg-type]
+                _stem_before_upload(name),
+            )
     return found
+
+
+def _stem_before_upload(file_name: str) -> str:
+    """The stem that an image had before Label Studio put its prefix to it; "" without one."""
+    path = PureWindowsPath(file_name)
+    match = LABEL_STUDIO_NAME.fullmatch(path.as_posix())
+    return PureWindowsPath(match[1]).stem if match else ""
 
 
 def _add_objects(

@@ -196,7 +196,7 @@ def _read(path: Path, faults: Faults) -> list[Annotations]:
     elif is_voc(path):
         return [read_voc(path, faults)]
     elif path.is_dir():
-        files = sorted(path.glob("*.json"))
+        files = sorted(path.glob("*.json")) or sorted(path.glob("annotations/*.json"))
         if len(files) == 1:
             return [each for each in [read_coco(files[0], faults)] if each]
         faults.add_unusable(str(path), f"{len(files)} JSON files in it: {EXPECTED}")
@@ -210,8 +210,9 @@ def _read(path: Path, faults: Faults) -> list[Annotations]:
 def _frame(image: AnnotatedImage) -> tuple[str, int] | None:
     """Camera id ("" for that of the only recording) and index, if the name is that of a frame."""
     name = PureWindowsPath(image.file_name).name
-    if match := FRAME_NAME.fullmatch(name):
-        return match[1], int(match[2])
+    for each in (f"{image.stem}.jpg", name):
+        if match := FRAME_NAME.fullmatch(each):
+            return match[1], int(match[2])
     match = FRAME_OF_ONLY_VIDEO.fullmatch(name)
     return ("", int(match[1])) if match else None
 

@@ -114,6 +114,13 @@ def _weights(settings: EvaluateSettings) -> list[str | None]:
     return [*settings.checkpoints] or [settings.weights]
 
 
+def _is_model(weights: str | None) -> bool:
+    """Whether a model was named in place of a file: its weights in the package are meant."""
+    from ssd_core import MODELS
+
+    return weights in MODELS and not Path(weights).exists()
+
+
 def _load(settings: EvaluateSettings, weights: str | None) -> "Detector":
     import torch
 
@@ -122,8 +129,13 @@ def _load(settings: EvaluateSettings, weights: str | None) -> "Detector":
     from ssd_core.runners.heap import keep_freed_memory
 
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    model = settings.model
+    if _is_model(weights):
+        if model not in (None, weights):
+            raise UsageError(f"--model {model} and {weights}: name one of them")
+        model, weights = weights, None
     detector = Detector.load(
-        settings.model, weights=weights, device=settings.device, precision=settings.precision
+        model, weights=weights, device=settings.device, precision=settings.precision
     )
     if detector.device.type == "cpu":
         keep_freed_memory()
@@ -231,7 +243,7 @@ def _draw(evaluations: "list[Evaluation]", data_set: "DataSet", plots: Path) -> 
 def _described(detector: "Detector", weights: str | None) -> dict[str, Any]:
     return {
         "name": detector.spec.name,
-        "weights": "in the package" if weights is None else weights,
+        "weights": "in the package" if weights is None or _is_model(weights) else weights,
         "digest": detector.digest,
         "device": detector.hardware,
         "precision": str(detector.dtype).removeprefix("torch."),

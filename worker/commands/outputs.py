@@ -95,7 +95,11 @@ def finish_outputs(
     elif output is not None and output.suffix == ".json":
         from worker.sinks.coco import write_coco
 
-        made.make(output, claim, lambda note: write_coco(journal.read, output, labels, note))
+        made.make(
+            output,
+            claim,
+            lambda note: write_coco(journal.read, output, labels, note, reported=settings.labels),
+        )
     journal.finish(keep=output is not None and output.suffix == ".jsonl")
     made.forget()
     if output is not None:

@@ -523,8 +523,8 @@ class EvaluateSettings(Settings):
     )
     checkpoints: CliPositionalArg[list[str]] = Field(
         default=[],
-        description="weights file, or 'coco'; two are compared; default: the weights in the "
-        "package",
+        description="weights file, 'coco', or the name of a model for its weights in the package; "
+        "two are compared; default: the weights in the package",
     )
     images: Path | None = Field(
         None, description="folder of the images or recordings; default: beside the data"

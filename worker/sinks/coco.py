@@ -2,15 +2,20 @@
 
 One image per analysed frame, one annotation per detection with its score, categories by the
 model's class ids. https://cocodataset.org/#format-data
+
+Parts that say nothing are there too: CVAT refuses annotations without ``segmentation``, and some
+versions of it files without ``info`` and ``licenses``.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from worker.events import Detection, DetectionsData, DetectionsEvent, Event
 from worker.sinks.files import complete_or_absent, nothing
+
+INFO = {"description": "detections of ssd-worker"}
 
 
 def write_coco(
@@ -18,17 +23,23 @@ def write_coco(
     target: Path,
     labels: Sequence[str],
     on_complete: Callable[[Path], None] = nothing,
+    *,
+    reported: Collection[str] | None = None,
 ) -> None:
     """Write the frames among the events to ``target``, which appears when complete.
 
     ``read_events`` is called twice, for the images and for the annotations: a day of video does
     not fit into memory. ``labels`` are the model's, by class id; class 0, the background, is not a
-    category. ``on_complete``: see ``complete_or_absent``. Raises SinkError if the file cannot be
-    written.
+    category, nor is a label that is not ``reported`` (None: all are). ``on_complete``: see
+    ``complete_or_absent``. Raises SinkError if the file cannot be written.
     """
-    categories = [{"id": i, "name": name} for i, name in enumerate(labels) if i > 0]
+    categories = [
+        {"id": i, "name": name}
+        for i, name in enumerate(labels)
+        if i > 0 and (reported is None or name in reported)
+    ]
     with complete_or_absent(target, on_complete) as path, path.open("w", encoding="utf-8") as file:
-        file.write('{"images": ')
+        file.write(f'{{"info": {json.dumps(INFO)}, "licenses": [], "images": ')
         _write_list(file, _images(read_events()))
         file.write(', "annotations": ')
         _write_list(file, _annotations(read_events()))
@@ -73,6 +84,7 @@ def _annotations(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
                 "category_id": detection.class_id,
                 "bbox": [x1, y1, width, height],
                 "area": round(width * height, 2),
+                "segmentation": [],
                 "iscrowd": 0,
                 "score": detection.score,
             }

@@ -8,11 +8,21 @@ import pytest
 import torch
 
 from ssd_core import Detector
+from ssd_core.errors import CheckpointError
 from ssd_core.training.data import DataSet, LabelledImage
-from worker.commands.evaluate import _groups, _warn_of_learnt, _warn_of_unknown, run_evaluate
+from worker.commands.evaluate import (
+    _described,
+    _groups,
+    _load,
+    _warn_of_learnt,
+    _warn_of_unknown,
+    run_evaluate,
+)
 from worker.errors import DetectorError, UsageError
 from worker.settings.fields import EvaluateSettings
 from worker.settings.loading import load_settings
+
+NAME = "ssd_mobilenet_v2_oid"
 
 
 def data_set(*togethers, labels=("__background__", "Cat")):
@@ -98,6 +108,28 @@ def test_weights_that_were_trained_on_the_data_are_told_of(warnings):
 def test_weights_that_were_trained_elsewhere_are_not(warnings, training):
     _warn_of_learnt(training, "sha256:1", "own.safetensors")
     assert warnings() == []
+
+
+# Weights by the name of their model
+
+
+def test_the_name_of_a_model_means_its_weights_in_the_package():
+    found = _load(settings("labels.json", NAME, "own.safetensors"), NAME)
+    assert found.digest == Detector.load(NAME, device="cpu").digest
+    assert _described(found, NAME)["weights"] == "in the package"
+
+
+def test_a_file_goes_before_a_model_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=f"^{NAME}|weights {NAME}"):
+        _load(settings("labels.json", NAME), NAME)
+
+
+def test_two_models_for_one_place_are_refused():
+    wanted = settings("labels.json", NAME, "--model", "ssd300_vgg16")
+    with pytest.raises(UsageError, match=f"--model ssd300_vgg16 and {NAME}: name one of them"):
+        _load(wanted, NAME)
 
 
 # No memory left

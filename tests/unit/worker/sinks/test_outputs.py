@@ -55,9 +55,23 @@ def test_an_image_and_an_annotation_of_coco_have_all_that_is_known(tmp_path):
     }  # fmt: skip
     assert coco["annotations"][2] == {
         "id": 3, "image_id": 3, "category_id": 4, "bbox": [76.8, 115.2, 153.6, 115.2],
-        "area": 17694.72, "iscrowd": 0, "score": 0.9,
+        "area": 17694.72, "segmentation": [], "iscrowd": 0, "score": 0.9,
     }  # fmt: skip
     assert [category["id"] for category in coco["categories"]] == [1, 2, 3, 4]
+
+
+def test_coco_has_the_parts_that_labelling_tools_insist_on(tmp_path):
+    write_coco(replay, tmp_path / "tags.json", LABELS)
+    coco = json.loads((tmp_path / "tags.json").read_text())
+    assert list(coco) == ["info", "licenses", "images", "annotations", "categories"]
+    assert coco["info"] == {"description": "detections of ssd-worker"}
+    assert coco["licenses"] == []
+
+
+def test_the_categories_of_coco_are_the_labels_that_are_reported(tmp_path):
+    write_coco(replay, tmp_path / "tags.json", LABELS, reported=["Person", "Boot"])
+    coco = json.loads((tmp_path / "tags.json").read_text())
+    assert coco["categories"] == [{"id": 2, "name": "Boot"}, {"id": 4, "name": "Person"}]
 
 
 def test_pixels_in_coco_have_two_decimals(tmp_path):
