@@ -1,7 +1,9 @@
 """What training starts from: the network for own classes, with as much of other weights as fits.
 
 Backbone, extra layers and box heads are kept whole; of the class heads the rows of classes that
-have the same name. Knows neither images nor optimisers.
+have the same name. Batch norm is folded, as it is in the bundled model, and stays so: given back as
+an identity, it learnt no better (AP50 0.87 and 0.88 folded, measured as in ``recipe``). Knows
+neither images nor optimisers.
 """
 
 import logging
