@@ -1,179 +1,268 @@
-"""How fast SSD learns: matching and loss, and whole training steps, beside torchvision's.
+"""Whether SSD learns here: labelled images in, AP after each epoch out.
 
-    python benchmarks/training.py [--device cuda] [--quick]
+    python benchmarks/training.py digits [--variants ours "all negatives"] [--epochs 12]
+    python benchmarks/training.py trees
+    python benchmarks/training.py overfit [--models ssd300_vgg16]
 
-- loss: matching and the MultiBox loss, forward and backward, of 32 images with 20 objects each, for
-  the outputs of `ssd300_vgg16` with 91 classes; the outputs are random. torchvision's is
-  `SSDMatcher` with `SSD.compute_loss`.
-- step: forward, loss, backward and SGD of `ssd300_vgg16` on images that are there. torchvision's
-  is the same network, weights and loss; it also resizes its images, from 300x300 to 300x300.
+- digits: the bundled weights learn ten new classes from 1,000 images of digits in clutter
+  (packaged_data.py), measured on 300 images of other digits; and the same again without a part of
+  what SSD does: without matching's first step (an object's best default box, whatever the IoU),
+  without hard negatives (all default boxes without an object count), without augmentation; or with
+  focal loss instead of hard negatives.
+- trees: the bundled weights learn trees in 81 tiles of three aerial scenes, measured on a fourth,
+  from another site, also before any training. Says whether few labelled images of a domain that the
+  weights have never seen are worth something, and little about trees: the fourth has 61.
+- overfit: 20 images of digits, without augmentation, measured on themselves: what cannot learn
+  those by heart has a bug.
+
+Weights are those of the last epoch. Rows go to results/training.csv, plots to
+results/training-<task>.png. Seconds are of processor time, of all processes.
 """
 
 import argparse
-from collections.abc import Callable
-from types import SimpleNamespace
+import json
+import resource
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from common import RESULTS, alternate, finish, introduce, keep, parser, wall_seconds
-from cuda_timing import cuda_seconds
+import torch.nn.functional as F
+from common import RESULTS, finish, introduce, keep, parser
+from packaged_data import digits, trees
 from torch import Tensor
 
-from ssd_core.box_coder import cxcywh_to_xyxy
-from ssd_core.models.zoo import MODELS, build_model
-from ssd_core.training import multibox_loss
-from ssd_core.training.matching import match_batch, padded
+from ssd_core import Detector
+from ssd_core.evaluation import detect_all, evaluate
+from ssd_core.models.zoo import MODELS, ModelSpec
+from ssd_core.runners.heap import keep_freed_memory
+from ssd_core.training import loss as losses, matching, step
+from ssd_core.training.data import DataSet
+from ssd_core.training.initialisation import starting_model
+from ssd_core.training.loader import BatchLoader
+from ssd_core.training.loop import Epoch, Training
+from ssd_core.training.reading import read_data_set
+from ssd_core.training.recipe import Recipe, default_learning_rate
+from ssd_core.training.run_folder import RunFolder
 
-MODEL = "ssd300_vgg16"
-OBJECTS = 20
-SIZE = 300
+OVERFITTED = 20
+EPOCHS = {"digits": 12, "trees": 40, "overfit": 100}
+VGG_SIZE = 260
+"""The smallest for which its last feature map is left, rounded up."""
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--step-batch", type=int, help="default: --batch on a GPU, else 4")
-    options.add_argument("--seconds", type=float, default=5.0, help="per candidate")
+    options.add_argument("task", choices=EPOCHS)
+    options.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    options.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS)[:2])
+    options.add_argument("--epochs", type=int)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--workers", type=int, default=1)
     chosen = options.parse_args()
-    if chosen.quick:
-        chosen.batch, chosen.step_batch, chosen.seconds = 2, 1, 0.1
-    chosen.step_batch = chosen.step_batch or (chosen.batch if chosen.device == "cuda" else 4)
-    introduce(chosen.device, "torch", "torchvision", "triton")
-    torch.manual_seed(0)
-    results = {"loss": losses(chosen), "step": steps(chosen)}
-    finish("training", chosen.device, **results)
+    chosen.epochs = 1 if chosen.quick else chosen.epochs or EPOCHS[chosen.task]
+    introduce(chosen.device, "torch", "torchvision", "faster-coco-eval")
+    if chosen.device == "cpu":
+        keep_freed_memory()
+    task = {"digits": learn_digits, "trees": learn_trees, "overfit": overfit}[chosen.task]
+    results = task(chosen)
+    rows = [row for of_one in results.values() for row in of_one]
+    if not chosen.quick:
+        for row in rows:
+            keep(RESULTS / "training.csv", row, chosen.device)
+        plot(chosen.task, results)
+    finish("training", chosen.device, task=chosen.task, last=[r[-1] for r in results.values()])
 
 
-def losses(chosen: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of matching and loss, forward and backward."""
-    device, batch = chosen.device, chosen.batch
-    spec = MODELS[MODEL]
-    defaults = spec.default_boxes().to(device)
-    outputs = [
-        torch.randn(batch, len(defaults), size, device=device).requires_grad_()
-        for size in (4, spec.num_classes)
-    ]
-    boxes, labels = objects(batch, spec.num_classes, device)
-    if device == "cuda":
-        padded_boxes = padded(boxes)
-        torch.cuda.set_sync_debug_mode("error")
-        match_batch(*padded_boxes, defaults)
-        torch.cuda.set_sync_debug_mode("default")
-    theirs = torchvisions_loss(defaults)
-
-    def backward(loss: Callable[..., Any]) -> Callable[[], None]:
-        def call() -> None:
-            for output in outputs:
-                output.grad = None
-            sum(loss(*outputs, defaults, boxes, labels)).backward()
-
-        return call
-
-    def matching() -> None:
-        match_batch(*padded(boxes), defaults)
-
-    candidates = [
-        ("ours", backward(multibox_loss)),
-        ("torchvision", backward(theirs)),
-        ("ours, matching alone", matching),
-    ]
-    return measure("loss", candidates, chosen, batch=batch, precision="fp32")
-
-
-def steps(chosen: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of training steps."""
+def learn_digits(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Each variant, one after the other."""
+    folder = digits(40, 20) if chosen.quick else digits()
+    data, val = (read_data_set([folder / f"{name}.json"]) for name in ("train", "val"))
     found = {}
-    for precision in ("fp32", "bf16"):
-        ours, theirs = training_steps(chosen, precision)
-        candidates = [("ours", ours), ("torchvision", theirs)]
-        measured = measure("step", candidates, chosen, batch=chosen.step_batch, precision=precision)
-        found |= {f"{name} {precision}": ms for name, ms in measured.items()}
+    for name in chosen.variants:
+        network, spec, _ = starting_model(data.labels)
+        with VARIANTS[name]():
+            augment = name != "no augmentation"
+            found[name] = learn("digits", name, network, spec, data, val, chosen, augment=augment)
     return found
 
 
-def training_steps(
-    chosen: argparse.Namespace, precision: str
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A training step of ours and of torchvision's, on images of their own."""
-    from torchvision.models.detection import ssd300_vgg16
-
-    device, batch = chosen.device, chosen.step_batch
-    spec = MODELS[MODEL]
-    defaults = spec.default_boxes().to(device)
-    boxes, labels = objects(batch, spec.num_classes, device)
-    images = torch.rand(batch, 3, SIZE, SIZE, device=device)
-    targets = [{"boxes": b * SIZE, "labels": n} for b, n in zip(boxes, labels, strict=True)]
-    model = build_model(MODEL).to(device, memory_format=torch.channels_last).train()
-    peer = ssd300_vgg16(weights=None, weights_backbone=None).to(device).train()
-
-    def step(model: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.SGD(model.parameters(), 1e-5, momentum=0.9, weight_decay=5e-4)
-
-        def call() -> None:
-            optimizer.zero_grad()
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                total = loss()
-            total.backward()
-            optimizer.step()
-
-        return call
-
-    def our_loss() -> Tensor:
-        outputs = model(images.contiguous(memory_format=torch.channels_last))
-        return sum(multibox_loss(*outputs, defaults, boxes, labels))  # type: ignore[return-value]
-
-    def their_loss() -> Tensor:
-        return sum(peer(list(images), targets).values())  # type: ignore[return-value]
-
-    return step(model, our_loss), step(peer, their_loss)
+def learn_trees(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """After each epoch, and before the first."""
+    folder = trees()
+    data, val = (read_data_set([folder / f"{name}.json"]) for name in ("train", "val"))
+    network, spec, _ = starting_model(data.labels)
+    untrained = Detector(network, spec, torch.device(chosen.device), torch.float32)
+    before = row_of("trees", "ours", 0, 0.0, 0.0, numbers(untrained, val))
+    print(before, flush=True)
+    network, spec, _ = starting_model(data.labels)
+    return {"ours": [before, *learn("trees", "ours", network, spec, data, val, chosen)]}
 
 
-def objects(images: int, classes: int, device: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes (N, 4) xyxy in [0, 1] of a tenth to a half of the image, and classes (N,)."""
-    centers = torch.rand(images, OBJECTS, 2) * 0.4 + 0.3
-    sizes = torch.rand(images, OBJECTS, 2) * 0.4 + 0.1
-    boxes = cxcywh_to_xyxy(torch.cat((centers, sizes), -1)).to(device)
-    labels = torch.randint(1, classes, (images, OBJECTS)).to(device)
-    return list(boxes), list(labels)
+def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Each architecture, on the same images."""
+    folder = digits(40, 20) if chosen.quick else digits()
+    whole = read_data_set([folder / "train.json"])
+    few = replace(whole, images=whole.images[:OVERFITTED])
+    found = {}
+    for name in chosen.models:
+        network, spec, _ = starting_model(few.labels, name)
+        if name == "ssd300_vgg16":
+            spec = smaller(spec, VGG_SIZE)
+        chosen.batch = OVERFITTED // 2
+        found[name] = learn("overfit", name, network, spec, few, few, chosen, augment=False)
+    return found
 
 
-def torchvisions_loss(defaults: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """What torchvision's SSD does to match and to compute its loss."""
-    from torchvision.models.detection._utils import BoxCoder, SSDMatcher
-    from torchvision.models.detection.ssd import SSD
-    from torchvision.ops import box_iou
-
-    holder = SimpleNamespace(box_coder=BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)), neg_to_pos_ratio=3)
-    matcher = SSDMatcher(0.5)
-    anchors = cxcywh_to_xyxy(defaults) * SIZE
-
-    def loss(
-        regression: Tensor, logits: Tensor, _: Tensor, boxes: list[Tensor], labels: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        targets = [{"boxes": b * SIZE, "labels": n} for b, n in zip(boxes, labels, strict=True)]
-        matched = [matcher(box_iou(target["boxes"], anchors)) for target in targets]
-        heads = {"bbox_regression": regression, "cls_logits": logits}
-        found = SSD.compute_loss(holder, targets, heads, [anchors] * len(boxes), matched)
-        return found["bbox_regression"], found["classification"]
-
-    return loss
+def smaller(spec: ModelSpec, size: int) -> ModelSpec:
+    """The model for inputs of ``size`` pixels: maps that halve, the last two without padding."""
+    sides = [size // 8 + (size % 8 > 0)]
+    sides += [-(-sides[-1] // 2)]
+    sides += [-(-sides[-1] // 2)]
+    sides += [-(-sides[-1] // 2)]
+    sides += [sides[-1] - 2]
+    sides += [sides[-1] - 2]
+    maps = tuple((side, side) for side in sides)
+    return replace(spec, image_size=(size, size), feature_maps=maps, cells=None)
 
 
-def measure(
-    what: str,
-    candidates: list[tuple[str, Callable[[], None]]],
+def learn(
+    task: str,
+    variant: str,
+    network: Any,
+    spec: ModelSpec,
+    data: DataSet,
+    val: DataSet,
     chosen: argparse.Namespace,
-    **details: Any,
-) -> dict[str, float]:
-    """Milliseconds of each candidate; printed and kept."""
-    clock = cuda_seconds if chosen.device == "cuda" else wall_seconds
-    measured = alternate(candidates, seconds=chosen.seconds, clock=clock)
-    for name, seconds in measured.items():
-        row = {"what": what, "candidate": name, **details, "ms": round(1e3 * seconds, 3)}
+    *,
+    augment: bool = True,
+) -> list[dict[str, Any]]:
+    """A row per epoch."""
+    recipe = Recipe(chosen.epochs, chosen.batch, default_learning_rate(spec.name, chosen.batch))
+    rows: list[dict[str, Any]] = []
+    began = cpu_seconds()
+    spent = {"validation": 0.0}
+
+    def validate(detector: Detector) -> Mapping[str, float | None]:
+        before = cpu_seconds()
+        found = numbers(detector, val)
+        spent["validation"] += cpu_seconds() - before
+        return found
+
+    def on_epoch(epoch: Epoch) -> None:
+        seconds = cpu_seconds() - began - spent["validation"]
+        row = row_of(task, variant, epoch.number, seconds, epoch.loss, epoch.numbers)
         print(row, flush=True)
-        if not chosen.quick:
-            keep(RESULTS / "training.csv", row, chosen.device)
-    return {name: round(1e3 * seconds, 3) for name, seconds in measured.items()}
+        rows.append(row)
+
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        BatchLoader(data, spec, recipe.batch, augment=augment, workers=chosen.workers) as loader,
+    ):
+        folder = RunFolder(Path(directory) / "own.safetensors")
+        folder.claim()
+        device = torch.device(chosen.device)
+        training = Training(network, spec, data, recipe, device, folder, asdict(recipe))
+        training.run(loader, validate, on_epoch=on_epoch)
+        folder.release()
+    return rows
+
+
+def numbers(detector: Detector, val: DataSet) -> Mapping[str, float | None]:
+    """COCO's."""
+    return evaluate(detect_all(detector, val), val, known=detector.spec.labels).numbers
+
+
+def row_of(
+    task: str,
+    variant: str,
+    epoch: int,
+    seconds: float,
+    loss: float,
+    measured: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """A line of the results."""
+    shown = {name: measured[name] for name in ("AP", "AP50", "AP_small", "AP_medium", "AP_large")}
+    rounded = {name: None if value is None else round(value, 4) for name, value in shown.items()}
+    head = {"task": task, "variant": variant, "epoch": epoch}
+    return head | {"cpu_seconds": round(seconds), "loss": round(loss, 3)} | rounded
+
+
+def cpu_seconds() -> float:
+    """Of this process and those of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+# Variants
+
+
+@contextmanager
+def without_the_first_step() -> Iterator[None]:
+    """Default boxes are matched by IoU above the threshold alone."""
+
+    def none(wanted: Tensor, iou: Tensor, is_object: Tensor, num_defaults: int) -> Tensor:
+        return torch.full_like(is_object, num_defaults, dtype=torch.int64)
+
+    with patch.object(matching, "_one_each", none):
+        yield
+
+
+def with_loss(**options: Any) -> Callable[[], Any]:
+    """Another setting of the loss."""
+    return lambda: patch.object(step, "multibox_loss", partial(losses.multibox_loss, **options))
+
+
+@contextmanager
+def with_focal_loss(alpha: float = 0.25, gamma: float = 2.0) -> Iterator[None]:
+    """Focal loss of every class and default box (arXiv 1708.02002) instead of hard negatives."""
+
+    def focal(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
+        truth = F.one_hot(classes, logits.shape[-1]).to(logits.dtype)[..., 1:]
+        entropy = F.binary_cross_entropy_with_logits(logits[..., 1:], truth, reduction="none")
+        missing = 1 - torch.exp(-entropy)  # what is missing to a probability of 1 of the truth
+        weight = alpha * truth + (1 - alpha) * (1 - truth)
+        return (weight * missing**gamma * entropy).sum(-1)
+
+    with (
+        patch.object(losses, "_class_loss", focal),
+        with_loss(negatives_per_positive=1e9)(),
+    ):
+        yield
+
+
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "ours": nullcontext,
+    "no first step": without_the_first_step,
+    "all negatives": with_loss(negatives_per_positive=1e9),
+    "no augmentation": nullcontext,
+    "focal loss": with_focal_loss,
+}
+
+
+def plot(task: str, results: Mapping[str, list[dict[str, Any]]]) -> None:
+    """AP and AP50 by epoch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, measure in zip(axes, ("AP", "AP50"), strict=True):
+        for name, rows in results.items():
+            axis.plot([r["epoch"] for r in rows], [r[measure] for r in rows], label=name)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(measure)
+        axis.set_ylim(0, 1)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(RESULTS / f"training-{task}.png", dpi=100)
+    print(json.dumps({"plot": f"training-{task}.png"}))
 
 
 if __name__ == "__main__":

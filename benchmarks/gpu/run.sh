@@ -93,7 +93,7 @@ detector() {
 live() {
   benchmark live.py --start 64 --most 192 --seconds-per-step 5 --most-seconds 70 $quick
 }
-training() { benchmark training.py --seconds 4 $quick; }
+training() { benchmark training_speed.py --seconds 4 $quick; }
 e2e() { benchmark end_to_end.py --rounds 1 --torchvision-frames 150 $quick; }
 
 limits="warm 75
