@@ -83,7 +83,8 @@ def test_boxes_lie_on_the_objects(seed, height, width, count, name):
         if expected is None:
             assert thin, "its pixels are gone, and it is not so thin that they would be"
             continue
-        assert (box - torch.tensor(expected)).abs().max() < 2, (box, expected)
+        # A pixel of a small image may be twenty of the input, and its edges as soft.
+        assert (box - torch.tensor(expected)).abs().max() < 3, (box, expected)
 
 
 @settings(max_examples=15)
