@@ -90,6 +90,19 @@ def test_a_file_of_which_no_part_can_be_read_is_the_error_of_the_first(both):
         list(pictures)
 
 
+def test_a_file_that_cannot_be_opened_to_look_for_its_parts_is_read_as_one(both):
+    class Unreadable(DecodedPictures):
+        @contextmanager
+        def opened(self, part=WHOLE):
+            raise SourceError("no video in it")
+            yield
+
+    pictures = Unreadable(both)
+    assert [(part.start, part.end) for part in pictures.parts()] == [(0, None)]
+    with pytest.raises(SourceError, match="no video in it"):
+        list(pictures)
+
+
 def test_a_file_whose_parts_can_be_read_has_no_damage(both, logged):
     pictures = DecodedPictures(both)
     assert len(list(pictures)) == 12
