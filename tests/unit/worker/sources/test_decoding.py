@@ -15,6 +15,7 @@ from worker.sources import decoding
 from worker.sources.completeness import Completeness
 from worker.sources.decoding import DecodedPictures
 from worker.sources.limits import Limits
+from worker.sources.streams import packets_of
 from worker.sources.ts_parts import WHOLE
 
 
@@ -261,3 +262,32 @@ def test_a_packet_that_cannot_be_decoded_is_damage(clip):
     pictures.damaged = 2
     assert pictures._decoded(Packet()) == []
     assert pictures.damaged == 3
+
+
+def test_a_picture_with_errors_in_it_counts_as_damaged(tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.mp4", frames=20, size=(96, 128))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"mdat") + 4000
+    content[place : place + 300] = bytes(300)
+    path.write_bytes(content)
+    pictures = DecodedPictures(path)
+    with_errors = sum(each.picture.is_corrupt for each in pictures)
+    assert pictures.damaged == with_errors > 0
+    assert not pictures.cut_off
+
+
+@pytest.mark.parametrize("is_the_end", [False, True])
+@pytest.mark.parametrize("cut_before", [False, True])
+def test_an_error_between_packets_cuts_a_file_off_unless_it_is_the_end(
+    clip, monkeypatch, is_the_end, cut_before
+):
+    def failing(container, on_new_stream):
+        yield from packets_of(container, on_new_stream)
+        raise InvalidDataError(1, "invalid")
+
+    monkeypatch.setattr(decoding, "packets_of", failing)
+    pictures = DecodedPictures(clip)
+    pictures._is_the_end = lambda error: is_the_end
+    pictures.cut_off = cut_before
+    assert len(list(pictures)) == 6
+    assert pictures.cut_off is (cut_before or not is_the_end)
