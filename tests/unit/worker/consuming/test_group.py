@@ -44,6 +44,13 @@ def test_own_pending_entries_are_read_once_until_the_next_start(reading):
     assert one.calls_of("xreadgroup") == before + 1
 
 
+def test_own_pending_entries_of_an_earlier_process_are_read_at_the_start(reading):
+    earlier = reading()
+    earlier.add(1, 2)
+    earlier.take()
+    assert reading().take() == [1, 2]
+
+
 def test_many_own_pending_entries_are_read_in_portions(reading, monkeypatch):
     monkeypatch.setattr("worker.consuming.group.HISTORY_COUNT", 2)
     one = reading()
@@ -98,7 +105,6 @@ def test_new_entries_are_taken_from_the_own_pending_ones_until_a_lost_read_has_e
 
 
 def test_doubt_lasts_until_some_time_after_the_recovery(reading, monkeypatch):
-    monkeypatch.setattr("worker.consuming.group.DOUBT_SECONDS", 0.1)
     one = reading()
     one.take()
     one.reader.lost_reply()
@@ -106,9 +112,24 @@ def test_doubt_lasts_until_some_time_after_the_recovery(reading, monkeypatch):
     one.add(2)
     assert one.take() == []  # it may have been given to the lost read: here comes an earlier one
     assert one.take() == [2]
-    time.sleep(0.11)
+    monkeypatch.setattr("worker.consuming.group.DOUBT_SECONDS", 0.0)
+    one.reader.recovered()
     one.add(3)
     assert one.take() == [3]
+
+
+def test_what_a_lost_reply_had_is_where_a_deleted_group_goes_on(reading, caplog):
+    one = reading()
+    one.add(1, 2)
+    one.hand_to("one")
+    one.reader.lost_reply()
+    assert one.take() == [1, 2]
+    one.acknowledge(1, 2)
+    one.server.xgroup_destroy(GATE, GROUP)
+    one.add(3)
+    assert one.take_all() == []  # in doubt
+    assert one.take() == [3]
+    assert warnings(caplog) == [recreated("after entry 2-1")]
 
 
 # Acknowledgements
@@ -167,11 +188,11 @@ def test_an_acknowledgement_that_is_not_allowed_is_an_error(reading, stream):
 
 
 def test_claims_are_made_in_portions_until_nothing_is_left_and_then_rest(reading):
-    one = reading(streams=(GATE, YARD), claim_after_seconds=0.4)
+    one = reading(streams=(GATE, YARD), claim_after_seconds=40)
     one.add(*range(1, 13))
     one.add(*range(1, 4), stream=YARD)
     for stream in (GATE, YARD):
-        one.hand_to("dead", stream=stream, idle_ms=1000)
+        one.hand_to("dead", stream=stream, idle_ms=50_000)
     gate, rest, yard, nothing = (one.take_places() for _ in range(4))
     assert gate == [(GATE, number) for number in range(1, 11)]
     assert rest == [(GATE, 11), (GATE, 12)]
@@ -179,11 +200,12 @@ def test_claims_are_made_in_portions_until_nothing_is_left_and_then_rest(reading
     assert nothing == []
     assert one.pending() == {"one": list(range(1, 13))}
     one.add(20)
-    one.hand_to("dead", idle_ms=1000)
+    one.hand_to("dead", idle_ms=50_000)
     before = one.calls_of("xautoclaim")
     assert one.take() == []
     assert one.calls_of("xautoclaim") == before
-    time.sleep(0.11)  # a quarter of the time
+    assert 0 < one.reader._next_claim - time.monotonic() <= 10
+    one.reader._next_claim = time.monotonic()
     assert one.take() == [20]
 
 
@@ -193,6 +215,13 @@ def test_what_is_younger_is_not_claimed(reading):
     one.hand_to("slow", 1, idle_ms=20_000)
     one.hand_to("dead", 1, idle_ms=40_000)
     assert one.take_all() == [2]
+
+
+def test_trimmed_entries_which_redis_6_names_nil_are_not_claimed(reading, monkeypatch):
+    one = reading()
+    reply = (b"0-0", [(None, None), (b"1-1", {b"number": b"1"}), (None, None)])
+    monkeypatch.setattr(one.client, "xautoclaim", lambda *_: reply)
+    assert one.take() == [1]
 
 
 def test_claiming_leaves_out_what_is_no_stream_and_what_is_not_allowed_is_an_error(reading):
@@ -214,23 +243,30 @@ def consumers(one):
     return {each["name"].decode() for each in one.server.xinfo_consumers(GATE, GROUP)}
 
 
-def test_idle_consumers_are_looked_for_once_in_a_while(reading):
-    one = reading(remove_idle_after_seconds=0.2)
+def test_consumers_that_are_idle_and_hold_nothing_are_removed(reading):
+    one = reading(remove_idle_after_seconds=0.05)
+    assert one.take() == []
     for name in ("idle", "busy"):
         one.server.xgroup_createconsumer(GATE, GROUP, name)
-    assert one.take() == []
-    assert consumers(one) == {"idle", "busy", "one"}
-    before = one.calls_of("evalsha")
-    time.sleep(0.22)
     one.add(1)
     one.hand_to("busy")
+    time.sleep(0.06)
+    one.reader._next_removal = 0.0
     assert one.take() == []
     assert consumers(one) == {"busy", "one"}
-    one.server.xgroup_createconsumer(GATE, GROUP, "later")
-    for _ in range(3):
+
+
+def test_idle_consumers_are_looked_for_once_in_a_while(reading):
+    one = reading(remove_idle_after_seconds=4000)
+    one.server.xgroup_createconsumer(GATE, GROUP, "idle for a moment")
+    for _ in range(4):
         assert one.take() == []
-    assert one.calls_of("evalsha") == before + 1
-    assert "later" in consumers(one)
+    assert one.calls_of("evalsha") == 1
+    assert consumers(one) == {"idle for a moment", "one"}
+    assert 0 < one.reader._next_removal - time.monotonic() <= 1000
+    one.reader._next_removal = time.monotonic()
+    assert one.take() == []
+    assert one.calls_of("evalsha") == 2
 
 
 def test_looking_for_idle_consumers_deals_with_a_camera_and_goes_on_to_the_next(reading, caplog):
@@ -317,6 +353,20 @@ def test_a_group_is_created_again_before_the_first_entry_that_is_not_acknowledge
     assert one.take() == []  # the user has them
     assert one.pending() == {"one": [3, 4]}
     assert warnings(caplog) == [recreated("after entry 3-0")]
+
+
+def test_entries_that_are_read_again_do_not_move_a_group_back(reading, caplog):
+    one = reading()
+    one.add(1, 2, 3)
+    one.take()
+    one.acknowledge(2, 3)
+    one.reader.restart()
+    assert one.take() == [1]
+    one.acknowledge(1)
+    one.server.xgroup_destroy(GATE, GROUP)
+    one.add(4)
+    assert one.take_all() == [4]
+    assert warnings(caplog) == [recreated("after entry 3-1")]
 
 
 def test_what_is_skipped_does_not_hold_a_group_back(reading):

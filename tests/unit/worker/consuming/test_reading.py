@@ -60,25 +60,43 @@ def test_a_start_is_an_entry_id_or_the_end_as_it_is_then(reading, group):
 
 @both
 @pytest.mark.parametrize("start", ["0", "$"])
-def test_a_key_that_is_no_stream_is_tried_again_from_time_to_time(
-    reading, monkeypatch, caplog, group, start
-):
-    monkeypatch.setattr("worker.consuming.reading.SET_ASIDE_SECONDS", 0.1)
+def test_a_key_that_is_no_stream_is_tried_again_from_time_to_time(reading, caplog, group, start):
     reading.server.set(GATE, "somebody else's")
     one = reading(group, start, streams=(GATE, YARD))
+    stream = one.reader.streams[GATE]
+    assert 0 < stream.try_again_at - time.monotonic() <= 10
     assert not one.reader.must_poll
     one.add(1, stream=YARD)
     assert one.take_places() == [(YARD, 1)]
-    time.sleep(0.11)
-    assert one.take() == []  # it is tried, and still no stream
+    stream.try_again_at = time.monotonic()
+    before = one.calls_of("xreadgroup" if group else "xread")
+    assert one.take() == []  # it is tried, still no stream, and not read
+    assert one.calls_of("xreadgroup" if group else "xread") == before + 1
     one.server.delete(GATE)
     one.add(5, 6)
     assert one.take() == []  # not tried again so soon
-    time.sleep(0.11)
+    stream.try_again_at = time.monotonic()
     assert one.take_places() == [(GATE, 5), (GATE, 6)]
+    assert not stream.is_set_aside
     assert warnings(caplog) == [
         f"camera gate: set aside: {GATE} in Redis at HOST:PORT is not a stream: delete or rename it"
     ]
+
+
+@both
+def test_a_stream_that_was_away_for_a_while_is_read_on(reading, group):
+    one = reading(group)
+    one.add(1, 2)
+    assert one.take() == [1, 2]
+    one.server.rename(GATE, "elsewhere")
+    one.server.set(GATE, "somebody else's")
+    assert one.take() == []
+    assert one.reader.must_poll
+    one.server.rename("elsewhere", GATE)
+    one.reader.streams[GATE].try_again_at = 0.0
+    assert one.take() == []
+    one.add(3)
+    assert one.take() == [3]
 
 
 @both
