@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
 
-from tests.clips import cut
+from tests.clips import audio_only, cut
 from tests.conftest import WALKWAY
 from tests.unit.worker.sources.test_completeness import with_sound
 from tests.unit.worker.sources.test_opening import playlist
+from tests.unit.worker.sources.test_streams import file_of
 from worker.errors import SourceError
 from worker.sources import decoding
 from worker.sources.completeness import Completeness
@@ -156,6 +158,19 @@ def test_a_file_without_a_picture_says_why(clip):
     pictures = DecodedPictures(clip)
     pictures.over_limit = "too much"
     assert str(pictures.no_picture()) == f"{clip}: too much"
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = audio_only(tmp_path / "x.mp4")
+    with pytest.raises(SourceError, match=r"x\.mp4: has no video stream that can be decoded here$"):
+        list(DecodedPictures(path))
+
+
+def test_other_videos_of_a_file_are_said(tmp_path, logged):
+    path = tmp_path / "x.mkv"
+    streams = [("libx264", (48, 64), Disposition(0)), ("libx264", (96, 128), Disposition.default)]
+    DecodedPictures(file_of(path, *streams, frames=2)).say_what_is_in_it()
+    assert logged() == [f"{path}: analysing video stream 1 (h264, 128x96), not 0 (h264, 64x48)"]
 
 
 def test_a_file_that_is_gone_cannot_be_read(folder):
