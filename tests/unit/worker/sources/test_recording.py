@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 
 import av
@@ -130,19 +131,21 @@ def test_what_a_file_states_of_itself(tmp_path):
     path = cut(WALKWAY, tmp_path / "x.mp4", frames=14, size=(48, 64),
                metadata={"creation_time": "2024-05-01T12:00:00+02:00"})  # fmt: skip
     found = probe_recording(path, "clip")
-    assert (found.frames, found.rate, found.start_seconds) == (14, 10, 0)
+    assert (found.frames, found.rate, found.start_seconds, found.pixel_aspect) == (14, 10, 0, 1)
     assert found.start == datetime(2024, 5, 1, 10, tzinfo=UTC)
     plain = probe_recording(cut(WALKWAY, tmp_path / "x.mkv", frames=14, size=(48, 64)), "clip")
     assert (plain.frames, plain.start) == (14, None)
 
 
-def test_the_frames_of_all_parts_are_counted(tmp_path):
+def test_the_frames_of_all_parts_are_counted_and_the_first_states_the_rest(tmp_path):
     content = b""
-    for pid in ("256", "512"):
-        content += cut(WALKWAY, tmp_path / "x.ts", frames=20, size=(48, 64),
+    for pid, rate in (("256", 10), ("512", 20)):
+        content += cut(WALKWAY, tmp_path / "x.ts", frames=20, size=(48, 64), rate=rate,
                        container_options={"mpegts_start_pid": pid}).read_bytes()  # fmt: skip
     (tmp_path / "x.ts").write_bytes(content)
-    assert probe_recording(tmp_path / "x.ts", "clip").frames in range(36, 45)
+    found = probe_recording(tmp_path / "x.ts", "clip")
+    assert found.frames in range(36, 45)
+    assert found.rate == 10
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,16 @@ def test_a_file_that_cannot_be_read_says_why(recording, monkeypatch, call):
     monkeypatch.setattr(recordings, "is_animated_webp", fail)
     with pytest.raises(SourceError, match=r"clip\.mp4: cannot read it: Input/output error$"):
         call(recording.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "digested"),
+    [(b"abcdefghij", b"10abcdghij"), (b"abcd", b"4abcdabcd"), (b"ab", b"2abab")],
+)
+def test_a_digest_is_of_the_size_and_both_edges(tmp_path, monkeypatch, content, digested):
+    monkeypatch.setattr(recordings, "DIGEST_EDGE_BYTES", 4)
+    (tmp_path / "x").write_bytes(content)
+    assert recording_digest(tmp_path / "x") == sha256(digested).hexdigest()
 
 
 def test_a_frame_says_what_the_recording_says(recording):
