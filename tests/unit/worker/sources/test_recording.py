@@ -19,6 +19,8 @@ from worker.errors import SourceError, UsageError
 from worker.frames import Frame
 from worker.sources import recording as recordings
 from worker.sources.decoding import DecodedPictures
+from worker.sources.orientation import UPRIGHT
+from worker.sources.pictures import DecodedPicture
 from worker.sources.recording import (
     Recording,
     RecordingSource,
@@ -278,6 +280,15 @@ def test_a_still_picture_has_no_time_and_stays_for_none_that_is_stated(tmp_path,
         frames = [f for f in RecordingSource(found, SIZE) if isinstance(f, Frame)]
         assert {(f.pts, f.time_base) for f in frames} == {(None, 1 / found.rate)}
     assert {shown.stays_seconds for shown in upright_images(moving)} == {Fraction(1, 4)}
+
+
+def test_a_picture_that_states_no_duration_stays_for_none_that_is_stated(recording, monkeypatch):
+    picture = av.VideoFrame(16, 16, "rgb24")
+    picture.pts, picture.time_base = 0, Fraction(1, 10)
+    found = [DecodedPicture(picture, UPRIGHT)]
+    monkeypatch.setattr(recordings, "open_pictures", lambda path, limits: found)
+    (shown,) = upright_images(recording.path)
+    assert shown.stays_seconds is None
 
 
 def test_a_source_that_is_stopped_gives_nothing_more(recording):
