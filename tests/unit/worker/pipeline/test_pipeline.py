@@ -681,3 +681,25 @@ def test_a_publisher_that_has_failed_is_not_given_that_the_run_stops():
         pipeline_with(publisher, ListSource("gate", endless("gate"))).run()
     assert given
     assert not any('"stopped"' in event.to_json() for event in given)
+
+
+def test_cameras_that_come_later_are_watched():
+    sink = MemorySink()
+    pipeline = live_pipeline(sink=sink, waits_for_cameras=True)
+    source = ListSource("gate", endless("gate"))
+    threading.Timer(0.05, pipeline.watch, [[camera(source)]]).start()
+    deadline = time.monotonic() + 5
+    run_for(pipeline, lambda: sink.events or time.monotonic() > deadline)
+    assert {event.data.camera_id for event in sink.events} == {"gate"}
+
+
+def test_a_camera_whose_events_wait_for_the_sink_is_said_to_be_late(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.event_maker.LATE_SECONDS", 0.05)
+    monkeypatch.setattr("worker.publishing.outage.LAST_RETRY_SECONDS", 0.05)
+    sink = FlakySink()
+    pipeline = live_pipeline(ListSource("gate", endless("gate")), sink=sink)
+    threading.Timer(0.2, sink.back.set).start()
+    deadline = time.monotonic() + 5
+    run_for(pipeline, lambda: sink.events or time.monotonic() > deadline)
+    states = [e.data for e in sink.events if e.type == "ssd.camera.v1"]
+    assert ("degraded", "late") in {(data.state, data.reason) for data in states}
