@@ -703,3 +703,45 @@ def test_a_camera_whose_events_wait_for_the_sink_is_said_to_be_late(monkeypatch)
     run_for(pipeline, lambda: sink.events or time.monotonic() > deadline)
     states = [e.data for e in sink.events if e.type == "ssd.camera.v1"]
     assert ("degraded", "late") in {(data.state, data.reason) for data in states}
+
+
+def test_events_for_which_there_is_no_room_are_submitted_again():
+    class Full(LosslessPublisher):
+        """Takes events at the third try."""
+
+        tries = 0
+
+        def submit(self, events):
+            self.tries += 1
+            return self.tries % 3 == 0 and super().submit(events)
+
+    sink = MemorySink()
+    publisher = Full([sink], capacity=16)
+    pipeline = Pipeline(
+        [camera(ListSource("clip", recording(10)))], LosslessBatcher(4), detect,
+        EventMaker(MODEL, recording_digest="abc"), publisher, lossless=True,
+    )  # fmt: skip
+    summary = pipeline.run()
+    indices = [e.data.frame_index for e in sink.events if e.type == "ssd.detections.v1"]
+    assert indices == list(range(10))
+    assert summary.events == len(sink.events) == 11
+    assert pipeline.progress() == 3 + 3 * 2  # of three batches
+
+
+def test_a_publisher_that_fails_while_it_has_no_room_ends_the_run_at_once():
+    class Fails(LosslessPublisher):
+        tries = 0
+
+        def submit(self, events):
+            self.tries += 1
+            self.failure = SinkError("the disk is full")
+            return self.tries > 20
+
+    publisher = Fails([MemorySink()], capacity=16)
+    pipeline = Pipeline(
+        [camera(ListSource("clip", recording(10)))], LosslessBatcher(4), detect,
+        EventMaker(MODEL, recording_digest="abc"), publisher, lossless=True,
+    )  # fmt: skip
+    with pytest.raises(SinkError, match="the disk is full"):
+        pipeline.run()
+    assert publisher.tries == 1
