@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tests.events import camera_event, detections_event
 from tests.spools import spool_in
 from worker.errors import SpoolError
-from worker.publishing.spool import FILE_NAME, ROW_BYTES, Spool
+from worker.publishing.spool import FILE_NAME, ROW_BYTES, Portion, Spool
 
 
 def events(first, last, camera="gate", epoch=1):
@@ -47,6 +47,23 @@ def test_what_is_published_does_not_come_again(tmp_path):
     spool.forget(spool.oldest(6))
     assert len(spool) == 0
     assert everything(spool) == []
+
+
+def test_where_nothing_waits_the_oldest_are_none(tmp_path):
+    spool = spool_in(tmp_path)
+    assert spool.oldest(4) == Portion((), 0, 0, 0)
+    spool.append(events(0, 0))
+    portion = spool.oldest(4)
+    assert portion == Portion(tuple(events(0, 0)), 1, 1, SIZE)
+    spool.forget(portion)
+    assert spool.oldest(4) == Portion((), 1, 0, 0)
+
+
+def test_events_are_kept_over_a_connection_of_its_own(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 1))
+    spool.append_apart(events(2, 3))
+    assert everything(spool) == [0, 1, 2, 3]
 
 
 def test_events_outlive_the_process_that_kept_them(tmp_path):
