@@ -66,6 +66,30 @@ def test_events_are_kept_over_a_connection_of_its_own(tmp_path):
     assert everything(spool) == [0, 1, 2, 3]
 
 
+def test_cameras_are_in_use_while_they_are_served(tmp_path):
+    """What that is good for is seen from other processes: test_spool_contents.py."""
+    used = []
+
+    class Use:
+        def begin(self, destination, camera_id):
+            used.append(("begin", destination, camera_id))
+
+        def end(self, destination, camera_id):
+            used.append(("end", destination, camera_id))
+
+        def close(self):
+            used.append("close")
+
+    spool = spool_in(tmp_path, ("gate",), in_use=True)
+    spool._use.close()
+    spool._use = Use()
+    spool.add_cameras(["gate"])
+    spool.add_cameras(["gate", "yard"])
+    spool.remove_camera("gate")
+    spool.close()
+    assert used == [("begin", "here", "yard"), ("end", "here", "gate"), "close"]
+
+
 def test_events_outlive_the_process_that_kept_them(tmp_path):
     first = spool_in(tmp_path)
     first.append(events(0, 9))
