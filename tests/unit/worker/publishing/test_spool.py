@@ -66,11 +66,14 @@ def test_events_are_kept_over_a_connection_of_its_own(tmp_path):
     assert everything(spool) == [0, 1, 2, 3]
 
 
-def test_cameras_are_in_use_while_they_are_served(tmp_path):
+def test_cameras_are_in_use_while_they_are_served(tmp_path, monkeypatch):
     """What that is good for is seen from other processes: test_spool_contents.py."""
     used = []
 
     class Use:
+        def __init__(self, directory):
+            used.append(directory)
+
         def begin(self, destination, camera_id):
             used.append(("begin", destination, camera_id))
 
@@ -80,14 +83,37 @@ def test_cameras_are_in_use_while_they_are_served(tmp_path):
         def close(self):
             used.append("close")
 
+    monkeypatch.setattr("worker.publishing.spool.SpoolUse", Use)
     spool = spool_in(tmp_path, ("gate",), in_use=True)
-    spool._use.close()
-    spool._use = Use()
     spool.add_cameras(["gate"])
     spool.add_cameras(["gate", "yard"])
     spool.remove_camera("gate")
     spool.close()
-    assert used == [("begin", "here", "yard"), ("end", "here", "gate"), "close"]
+    assert used == [
+        tmp_path, ("begin", "here", "gate"), ("begin", "here", "yard"), ("end", "here", "gate"),
+        "close",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("second", [OSError("no room"), sqlite3.OperationalError("no room")])
+def test_a_damaged_spool_that_cannot_be_made_anew_is_one_line(tmp_path, monkeypatch, second):
+    errors = iter([sqlite3.DatabaseError("damaged"), second])
+
+    def fail(path):
+        raise next(errors)
+
+    monkeypatch.setattr("worker.publishing.spool.connect_spool", fail)
+    with pytest.raises(SpoolError, match=f"^{tmp_path / FILE_NAME}: no room$"):
+        spool_in(tmp_path)
+
+
+def test_a_directory_in_which_nothing_can_be_locked_is_one_line(tmp_path, monkeypatch):
+    def refuse(directory):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("worker.publishing.spool.SpoolUse", refuse)
+    with pytest.raises(SpoolError, match=f"^{tmp_path}: No locks available$"):
+        spool_in(tmp_path, in_use=True)
 
 
 def test_events_outlive_the_process_that_kept_them(tmp_path):
