@@ -95,16 +95,20 @@ def test_cameras_are_in_use_while_they_are_served(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("second", [OSError("no room"), sqlite3.OperationalError("no room")])
-def test_a_damaged_spool_that_cannot_be_made_anew_is_one_line(tmp_path, monkeypatch, second):
-    errors = iter([sqlite3.DatabaseError("damaged"), second])
+def test_a_damaged_spool_that_cannot_be_made_anew_is_one_line(tmp_path, monkeypatch, caplog):
+    def open_after(second):
+        errors = iter([sqlite3.DatabaseError("damaged"), second])
 
-    def fail(path):
-        raise next(errors)
+        def fail(path):
+            raise next(errors)
 
-    monkeypatch.setattr("worker.publishing.spool.connect_spool", fail)
-    with pytest.raises(SpoolError, match=f"^{tmp_path / FILE_NAME}: no room$"):
-        spool_in(tmp_path)
+        monkeypatch.setattr("worker.publishing.spool.connect_spool", fail)
+        return spool_in(tmp_path)
+
+    with pytest.raises(SpoolError, match=f"^{tmp_path / FILE_NAME}: no such disk$"):
+        open_after(OSError("no such disk"))
+    assert len(open_after(sqlite3.OperationalError("no room"))) == 0  # there may be room later
+    assert f"cannot spool events for now: {tmp_path / FILE_NAME}: no room" in caplog.text
 
 
 def test_a_directory_in_which_nothing_can_be_locked_is_one_line(tmp_path, monkeypatch):
