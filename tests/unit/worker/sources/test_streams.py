@@ -17,7 +17,7 @@ from worker.sources.camera_pictures import of_file
 from worker.sources.limits import DEFAULT_LIMITS, Meter
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
-from worker.sources.streams import packets_of, video_of
+from worker.sources.streams import packets_of, rate_of, video_of
 
 LARGE, SMALL = (96, 128), (48, 64)
 
@@ -182,3 +182,10 @@ def test_where_no_track_is_marked_it_is_ffmpegs_choice_but_never_a_preview():
         (None, [undecodable], None),
     ]:
         assert video_of(SimpleNamespace(streams=Streams(best, *videos))) is expected
+
+
+@pytest.mark.parametrize(
+    ("average", "guessed", "rate"), [(10, 25, 10), (None, 12, 12), (0, 12, 12), (None, None, 25)]
+)
+def test_the_average_rate_counts_before_what_ffmpeg_guesses(average, guessed, rate):
+    assert rate_of(SimpleNamespace(average_rate=average, guessed_rate=guessed)) == rate
