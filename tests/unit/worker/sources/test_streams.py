@@ -189,3 +189,16 @@ def test_where_no_track_is_marked_it_is_ffmpegs_choice_but_never_a_preview():
 )
 def test_the_average_rate_counts_before_what_ffmpeg_guesses(average, guessed, rate):
     assert rate_of(SimpleNamespace(average_rate=average, guessed_rate=guessed)) == rate
+
+
+def test_a_video_of_one_picture_is_chosen_only_where_there_is_no_longer_one(tmp_path):
+    one = file_of(tmp_path / "one.mp4", ("libx264", SMALL, DEFAULT), frames=1)
+    two = file_of(
+        tmp_path / "two.mp4", ("libx264", SMALL, DEFAULT), ("libx264", LARGE, PLAIN),
+        frames=2, pictures_of={0: 1},
+    )  # fmt: skip
+    for path, frames, (height, width) in ((one, 1, SMALL), (two, 2, LARGE)):
+        with av.open(str(path)) as container:
+            stream = video_of(container)
+            found = stream.frames, stream.codec_context.height, stream.codec_context.width
+        assert found == (frames, height, width)
