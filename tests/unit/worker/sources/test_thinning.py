@@ -217,10 +217,10 @@ def test_what_is_held_when_the_connection_ends_is_skipped():
 
 def test_a_gap_in_which_something_was_dropped_is_no_chosen_one_whatever_was_skipped_after_it():
     stream = Stream(fps=0.5, gop=25)
-    stream.send(151)
-    assert stream.gaps[-1] == (150, "skipped")
+    stream.send(126)
+    assert stream.gaps[-1] == (125, "skipped")
     stream.send(1, lag=KEY_FRAME_SECONDS + 0.1)
-    stream.send(49)  # with the key frame at 175, which is not wanted
-    assert stream.gaps[-1] == (200, "dropped")
+    stream.send(49)  # with the key frame at 150, which is not wanted
+    assert stream.gaps[-1] == (175, "dropped")
     stream.send(50)
-    assert stream.gaps[-1] == (250, "skipped")
+    assert stream.gaps[-1] == (225, "skipped")
