@@ -15,8 +15,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def reading(server):
-    """Starts readers, of an empty server."""
+    """Starts readers, of an empty server that forbids nothing."""
     server.client.flushall()
+    server.client.acl_setuser("default", enabled=True, commands=["+@all"])
     server.client.config_resetstat()
     started = []
 

@@ -7,6 +7,7 @@ from worker.servers.address import connect
 
 GATE, YARD = "ssd:{gate}:detections", "ssd:{yard}:detections"
 GROUP = "alerts"
+DELETED = f"camera gate: {GATE} was deleted: entries that were not read are lost"
 
 
 class Reading:
@@ -75,3 +76,15 @@ class Reading:
 
     def close(self):
         self.client.close()
+
+
+def recreated(where):
+    return (
+        f"camera gate: the group {GROUP} of {GATE} was deleted: created it again, to go on {where}"
+        ": what others had read may be repeated, or lost if it was not acknowledged"
+    )
+
+
+def forbid(client, *commands):
+    """Until the end of the test."""
+    client.acl_setuser("default", enabled=True, commands=[f"-{command}" for command in commands])
