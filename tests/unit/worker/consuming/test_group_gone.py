@@ -39,8 +39,7 @@ def test_a_group_that_was_deleted_is_created_again_after_the_last_entry_that_was
     one.acknowledge(1, 2, 3)
     one.server.xgroup_destroy(GATE, GROUP)
     one.add(4)
-    one.take()
-    assert one.take() == [4]
+    assert one.take() + one.take() + one.take() == [4]
     assert warnings(caplog) == [recreated("after entry 3-1")]
     assert one.pending() == {"one": [4]}
 
@@ -100,8 +99,7 @@ def test_a_stream_that_was_replaced_is_read_from_its_first_entry(reading, caplog
     one.take()
     one.server.delete(GATE)
     one.add(1, 2)
-    one.take()
-    assert one.take() == [1, 2]
+    assert one.take() + one.take() + one.take() == [1, 2]
     assert warnings(caplog) == [recreated("from the first entry")]
     assert one.reader._with_user == {(GATE, "1-1"), (GATE, "2-1")}
 
