@@ -95,15 +95,22 @@ def cluster(tmp_path):
             server.stop()
 
 
+def start_of_command(length, *words):
+    return b"*%d\r\n" % length + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+
 def test_a_lost_reply_of_a_cluster_is_noticed(cluster):
     url, proxy = cluster
     sink = RedisStreamSink(url)
     sink.publish([detections_event(seq=0)])
-    with EventConsumer(url, group="alerts", timeout_seconds=10) as consumer:
+    with EventConsumer(url, group="alerts", consumer="one", timeout_seconds=10) as consumer:
         events = iter(consumer)
         assert next(events).data.seq == 0
         sink.publish([detections_event(seq=seq) for seq in range(1, 4)])
-        proxy.cut_replies_to = b"$1\r\n>\r\n"  # of a read of new entries
+        # Of a read of new entries, and not of the question before it which keys such a read has.
+        proxy.cut_replies_to = start_of_command(
+            9, b"XREADGROUP", b"GROUP", b"alerts", b"one", b"COUNT", b"10"
+        )
         found = [next(events).data.seq]
         sink.publish([detections_event(seq=4)])
         found += [next(events).data.seq for _ in range(3)]

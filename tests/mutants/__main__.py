@@ -37,7 +37,8 @@ LEFT_OUT = {  # they show what FFmpeg and PyAV do, not decisions of their own
 }
 TESTS = ["tests/unit/worker", "tests/contract", "tests/integration/test_consumer.py",
          "tests/integration/test_consumer_groups.py",
-         "tests/integration/test_consumer_properties.py",
+         "tests/integration/test_consumer_properties.py", "tests/faults/test_consumers.py",
+         "tests/faults/test_consumers_connections.py", "tests/faults/test_consumers_keys.py",
          # Alone: hundreds of quick tests compare it with others, and would use up the seconds.
          "tests/unit/ssd_core/ops/test_decode_nms_reference.py"]  # fmt: skip
 

@@ -45,6 +45,11 @@ def in_a_thread(function):
     return thread, returned
 
 
+@pytest.mark.parametrize("batcher", [LatestFrameBatcher(4, 60), LosslessBatcher(4)])
+def test_who_puts_an_item_hears_that_it_was_taken(batcher):
+    assert [batcher.put(item) for item in (UP, frame(index=0), frame(index=1), DOWN)] == [True] * 4
+
+
 def test_a_newer_frame_replaces_the_waiting_one_and_takes_over_its_counts(live):
     live.put(frame(index=0, skipped=1))
     live.put(frame(index=1, dropped=2, skipped=2))

@@ -1,3 +1,4 @@
+from worker.frames import StreamLate
 from worker.pipeline.cameras import Camera, CameraRecord, CameraRecords
 from worker.pipeline.filtering import DetectionFilter
 
@@ -10,6 +11,13 @@ def test_a_new_epoch_counts_from_zero_and_keeps_what_was_not_reported():
     record.begin(2)
     assert (record.epoch, record.next_seq, record.frames, record.dropped) == (2, 0, 0, 0)
     assert (record.unreported_dropped, record.unreported_skipped) == (2, 4)
+
+
+def test_what_was_not_analysed_adds_up():
+    record = CameraRecord("gate", dropped=1, unreported_dropped=10, unreported_skipped=100)
+    record.count(StreamLate("gate", 1, 1.5, skipped=2, dropped=3))
+    record.count(StreamLate("gate", 1, 1.5, skipped=4, dropped=5))
+    assert (record.dropped, record.unreported_dropped, record.unreported_skipped) == (9, 18, 106)
 
 
 def test_a_camera_has_one_record_until_it_is_forgotten():

@@ -45,6 +45,21 @@ def test_a_batch_gives_the_detections_of_each_image_in_order(detector, images, c
         assert boxes == pytest.approx(alone.boxes_normalised.numpy(), abs=1e-3)
 
 
+def test_the_lowest_threshold_is_asked_of_the_detector(detector):
+    one = FrameDetector(detector)
+    default = one.default_threshold
+    assert one.lowest_threshold([]) == one.lowest_threshold([None]) == default
+    assert one.lowest_threshold([None, 0.05]) == 0.05
+    assert one.lowest_threshold([0.9, None]) == default
+    assert one.lowest_threshold([0.9, 0.8]) == 0.8
+    before = one.score_threshold
+    try:
+        one.score_threshold = 0.8
+        assert detector.score_threshold == one.score_threshold == 0.8
+    finally:
+        one.score_threshold = before
+
+
 def test_no_images_give_no_detections(detector):
     assert FrameDetector(detector)([])() == []
 

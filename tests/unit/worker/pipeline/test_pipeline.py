@@ -681,3 +681,67 @@ def test_a_publisher_that_has_failed_is_not_given_that_the_run_stops():
         pipeline_with(publisher, ListSource("gate", endless("gate"))).run()
     assert given
     assert not any('"stopped"' in event.to_json() for event in given)
+
+
+def test_cameras_that_come_later_are_watched():
+    sink = MemorySink()
+    pipeline = live_pipeline(sink=sink, waits_for_cameras=True)
+    source = ListSource("gate", endless("gate"))
+    threading.Timer(0.05, pipeline.watch, [[camera(source)]]).start()
+    deadline = time.monotonic() + 5
+    run_for(pipeline, lambda: sink.events or time.monotonic() > deadline)
+    assert {event.data.camera_id for event in sink.events} == {"gate"}
+
+
+def test_a_camera_whose_events_wait_for_the_sink_is_said_to_be_late(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.event_maker.LATE_SECONDS", 0.05)
+    monkeypatch.setattr("worker.publishing.outage.LAST_RETRY_SECONDS", 0.05)
+    sink = FlakySink()
+    pipeline = live_pipeline(ListSource("gate", endless("gate")), sink=sink)
+    threading.Timer(0.2, sink.back.set).start()
+    deadline = time.monotonic() + 5
+    run_for(pipeline, lambda: sink.events or time.monotonic() > deadline)
+    states = [e.data for e in sink.events if e.type == "ssd.camera.v1"]
+    assert ("degraded", "late") in {(data.state, data.reason) for data in states}
+
+
+def test_events_for_which_there_is_no_room_are_submitted_again():
+    class Full(LosslessPublisher):
+        """Takes events at the third try."""
+
+        tries = 0
+
+        def submit(self, events):
+            self.tries += 1
+            return self.tries % 3 == 0 and super().submit(events)
+
+    sink = MemorySink()
+    publisher = Full([sink], capacity=16)
+    pipeline = Pipeline(
+        [camera(ListSource("clip", recording(10)))], LosslessBatcher(4), detect,
+        EventMaker(MODEL, recording_digest="abc"), publisher, lossless=True,
+    )  # fmt: skip
+    summary = pipeline.run()
+    indices = [e.data.frame_index for e in sink.events if e.type == "ssd.detections.v1"]
+    assert indices == list(range(10))
+    assert summary.events == len(sink.events) == 11
+    assert pipeline.progress() == 3 + 3 * 2  # of three batches
+
+
+def test_a_publisher_that_fails_while_it_has_no_room_ends_the_run_at_once():
+    class Fails(LosslessPublisher):
+        tries = 0
+
+        def submit(self, events):
+            self.tries += 1
+            self.failure = SinkError("the disk is full")
+            return self.tries > 20
+
+    publisher = Fails([MemorySink()], capacity=16)
+    pipeline = Pipeline(
+        [camera(ListSource("clip", recording(10)))], LosslessBatcher(4), detect,
+        EventMaker(MODEL, recording_digest="abc"), publisher, lossless=True,
+    )  # fmt: skip
+    with pytest.raises(SinkError, match="the disk is full"):
+        pipeline.run()
+    assert publisher.tries == 1

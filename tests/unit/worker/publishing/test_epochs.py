@@ -6,8 +6,8 @@ import pytest
 
 from tests.events import detections_event
 from tests.spools import spool_in
-from worker.errors import CameraRefused, SinkUnavailable
-from worker.publishing.epochs import Epochs, PublishedEpochs
+from worker.errors import CameraRefused, Fenced, SinkUnavailable
+from worker.publishing.epochs import Epochs, PublishedEpochs, without_older
 
 
 class Sink:
@@ -135,3 +135,14 @@ def test_a_disk_that_takes_no_epochs_is_no_failure(tmp_path, caplog):
     spool.close()
     caplog.set_level(logging.DEBUG)
     PublishedEpochs(spool).keep([detections_event(epoch=7)])
+
+
+def test_events_up_to_the_epoch_that_was_refused_are_discarded_of_that_camera_alone(caplog):
+    events = [
+        detections_event(camera, epoch=epoch) for camera in ("gate", "yard") for epoch in (1, 2, 3)
+    ]
+    left = without_older(events, Fenced("gate", 2, "camera gate: taken"))
+    assert [(e.data.camera_id, e.data.epoch) for e in left] == [
+        ("gate", 3), ("yard", 1), ("yard", 2), ("yard", 3),
+    ]  # fmt: skip
+    assert "camera gate: discarding 2 events of an earlier run" in caplog.text

@@ -371,6 +371,19 @@ def test_what_a_write_that_hangs_holds_up_is_kept_for_the_next_start(start, tmp_
     sink.released.set()
 
 
+def test_a_write_that_is_under_way_when_the_time_is_up_has_another_second(start, tmp_path):
+    sink = HangingSink()
+    publisher = start(sink)
+    publisher.submit(events(0, 2))
+    assert sink.entered.wait(5)
+    release = threading.Timer(0.15, sink.released.set)
+    release.start()
+    assert publisher.close(0) == 0
+    release.join()
+    assert seqs(sink) == [0, 1, 2]
+    assert len(spool_in(tmp_path)) == 0  # or the next run would send them again
+
+
 def test_what_an_earlier_run_left_behind_later_events_does_not_turn_this_run_away(start, tmp_path):
     class Held(DeduplicatingSink):
         """Has events of epoch 5."""

@@ -206,3 +206,12 @@ def test_a_closing_publisher_tries_again_as_long_as_there_is_time(
     monkeypatch.setattr(lossless.time, "monotonic", lambda: 100.0)
     publisher._give_up_at = 100.0 + seconds_left
     assert publisher._sleep(0.001) == tries_again
+
+
+def test_a_recording_has_no_owner_and_nobody_waits_for_its_events():
+    publisher = LosslessPublisher([FlakySink()], capacity=10)
+    publisher.submit(events(0, 4))
+    assert (publisher.held, publisher.refused, publisher.failure) == ({}, {}, None)
+    assert publisher.may_watch("clip") is True
+    assert publisher.behind_seconds == 0
+    assert publisher.take_lost(["gate"]) == {}

@@ -507,3 +507,18 @@ def test_without_a_sink_that_knows_owners_every_camera_may_be_watched(clock):
     assert ours.step() == []
     assert ours.seconds_left() is None
     ours.give_back()
+
+
+def test_what_cannot_be_given_back_is_not_ours_all_the_same(sink, clock, monkeypatch):
+    ours = one(sink, "a")
+    ours.step()
+
+    given_back = []
+
+    def away(bids):
+        given_back.extend(bids)
+        raise SinkUnavailable("away")
+
+    monkeypatch.setattr(sink, "own", away)
+    ours.give_back()  # its time runs out
+    assert given_back == ["gate"]

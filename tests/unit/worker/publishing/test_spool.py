@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tests.events import camera_event, detections_event
 from tests.spools import spool_in
 from worker.errors import SpoolError
-from worker.publishing.spool import FILE_NAME, ROW_BYTES, Spool
+from worker.publishing.spool import FILE_NAME, ROW_BYTES, Portion, Spool
 
 
 def events(first, last, camera="gate", epoch=1):
@@ -47,6 +47,77 @@ def test_what_is_published_does_not_come_again(tmp_path):
     spool.forget(spool.oldest(6))
     assert len(spool) == 0
     assert everything(spool) == []
+
+
+def test_where_nothing_waits_the_oldest_are_none(tmp_path):
+    spool = spool_in(tmp_path)
+    assert spool.oldest(4) == Portion((), 0, 0, 0)
+    spool.append(events(0, 0))
+    portion = spool.oldest(4)
+    assert portion == Portion(tuple(events(0, 0)), 1, 1, SIZE)
+    spool.forget(portion)
+    assert spool.oldest(4) == Portion((), 1, 0, 0)
+
+
+def test_events_are_kept_over_a_connection_of_its_own(tmp_path):
+    spool = spool_in(tmp_path)
+    spool.append(events(0, 1))
+    spool.append_apart(events(2, 3))
+    assert everything(spool) == [0, 1, 2, 3]
+
+
+def test_cameras_are_in_use_while_they_are_served(tmp_path, monkeypatch):
+    """What that is good for is seen from other processes: test_spool_contents.py."""
+    used = []
+
+    class Use:
+        def __init__(self, directory):
+            used.append(directory)
+
+        def begin(self, destination, camera_id):
+            used.append(("begin", destination, camera_id))
+
+        def end(self, destination, camera_id):
+            used.append(("end", destination, camera_id))
+
+        def close(self):
+            used.append("close")
+
+    monkeypatch.setattr("worker.publishing.spool.SpoolUse", Use)
+    spool = spool_in(tmp_path, ("gate",), in_use=True)
+    spool.add_cameras(["gate"])
+    spool.add_cameras(["gate", "yard"])
+    spool.remove_camera("gate")
+    spool.close()
+    assert used == [
+        tmp_path, ("begin", "here", "gate"), ("begin", "here", "yard"), ("end", "here", "gate"),
+        "close",
+    ]  # fmt: skip
+
+
+def test_a_damaged_spool_that_cannot_be_made_anew_is_one_line(tmp_path, monkeypatch, caplog):
+    def open_after(second):
+        errors = iter([sqlite3.DatabaseError("damaged"), second])
+
+        def fail(path):
+            raise next(errors)
+
+        monkeypatch.setattr("worker.publishing.spool.connect_spool", fail)
+        return spool_in(tmp_path)
+
+    with pytest.raises(SpoolError, match=f"^{tmp_path / FILE_NAME}: no such disk$"):
+        open_after(OSError("no such disk"))
+    assert len(open_after(sqlite3.OperationalError("no room"))) == 0  # there may be room later
+    assert f"cannot spool events for now: {tmp_path / FILE_NAME}: no room" in caplog.text
+
+
+def test_a_directory_in_which_nothing_can_be_locked_is_one_line(tmp_path, monkeypatch):
+    def refuse(directory):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("worker.publishing.spool.SpoolUse", refuse)
+    with pytest.raises(SpoolError, match=f"^{tmp_path}: No locks available$"):
+        spool_in(tmp_path, in_use=True)
 
 
 def test_events_outlive_the_process_that_kept_them(tmp_path):

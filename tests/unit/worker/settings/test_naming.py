@@ -101,3 +101,36 @@ def test_a_source_that_cannot_be_meant_is_refused_also_where_its_id_is_already_k
 def test_passwords_of_sources_are_hidden_from_then_on():
     parse_sources(["gate=rtsp://admin:never-shown@host/x"])
     assert redact("the password never-shown") == "the password ***"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("\udcff.mp4", "a source is not UTF-8 text: rename the file that it names"),
+        ("rtsp://host/\udcff", "a source is not UTF-8 text"),
+        ("a\0b.mp4", "a source contains a NUL character"),
+        ("rtsp://host/a\0b", "a source contains a NUL character"),
+    ],
+)
+def test_what_no_file_and_no_url_can_have_is_refused(source, said):
+    for call in (check_source, lambda source: parse_sources([source])):
+        with pytest.raises(UsageError, match=f"^{said}"):
+            call(source)
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(UsageError, match="a source is empty"):
+        parse_sources([""])
+
+
+def test_a_name_that_is_too_long_for_a_file_is_none():
+    long = "x" * 5000
+    assert parse_sources([f"gate={long}"]) == {"gate": long}
+    with pytest.raises(UsageError, match="contains an @ and is not an existing file"):
+        check_source(f"{long}@host")
+
+
+@pytest.mark.parametrize("url", ["rtsp:///stream", "rtsp://:554/stream", "file:///clip.mp4"])
+def test_a_url_without_a_host_needs_one_where_no_id_is_given(url):
+    with pytest.raises(UsageError, match="names no host: write rtsp://HOST/PATH"):
+        parse_sources([url])

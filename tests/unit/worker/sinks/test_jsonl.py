@@ -1,4 +1,5 @@
 import fcntl
+from pathlib import Path
 
 import pytest
 
@@ -100,12 +101,14 @@ def test_a_journal_that_was_deleted_can_be_closed(output):
     assert list(output.parent.iterdir()) == []
 
 
-def test_a_journal_that_was_finished_and_begun_again_meanwhile_is_another(output, monkeypatch):
+@pytest.mark.parametrize("begun_again", [True, False])
+def test_a_journal_that_was_finished_meanwhile_is_another(output, monkeypatch, begun_again):
     first = JsonlSink(output, CLAIM, batch=1)
 
     def flock(file, operation):  # between opening and locking, the name went to another file
         first.finish(keep=True)
-        first.path.touch()
+        if begun_again:
+            first.path.touch()
 
     monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)
     with pytest.raises(UsageError, match="another replay"):
@@ -124,3 +127,56 @@ def test_an_error_without_words_of_the_system_is_one_line_all_the_same(output, m
     monkeypatch.setattr("worker.sinks.jsonl.fcntl.flock", flock)
     with pytest.raises(SinkError, match=r"^cannot write .*tags\.jsonl: no locks on this disk$"):
         JsonlSink(output, CLAIM, batch=1)
+
+
+def test_a_disk_that_takes_nothing_is_one_line(output):
+    sink = JsonlSink(output, CLAIM, batch=1)
+    with Path("/dev/full").open("ab") as sink._file:
+        with pytest.raises(SinkError, match="No space left on device"):
+            sink.publish(frames(0, 0))
+        sink.close()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_journal_that_is_gone_at_the_end_is_one_line(output, keep):
+    sink = JsonlSink(output, CLAIM, batch=1)
+    sink.path.unlink()
+    with pytest.raises(SinkError, match=r"^cannot write .*tags\.jsonl: No such file or directory$"):
+        sink.finish(keep=keep)
+    sink.close()
+
+
+def test_a_journal_is_begun_anew_with_restart_and_goes_on_without(output):
+    sink = JsonlSink(output, CLAIM, batch=2)
+    sink.publish(frames(0, 3))
+    assert sink.checkpoint("clip").events == 4
+    sink.publish([*frames(0, 4), ended(5)])  # sent again, and more
+    assert [event.data.seq for event in sink.read()] == list(range(6))
+    assert (sink.checkpoint("clip").events, sink.checkpoint("clip").finished) == (6, True)
+    sink.close()
+    again = JsonlSink(output, CLAIM, batch=2, restart=True)
+    assert again.checkpoint("clip").events == 0
+    assert again.path.read_bytes() == b""
+    again.close()
+    assert not again.path.exists()  # nothing in it
+
+
+def test_a_journal_with_one_event_stays_for_the_next_run(output):
+    sink = JsonlSink(output, CLAIM, batch=2)
+    sink.publish(frames(0, 0))
+    sink.close()
+    assert sink.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [(frames(0, 4), 4), ([*frames(0, 2), ended(3)], 4), (frames(0, 3), 2)]
+)
+def test_a_last_line_without_its_end_and_a_batch_that_is_not_whole_are_cut(output, written, kept):
+    sink = JsonlSink(output, CLAIM, batch=2)
+    sink.publish(written)
+    sink.close()
+    if kept == 2:
+        sink.path.write_bytes(sink.path.read_bytes()[:-1])
+    again = JsonlSink(output, CLAIM, batch=2)
+    assert again.checkpoint("clip").events == len(list(again.read())) == kept
+    again.close()

@@ -11,6 +11,7 @@ from worker.sources.arrivals import (
     PTS_DRIFT,
     REPORT_JUMP_SECONDS,
     ArrivalClock,
+    SenderClock,
 )
 
 MILLISECONDS = Fraction(1, 1000)
@@ -280,3 +281,9 @@ def test_a_clock_that_is_set_keeps_its_drift(clock):
 def test_a_report_on_a_packet_that_is_not_later_says_nothing_of_drift(clock, seconds):
     arrival = reported(clock, [(1.0, 0.0), (seconds, 0.01)], (2.0, 0.01))
     assert times([arrival]) == [2.01]
+
+
+def test_rounding_to_ticks_does_not_keep_a_report_from_being_confirmed():
+    clock = SenderClock()
+    assert clock.seconds_of(10.0, 1000.0) is None
+    assert clock.seconds_of(10.0, 1000.0005) == pytest.approx(1000.0005)

@@ -5,16 +5,19 @@ from contextlib import contextmanager
 
 import pytest
 from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
 
-from tests.clips import cut
+from tests.clips import audio_only, cut
 from tests.conftest import WALKWAY
 from tests.unit.worker.sources.test_completeness import with_sound
 from tests.unit.worker.sources.test_opening import playlist
+from tests.unit.worker.sources.test_streams import file_of
 from worker.errors import SourceError
 from worker.sources import decoding
 from worker.sources.completeness import Completeness
 from worker.sources.decoding import DecodedPictures
 from worker.sources.limits import Limits
+from worker.sources.streams import packets_of
 from worker.sources.ts_parts import WHOLE
 
 
@@ -90,6 +93,19 @@ def test_a_file_of_which_no_part_can_be_read_is_the_error_of_the_first(both):
         list(pictures)
 
 
+def test_a_file_that_cannot_be_opened_to_look_for_its_parts_is_read_as_one(both):
+    class Unreadable(DecodedPictures):
+        @contextmanager
+        def opened(self, part=WHOLE):
+            raise SourceError("no video in it")
+            yield
+
+    pictures = Unreadable(both)
+    assert [(part.start, part.end) for part in pictures.parts()] == [(0, None)]
+    with pytest.raises(SourceError, match="no video in it"):
+        list(pictures)
+
+
 def test_a_file_whose_parts_can_be_read_has_no_damage(both, logged):
     pictures = DecodedPictures(both)
     assert len(list(pictures)) == 12
@@ -142,6 +158,19 @@ def test_a_file_without_a_picture_says_why(clip):
     pictures = DecodedPictures(clip)
     pictures.over_limit = "too much"
     assert str(pictures.no_picture()) == f"{clip}: too much"
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = audio_only(tmp_path / "x.mp4")
+    with pytest.raises(SourceError, match=r"x\.mp4: has no video stream that can be decoded here$"):
+        list(DecodedPictures(path))
+
+
+def test_other_videos_of_a_file_are_said(tmp_path, logged):
+    path = tmp_path / "x.mkv"
+    streams = [("libx264", (48, 64), Disposition(0)), ("libx264", (96, 128), Disposition.default)]
+    DecodedPictures(file_of(path, *streams, frames=2)).say_what_is_in_it()
+    assert logged() == [f"{path}: analysing video stream 1 (h264, 128x96), not 0 (h264, 64x48)"]
 
 
 def test_a_file_that_is_gone_cannot_be_read(folder):
@@ -248,3 +277,32 @@ def test_a_packet_that_cannot_be_decoded_is_damage(clip):
     pictures.damaged = 2
     assert pictures._decoded(Packet()) == []
     assert pictures.damaged == 3
+
+
+def test_a_picture_with_errors_in_it_counts_as_damaged(tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.mp4", frames=20, size=(96, 128))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"mdat") + 4000
+    content[place : place + 300] = bytes(300)
+    path.write_bytes(content)
+    pictures = DecodedPictures(path)
+    with_errors = sum(each.picture.is_corrupt for each in pictures)
+    assert pictures.damaged == with_errors > 0
+    assert not pictures.cut_off
+
+
+@pytest.mark.parametrize("is_the_end", [False, True])
+@pytest.mark.parametrize("cut_before", [False, True])
+def test_an_error_between_packets_cuts_a_file_off_unless_it_is_the_end(
+    clip, monkeypatch, is_the_end, cut_before
+):
+    def failing(container, on_new_stream):
+        yield from packets_of(container, on_new_stream)
+        raise InvalidDataError(1, "invalid")
+
+    monkeypatch.setattr(decoding, "packets_of", failing)
+    pictures = DecodedPictures(clip)
+    pictures._is_the_end = lambda error: is_the_end
+    pictures.cut_off = cut_before
+    assert len(list(pictures)) == 6
+    assert pictures.cut_off is (cut_before or not is_the_end)

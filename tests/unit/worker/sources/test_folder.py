@@ -88,6 +88,13 @@ def test_a_moving_webp_lies_as_its_exif_says(tmp_path, orientation):
     assert np.array_equal(frames[0].image, expected)
 
 
+def test_a_moving_webp_without_exif_lies_as_it_is(tmp_path):
+    path = tmp_path / "x.webp"
+    picture(200).save(path, save_all=True, append_images=[picture(30)], duration=9, lossless=True)
+    frames, _ = read(path)
+    assert np.array_equal(frames[0].image, np.asarray(picture(200)))
+
+
 @pytest.mark.parametrize(("offset", "taken"), [
     ("+02:00", datetime(2026, 1, 1, 8, 30, tzinfo=UTC)), (None, None), ("?", None),
 ])  # fmt: skip

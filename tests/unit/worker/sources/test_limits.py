@@ -16,6 +16,7 @@ from worker.errors import SourceError
 from worker.frames import Frame, StreamDown
 from worker.settings.fields import RunSettings
 from worker.settings.loading import load_settings
+from worker.sources import limits as limits_module
 from worker.sources.decoding import DecodedPictures
 from worker.sources.limits import Limits, Meter, OverLimit
 from worker.sources.live import LiveSource
@@ -256,3 +257,19 @@ def test_each_limit_is_a_setting(monkeypatch):
     assert load_settings(RunSettings, "run", arguments).limits == Limits(100, 7, 1000)
     monkeypatch.delenv("SSD_WORKER_MAX_STREAMS")
     assert load_settings(RunSettings, "run", ["x.mp4"]).limits == Limits()
+
+
+def test_where_allocations_cannot_be_limited_a_line_says_so_and_reading_goes_on(
+    monkeypatch, caplog
+):
+    class WithoutFunction:
+        pass
+
+    def cannot_load(name):
+        raise OSError("no such library")
+
+    for library in (cannot_load, lambda name: WithoutFunction()):
+        caplog.clear()
+        monkeypatch.setattr(limits_module.ctypes, "CDLL", library)
+        limits_module._set_largest_block.__wrapped__()(1000)
+        assert "the size of FFmpeg's allocations cannot be limited here" in caplog.text

@@ -165,3 +165,12 @@ def test_a_camera_that_sent_nothing_while_it_was_looked_into_is_lost(
         return
     with pytest.raises(ConnectionLost, match="nothing arrived for 4 s"):
         connection.opened(looked_into=looked_into)
+
+
+def test_a_longer_silence_may_be_allowed(clock):
+    connection = Liveness()
+    read(connection, clock, 1, seconds=1)
+    connection.allow_silence(3 * SILENCE_SECONDS)
+    connection.packet(2 * SILENCE_SECONDS, of_video=True)
+    with pytest.raises(ConnectionLost):
+        connection.packet(3 * SILENCE_SECONDS, of_video=True)

@@ -1,6 +1,7 @@
 """What FFmpeg may open for a source, with real files and real servers on loopback."""
 
 import itertools
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,21 +10,25 @@ from pathlib import Path
 
 import av
 import pytest
+from av.error import ArgumentError
 
 from tests.clips import cut
 from tests.conftest import WALKWAY
 from worker.errors import SourceError
 from worker.frames import Frame, StreamDown
-from worker.sources.limits import Limits, Meter
+from worker.sources.limits import Limits, Meter, OverLimit
 from worker.sources.live import LiveSource
 from worker.sources.opening import (
     INVALID_SEEK,
     PROTOCOLS,
+    FormatRefused,
     _as_ffmpeg_reads,
     _MeteredFile,
     _PartOfFile,
     camera_options,
     hardware_decoder,
+    open_camera,
+    open_recording,
     scheme_of,
 )
 from worker.sources.recording import RecordingSource, probe_recording
@@ -320,3 +325,75 @@ def test_a_scheme_is_what_is_before_the_slashes_in_lower_case():
 
 def test_only_a_gpu_has_a_hardware_decoder():
     assert hardware_decoder(None) is None
+
+
+def test_a_recording_over_the_limit_says_so_and_not_what_ffmpeg_makes_of_its_end(segment, tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.mp4", frames=8, container_options={"movflags": "0"})
+    limits = Limits(max_bytes_without_frame=1000)
+    with (
+        pytest.raises(OverLimit, match="more than 1000 bytes without a frame"),
+        open_recording(path, limits, Meter(limits)),
+    ):
+        pass
+
+
+def test_ffmpegs_allocations_are_limited_before_it_opens_anything(segment, monkeypatch):
+    limited = []
+    monkeypatch.setattr(Limits, "limit_blocks", lambda limits: limited.append(limits))
+    limits = Limits(max_pixels=10**6)
+    with open_recording(segment, limits, Meter(limits)):
+        assert limited == [limits]
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.mp4"])
+def test_streams_that_ffmpeg_refuses_are_too_many(tmp_path, name):
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(4)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for stream in streams:
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+            container.mux(stream.encode(None))
+    limits = Limits(max_streams=2)
+    with (
+        pytest.raises(OverLimit, match="more than 2 streams"),
+        open_recording(path, limits, Meter(limits)),
+    ):
+        pass
+    allowed = Limits(max_streams=4)
+    with open_recording(path, allowed, Meter(allowed)) as container:
+        assert len(container.streams) == 4
+
+
+def answering(content):
+    """The URL of a TCP server that sends this and closes, once."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        with listener, listener.accept()[0] as connection:
+            connection.sendall(content)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_refused_format_is_said_of_http_and_not_of_cameras_of_another_kind(server):
+    content = b"ffconcat version 1.0\nfile 'x'\n"
+    server.pages["/x"] = content
+    for url, expected in ((server.url("/x"), FormatRefused), (answering(content), ArgumentError)):
+        with (
+            pytest.raises(expected),
+            open_camera(url, {}, Limits(), timeout_seconds=(5, 5)),
+        ):
+            pass
+
+
+def test_a_video_of_an_unknown_codec_can_be_opened_and_not_decoded(tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.avi", frames=2, codec="mpeg4", size=(48, 64), options={})
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with open_recording(path, Limits(), Meter(Limits())) as container:
+        (stream,) = container.streams.video
+        assert stream.codec_context is None
+    with pytest.raises(SourceError, match="has no video stream that can be decoded here"):
+        probe_recording(path, "x")

@@ -198,6 +198,11 @@ def test_the_eight_matrices_are_eight_orientations():
     ]]  # fmt: skip
 
 
+@pytest.mark.parametrize("matrix", [(0, 65536, 0, 0), (-65536, 0, -65536, 0), (0, 0, 0, 0)])
+def test_a_matrix_that_flattens_the_picture_leaves_it_as_it_is(matrix):
+    assert orientation_of_matrix(*matrix) == Orientation()
+
+
 def test_an_upright_picture_is_not_copied():
     image = np.zeros((2, 3, 3), np.uint8)
     assert Orientation().upright(image) is image

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 
 from tests.clocks import Clock
 from worker.sources import pacing
-from worker.sources.pacing import FASTEST, LONGEST_GAP_SECONDS, Pace
+from worker.sources.pacing import FASTEST, LONGEST_GAP_SECONDS, Pace, PlaylistPace, wait_until
 
 
 @pytest.fixture
@@ -101,3 +103,52 @@ def test_what_is_just_within_a_limit_is_neither_a_jump_nor_too_late(clock, of_fi
     played(clock, late, [0.0])
     clock.now += LONGEST_GAP_SECONDS
     assert steps(played(clock, late, [0.0, 3.0])) == [2.0]  # it catches up
+
+
+@pytest.fixture
+def sleeps(clock):
+    """How long each sleep was."""
+    found = []
+    clock.sleep = lambda seconds: (found.append(seconds), clock.wait(seconds))
+    return found
+
+
+def test_a_wait_ends_when_it_is_due_and_looks_meanwhile_whether_it_was_stopped(clock, sleeps):
+    assert wait_until(clock.now + 0.5, lambda: False)
+    assert sleeps == pytest.approx([0.2, 0.2, 0.1])
+    assert wait_until(clock.now, lambda: False)
+    assert wait_until(clock.now - 1, lambda: False)
+    assert len(sleeps) == 3
+    stopped_at = clock.now + 0.3
+    assert not wait_until(clock.now + 60, lambda: clock.now >= stopped_at)
+    assert len(sleeps) == 5
+    assert not wait_until(clock.now - 1, lambda: True)
+
+
+def test_the_packets_of_a_playlist_are_passed_on_when_its_pictures_are_due(clock, sleeps):
+    def packet(index, dts):
+        return SimpleNamespace(stream_index=index, dts=dts, time_base=Fraction(1, 10))
+
+    packets = [
+        packet(1, 0), packet(0, 500), packet(1, 3), packet(0, None), packet(1, None), packet(1, 5),
+    ]  # fmt: skip
+    # Gaps of up to four pictures are played: of 3 s here.
+    stream = SimpleNamespace(index=1, average_rate=Fraction(4, 3), guessed_rate=None)
+    pace = PlaylistPace(stream, is_stopped=lambda: False)
+    began_at, passed = clock.now, []
+    for each in pace.of(iter(packets)):
+        passed.append((each, round(clock.now - began_at, 3)))
+    assert passed == list(zip(packets, [0, 0, 0.3, 0.3, 0.3, 0.5], strict=True))
+    assert pace.played_at == pytest.approx(began_at + 0.5)
+    for dts, waited in ((5 + 30, 3), (35 + 31, 0)):
+        before = clock.now
+        list(pace.of(iter([packet(1, dts)])))
+        assert clock.now - before == pytest.approx(waited)
+
+
+def test_a_playlist_that_is_stopped_waits_no_longer(clock, sleeps):
+    stream = SimpleNamespace(index=0, average_rate=Fraction(10), guessed_rate=None)
+    pace = PlaylistPace(stream, is_stopped=lambda: True)
+    packets = [SimpleNamespace(stream_index=0, dts=n, time_base=Fraction(1)) for n in (0, 1)]
+    assert list(pace.of(iter(packets))) == packets
+    assert sleeps == []

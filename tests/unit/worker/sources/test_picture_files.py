@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from worker.sources.animated_webp import is_animated_webp
 from worker.sources.picture_files import is_picture, kind_of_picture
 
 
@@ -38,3 +39,20 @@ def test_what_is_something_else_is_left_to_ffmpeg(tmp_path, name, content):
 ])  # fmt: skip
 def test_pictures_are_known_by_their_names(tmp_path, name, expected):
     assert is_picture(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "flags", "length", "expected"),
+    [
+        (b"RIFF", b"WEBPVP8X", 0x02, 30, True),
+        (b"RIFF", b"WEBPVP8X", 0x3E, 40, True),
+        (b"RIFF", b"WEBPVP8X", 0x3C, 30, False),
+        (b"RIFX", b"WEBPVP8X", 0x02, 30, False),
+        (b"RIFF", b"AVI LIST", 0x02, 30, False),
+        (b"RIFF", b"WEBPVP8X", 0x02, 29, False),
+    ],
+)
+def test_an_animated_webp_says_so_in_its_header(tmp_path, start, kind, flags, length, expected):
+    header = start + bytes(4) + kind + bytes(4) + bytes([flags])
+    (tmp_path / "x").write_bytes(header.ljust(length, b"\0"))
+    assert is_animated_webp(tmp_path / "x") is expected

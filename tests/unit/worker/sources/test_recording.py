@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
+from hashlib import sha256
 from itertools import islice
 
 import av
@@ -15,11 +17,18 @@ from tests.clips import cut, set_rotation
 from tests.conftest import WALKWAY
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame
+from worker.sources import recording as recordings
+from worker.sources.decoding import DecodedPictures
+from worker.sources.orientation import UPRIGHT
+from worker.sources.pictures import DecodedPicture
 from worker.sources.recording import (
+    Recording,
     RecordingSource,
     _stated_start,
     check_playable,
+    open_pictures,
     probe_recording,
+    recording_digest,
     upright_images,
 )
 
@@ -124,19 +133,21 @@ def test_what_a_file_states_of_itself(tmp_path):
     path = cut(WALKWAY, tmp_path / "x.mp4", frames=14, size=(48, 64),
                metadata={"creation_time": "2024-05-01T12:00:00+02:00"})  # fmt: skip
     found = probe_recording(path, "clip")
-    assert (found.frames, found.rate, found.start_seconds) == (14, 10, 0)
+    assert (found.frames, found.rate, found.start_seconds, found.pixel_aspect) == (14, 10, 0, 1)
     assert found.start == datetime(2024, 5, 1, 10, tzinfo=UTC)
     plain = probe_recording(cut(WALKWAY, tmp_path / "x.mkv", frames=14, size=(48, 64)), "clip")
     assert (plain.frames, plain.start) == (14, None)
 
 
-def test_the_frames_of_all_parts_are_counted(tmp_path):
+def test_the_frames_of_all_parts_are_counted_and_the_first_states_the_rest(tmp_path):
     content = b""
-    for pid in ("256", "512"):
-        content += cut(WALKWAY, tmp_path / "x.ts", frames=20, size=(48, 64),
+    for pid, rate in (("256", 10), ("512", 20)):
+        content += cut(WALKWAY, tmp_path / "x.ts", frames=20, size=(48, 64), rate=rate,
                        container_options={"mpegts_start_pid": pid}).read_bytes()  # fmt: skip
     (tmp_path / "x.ts").write_bytes(content)
-    assert probe_recording(tmp_path / "x.ts", "clip").frames in range(36, 45)
+    found = probe_recording(tmp_path / "x.ts", "clip")
+    assert found.frames in range(36, 45)
+    assert found.rate == 10
 
 
 @pytest.mark.parametrize(
@@ -160,3 +171,130 @@ def test_a_picture_to_draw_on_stays_for_its_duration(recording):
         (0, Fraction(1, 10)),
         (1, Fraction(1, 10)),
     ]
+
+
+@pytest.fixture
+def moving(tmp_path):
+    """A WebP of two pictures."""
+    path = tmp_path / "moving.webp"
+    first, second = (Image.new("RGB", (32, 16), colour) for colour in ("red", "blue"))
+    first.save(path, save_all=True, append_images=[second], duration=250)
+    return path
+
+
+def test_what_is_known_of_pictures_without_a_container(moving, tmp_path):
+    digest = recording_digest(moving)
+    assert probe_recording(moving, "x") == Recording(
+        moving, "x", digest, 2, Fraction(4), None, 0.0, 16, 32, Fraction(1)
+    )
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (32, 16)).save(folder / "x.png")
+    found = probe_recording(folder, "x")
+    assert found == Recording(
+        folder, "x", found.digest, 1, Fraction(1), None, 0.0, 16, 32, Fraction(1)
+    )
+
+
+@pytest.mark.parametrize(
+    "call", [partial(probe_recording, camera_id="x"), check_playable, open_pictures]
+)
+def test_a_file_that_cannot_be_read_says_why(recording, monkeypatch, call):
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(recordings, "is_animated_webp", fail)
+    with pytest.raises(SourceError, match=r"clip\.mp4: cannot read it: Input/output error$"):
+        call(recording.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "digested"),
+    [(b"abcdefghij", b"10abcdghij"), (b"abcd", b"4abcdabcd"), (b"ab", b"2abab")],
+)
+def test_a_digest_is_of_the_size_and_both_edges(tmp_path, monkeypatch, content, digested):
+    monkeypatch.setattr(recordings, "DIGEST_EDGE_BYTES", 4)
+    (tmp_path / "x").write_bytes(content)
+    assert recording_digest(tmp_path / "x") == sha256(digested).hexdigest()
+
+
+def test_a_frame_says_what_the_recording_says(recording):
+    source = RecordingSource(recording, SIZE, stride=4, first_seq=1)
+    up, *frames, down = source
+    assert (up.camera_id, up.epoch, up.first_seq) == ("clip", 0, 1)
+    assert source.current_epoch() == 0
+    assert [(f.epoch, f.frame_index, f.pts * f.time_base, f.skipped) for f in frames] == [
+        (0, 4, Fraction(2, 5), 3),
+        (0, 8, Fraction(4, 5), 3),
+        (0, 12, Fraction(6, 5), 3),
+    ]
+    assert {(f.camera_id, f.clock, f.captured_at, f.width, f.height) for f in frames} == {
+        ("clip", "file", None, 768, 576)
+    }
+    assert (down.epoch, down.state, down.reason, down.detail) == (0, "ended", "end_of_file", "")
+    assert down.frames == 14
+
+
+@pytest.mark.parametrize(
+    ("what", "stated", "reason", "detail"),
+    [
+        ({"over_limit": "too much", "cut_off": True}, 9, "over_limit", "too much"),
+        ({"cut_off": True, "damaged": 3}, 9, "truncated", "8 of about 9 frames could be read"),
+        ({"cut_off": True}, 8, "truncated", "8 frames could be read"),
+        ({"cut_off": True}, 0, "truncated", "8 frames could be read"),
+        ({"broken": ["a.jpg", "b.jpg"], "damaged": 1}, 9, "damaged",
+         "2 of 9 pictures are damaged: a.jpg, b.jpg"),
+        ({"damaged": 1}, 9, "damaged", "1 packets or pictures were damaged"),
+        ({}, 9, "end_of_file", ""),
+    ],
+)  # fmt: skip
+def test_how_a_recording_ended(recording, what, stated, reason, detail):
+    pictures = DecodedPictures(recording.path)
+    for name, value in what.items():
+        setattr(pictures, name, value)
+    source = RecordingSource(replace(recording, frames=stated), SIZE)
+    assert source._how_it_ended(8, pictures) == (reason, detail)
+
+
+def test_a_recording_without_a_frame_is_the_error_of_its_pictures(recording):
+    pictures = DecodedPictures(recording.path)
+    pictures.over_limit = "too much"
+    with pytest.raises(SourceError, match=r"clip\.mp4: too much$"):
+        RecordingSource(recording, SIZE)._how_it_ended(0, pictures)
+
+
+def test_a_recording_without_times_is_sampled_by_its_rate(tmp_path):
+    path = cut(WALKWAY, tmp_path / "x.h264", frames=11, size=(48, 64), options={})
+    found = probe_recording(path, "x")
+    frames = [f for f in RecordingSource(found, SIZE, fps=5) if isinstance(f, Frame)]
+    assert [(f.frame_index, f.pts, f.skipped) for f in frames] == [
+        (0, None, 0), (5, None, 4), (10, None, 4),
+    ]  # fmt: skip
+
+
+def test_a_still_picture_has_no_time_and_stays_for_none_that_is_stated(tmp_path, moving):
+    Image.new("RGB", (32, 16)).save(tmp_path / "still.png")
+    for path in (tmp_path / "still.png", tmp_path):
+        assert None in {shown.stays_seconds for shown in upright_images(path)}
+        found = probe_recording(path, "x")
+        frames = [f for f in RecordingSource(found, SIZE) if isinstance(f, Frame)]
+        assert {(f.pts, f.time_base) for f in frames} == {(None, 1 / found.rate)}
+    assert {shown.stays_seconds for shown in upright_images(moving)} == {Fraction(1, 4)}
+
+
+def test_a_picture_that_states_no_duration_stays_for_none_that_is_stated(recording, monkeypatch):
+    picture = av.VideoFrame(16, 16, "rgb24")
+    picture.pts, picture.time_base = 0, Fraction(1, 10)
+    found = [DecodedPicture(picture, UPRIGHT)]
+    monkeypatch.setattr(recordings, "open_pictures", lambda path, limits: found)
+    (shown,) = upright_images(recording.path)
+    assert shown.stays_seconds is None
+
+
+def test_a_source_that_is_stopped_gives_nothing_more(recording):
+    source = RecordingSource(recording, SIZE)
+    items = iter(source)
+    next(items)
+    next(items)
+    source.stop()
+    assert list(items) == []

@@ -99,3 +99,13 @@ def test_times_that_a_video_does_not_state_follow_at_its_rate():
     assert [round(time.of(None), 2) for _ in range(3)] == [0.0, 0.04, 0.08]
     assert time.of(7.0) == 7.0
     assert time.of(None) == pytest.approx(7.04)
+
+
+def test_what_is_not_even_decoded_is_skipped_too():
+    sampler = Sampler(stride=2)
+    assert sampler.interval_seconds == 0
+    sampler.accepts(1, None)
+    sampler.skip(3)
+    sampler.skip(4)
+    assert sampler.take_skipped() == 8
+    assert sampler.take_skipped() == 0

@@ -17,7 +17,7 @@ from worker.sources.camera_pictures import of_file
 from worker.sources.limits import DEFAULT_LIMITS, Meter
 from worker.sources.live import LiveSource
 from worker.sources.recording import RecordingSource, probe_recording
-from worker.sources.streams import packets_of, video_of
+from worker.sources.streams import packets_of, rate_of, video_of
 
 LARGE, SMALL = (96, 128), (48, 64)
 
@@ -182,3 +182,23 @@ def test_where_no_track_is_marked_it_is_ffmpegs_choice_but_never_a_preview():
         (None, [undecodable], None),
     ]:
         assert video_of(SimpleNamespace(streams=Streams(best, *videos))) is expected
+
+
+@pytest.mark.parametrize(
+    ("average", "guessed", "rate"), [(10, 25, 10), (None, 12, 12), (0, 12, 12), (None, None, 25)]
+)
+def test_the_average_rate_counts_before_what_ffmpeg_guesses(average, guessed, rate):
+    assert rate_of(SimpleNamespace(average_rate=average, guessed_rate=guessed)) == rate
+
+
+def test_a_video_of_one_picture_is_chosen_only_where_there_is_no_longer_one(tmp_path):
+    one = file_of(tmp_path / "one.mp4", ("libx264", SMALL, DEFAULT), frames=1)
+    two = file_of(
+        tmp_path / "two.mp4", ("libx264", SMALL, DEFAULT), ("libx264", LARGE, PLAIN),
+        frames=2, pictures_of={0: 1},
+    )  # fmt: skip
+    for path, frames, (height, width) in ((one, 1, SMALL), (two, 2, LARGE)):
+        with av.open(str(path)) as container:
+            stream = video_of(container)
+            found = stream.frames, stream.codec_context.height, stream.codec_context.width
+        assert found == (frames, height, width)

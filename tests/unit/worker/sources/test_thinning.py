@@ -213,3 +213,14 @@ def test_what_is_held_when_the_connection_ends_is_skipped():
     assert stream.sampler.skipped - skipped == 9  # 51 to 59
     stream.thinner.end()
     assert stream.sampler.skipped - skipped == 9
+
+
+def test_a_gap_in_which_something_was_dropped_is_no_chosen_one_whatever_was_skipped_after_it():
+    stream = Stream(fps=0.5, gop=25)
+    stream.send(126)
+    assert stream.gaps[-1] == (125, "skipped")
+    stream.send(1, lag=KEY_FRAME_SECONDS + 0.1)
+    stream.send(49)  # with the key frame at 150, which is not wanted
+    assert stream.gaps[-1] == (175, "dropped")
+    stream.send(50)
+    assert stream.gaps[-1] == (225, "skipped")
