@@ -78,6 +78,7 @@ def test_without_loss_no_picture_is_damaged(clip, sent):
         *(pytest.param(name, marks=pytest.mark.long) for name in ("libx265", "mpeg2video")),
     ],
 )
+@pytest.mark.long
 def test_a_hole_in_a_transport_stream_damages_pictures(codec, tmp_path):
     """Over HTTP, which is in order: the hole was there before it, as with SRT or UDP."""
     content = transport_stream(codec, tmp_path / "x.ts")

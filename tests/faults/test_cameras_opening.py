@@ -42,6 +42,7 @@ def test_a_camera_that_refuses_is_tried_until_it_listens(clip, record_property):
             assert seconds_to_recover(watch, record_property, time.monotonic()) < WITHIN_SECONDS
 
 
+@pytest.mark.long
 def test_a_host_that_swallows_packets_is_a_timeout(clip, record_property):
     with Camera(clip) as camera:
         swallower = camera.unplug()
@@ -54,6 +55,7 @@ def test_a_host_that_swallows_packets_is_a_timeout(clip, record_property):
             assert seconds_to_recover(watch, record_property, time.monotonic()) < WITHIN_SECONDS
 
 
+@pytest.mark.long
 def test_a_camera_that_is_silent_at_any_step_of_the_handshake_is_a_timeout(clip, record_property):
     with contextlib.ExitStack() as stack:
         cameras = [stack.enter_context(Camera(clip, answers={step: SILENT})) for step in STEPS]

@@ -104,6 +104,7 @@ def test_pts_count_the_pictures_that_were_sent(clips):
 
 
 @pytest.mark.parametrize("reports", [1.0, pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_what_is_read_too_slowly_is_dropped_and_what_is_handed_on_is_of_now(clips, reports):
     with NumberedCamera(clips[0], report_seconds=reports) as camera:
         source = LiveSource("gate", camera.url, SIZE, itertools.count(1000).__next__)
@@ -254,6 +255,7 @@ def test_a_camera_whose_clock_is_behind_does_not_halt_the_time(clips):
         assert max(abs(seconds_off(camera, frame)) for frame in frames[2:]) < 3 * FRAME_SECONDS
 
 
+@pytest.mark.long
 def test_a_camera_whose_wrong_clock_is_set_right_begins_a_new_epoch(clips, caplog):
     with NumberedCamera(clips[0], report_seconds=0.2) as camera, Watch(camera.url) as watch:
         camera.set_clock_by = 20.0

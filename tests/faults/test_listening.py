@@ -55,6 +55,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 def test_a_worker_and_its_embedded_server_listen_on_loopback_only(exec_cli, rtsp_server):
     worker = exec_cli.start("run", f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}")
     lines = []

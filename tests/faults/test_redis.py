@@ -72,6 +72,7 @@ def wait_for_frames(client, more=10, timeout=40):
 
 
 @redis_only_in_long
+@pytest.mark.long
 def test_a_server_that_was_killed_and_comes_back_has_every_event(watch, redis_server):
     worker = watch(redis_server.url)
     wait_for_frames(redis_server.client)

@@ -152,6 +152,7 @@ def test_a_camera_that_fails_in_any_way_shows_its_id_and_never_its_login(
         assert_nothing_shows(name, content)
 
 
+@pytest.mark.long
 def test_cameras_get_passwords_of_any_characters_that_are_not_in_their_urls(
     exec_cli, valkey_server, tmp_path
 ):

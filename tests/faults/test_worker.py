@@ -133,6 +133,7 @@ def test_a_replay_whose_disk_is_full_ends_in_one_line_and_leaves_no_output(exec_
     assert [e["data"]["seq"] for e in events] == list(range(151))
 
 
+@pytest.mark.long
 def test_a_spool_whose_disk_is_full_costs_events_and_not_the_worker(
     exec_cli, valkey_server, short_clip
 ):

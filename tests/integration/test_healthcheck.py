@@ -263,6 +263,7 @@ def test_the_embedded_server_is_not_started(check, embedded, tmp_path):
     assert not embedded.listens()
 
 
+@pytest.mark.long
 def test_a_real_worker_is_healthy_until_it_hangs(valkey_server, check, cli):
     url = valkey_server.url
     cli.env["SSD_WORKER_REDIS_URL"] = url

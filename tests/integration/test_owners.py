@@ -128,6 +128,7 @@ def test_a_worker_that_waits_for_a_camera_takes_it_after_the_death_of_its_owner(
     stop(second)
 
 
+@pytest.mark.long
 def test_a_camera_is_taken_over_if_asked_and_the_old_worker_says_so_and_stops(valkey_server, run):
     first = run("gate")
     wait_until(lambda: events_from(valkey_server), 40, "the first worker")

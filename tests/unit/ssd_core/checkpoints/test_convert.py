@@ -43,6 +43,7 @@ def test_fp32_keeps_the_full_precision(convert, tmp_path):
     assert {tensor.dtype for tensor in load_file(target).values()} == {torch.float32}
 
 
+@pytest.mark.long
 def test_a_file_of_labels_names_the_classes_of_torchvisions_own_training(convert, tmp_path):
     """Its checkpoint as references/detection/train.py saves it, for three classes."""
     from torchvision.models.detection import ssd300_vgg16

@@ -49,6 +49,7 @@ def run(code, *arguments, **environment):
     return done.stdout.split()
 
 
+@pytest.mark.long
 def test_a_detector_faults_hardly_any_page_in_again_once_freed_memory_is_kept():
     kept, faults_an_image = run(COUNT, "keep")
     assert kept == "True"
