@@ -118,13 +118,13 @@ def _class_loss(logits: Tensor, classes: Tensor, activation: str) -> Tensor:
 
 def _largest(values: Tensor, wanted: Tensor) -> Tensor:
     """(B, A) bool: of each row the ``wanted`` (B,) largest, ties to the lower index."""
-    wanted = wanted.long().clamp(max=values.shape[1])
+    wanted = wanted.ceil().long().clamp(max=values.shape[1])
     if values.is_cuda:  # to ask how many are wanted would wait for the device
         ranked = values.sort(dim=1, descending=True).values
     else:
         ranked = values.topk(max(int(wanted.max()), 1), dim=1).values
     least = ranked.gather(1, (wanted - 1).clamp(min=0)[:, None])
     is_larger = values > least
-    is_tied = (values == least) & (wanted > 0)[:, None]
+    is_tied = values == least
     room = wanted[:, None] - is_larger.sum(1, keepdim=True)
-    return (is_larger & (wanted > 0)[:, None]) | (is_tied & (is_tied.cumsum(1) <= room))
+    return is_larger | (is_tied & (is_tied.cumsum(1) <= room))

@@ -28,12 +28,12 @@ def objects(*counts, seed=2):
     return boxes, [torch.randint(1, CLASSES, (count,), generator=generator) for count in counts]
 
 
-def torchvisions(regression, logits, boxes, labels):
+def torchvisions(regression, logits, boxes, labels, ratio=3.0):
     """SSD.compute_loss with the same targets, in pixels of any size."""
 
     class Holder:
         box_coder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
-        neg_to_pos_ratio = 3.0
+        neg_to_pos_ratio = ratio
 
     anchors = [cxcywh_to_xyxy(DEFAULTS) * 300] * len(boxes)
     targets = [{"boxes": b * 300, "labels": n} for b, n in zip(boxes, labels, strict=True)]
@@ -56,6 +56,14 @@ def test_losses_and_gradients_are_torchvisions(counts):
     for x, other in zip(ours, theirs, strict=True):
         assert torch.equal(x.grad != 0, other.grad != 0)
         assert (x.grad - other.grad).norm() < 1e-5 * other.grad.norm()
+
+
+def test_a_broken_number_of_negatives_is_rounded_up_as_in_torchvision():
+    boxes, labels = objects(1, 1, 3)
+    options = {"negatives_per_positive": 0.3, "min_negatives": 0}
+    found = multibox_loss(*outputs(3), DEFAULTS, boxes, labels, **options)
+    expected = torchvisions(*outputs(3), boxes, labels, ratio=0.3)
+    torch.testing.assert_close(found.classification, expected[1], rtol=1e-5, atol=0)
 
 
 def test_an_image_without_objects_teaches_by_its_hardest_boxes():
