@@ -39,6 +39,7 @@ from torch import Tensor
 
 from ssd_core import Detector
 from ssd_core.evaluation import detect_all, evaluate
+from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec
 from ssd_core.runners.heap import keep_freed_memory
 from ssd_core.training import loss as losses, matching, step
@@ -52,8 +53,8 @@ from ssd_core.training.run_folder import RunFolder
 
 OVERFITTED = 20
 EPOCHS = {"digits": 12, "trees": 40, "overfit": 100}
-VGG_SIZE = 260
-"""The smallest for which its last feature map is left, rounded up."""
+VGG_SIZE = 272
+"""The smallest multiple of 16 for which its last feature map is left."""
 
 
 def main() -> None:
@@ -113,22 +114,17 @@ def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     for name in chosen.models:
         network, spec, _ = starting_model(few.labels, name)
         if name == "ssd300_vgg16":
-            spec = smaller(spec, VGG_SIZE)
+            spec = smaller(network, spec, VGG_SIZE)
         chosen.batch = OVERFITTED // 2
         found[name] = learn("overfit", name, network, spec, few, few, chosen, augment=False)
     return found
 
 
-def smaller(spec: ModelSpec, size: int) -> ModelSpec:
-    """The model for inputs of ``size`` pixels: maps that halve, the last two without padding."""
-    sides = [size // 8 + (size % 8 > 0)]
-    sides += [-(-sides[-1] // 2)]
-    sides += [-(-sides[-1] // 2)]
-    sides += [-(-sides[-1] // 2)]
-    sides += [sides[-1] - 2]
-    sides += [sides[-1] - 2]
-    maps = tuple((side, side) for side in sides)
-    return replace(spec, image_size=(size, size), feature_maps=maps, cells=None)
+def smaller(network: SSD, spec: ModelSpec, size: int) -> ModelSpec:
+    """The model for inputs of ``size`` pixels."""
+    maps = network.feature_maps(torch.zeros(1, 3, size, size))
+    sizes = tuple((m.shape[2], m.shape[3]) for m in maps)
+    return replace(spec, image_size=(size, size), feature_maps=sizes, cells=None)
 
 
 def learn(

@@ -5,6 +5,7 @@ the extra ``train``.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,64 +71,49 @@ def coco_numbers(paired: Paired) -> CocoNumbers:
 
 
 def _truth(paired: Paired) -> dict[str, Any]:
-    annotations = [
-        (index, number, box, area, ignored)
-        for index, image in enumerate(paired.images)
-        for number, box, area, ignored in zip(
-            image.object_classes.tolist(),
-            image.object_boxes_xywh.tolist(),
-            image.object_areas.tolist(),
-            image.object_is_ignored.tolist(),
-            strict=True,
-        )
-    ]
     return _data_set(
         paired,
-        [
-            {
-                "id": i,
-                "image_id": index + 1,
-                "category_id": number,
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(ignored),
-            }
-            for i, (index, number, box, area, ignored) in enumerate(annotations, start=1)
-        ],
+        (
+            {**_object(index, number, box, area), "iscrowd": int(ignored)}
+            for index, image in enumerate(paired.images)
+            for number, box, area, ignored in zip(
+                image.object_classes.tolist(),
+                image.object_boxes_xywh.tolist(),
+                image.object_areas.tolist(),
+                image.object_is_ignored.tolist(),
+                strict=True,
+            )
+        ),
     )
 
 
 def _found(paired: Paired) -> dict[str, Any]:
-    detections = [
-        (index, number, box, score)
-        for index, image in enumerate(paired.images)
-        for number, box, score in zip(
-            image.classes.tolist(), image.boxes_xywh.tolist(), image.scores.tolist(), strict=True
-        )
-    ]
     return _data_set(
         paired,
-        [
-            {
-                "id": i,
-                "image_id": index + 1,
-                "category_id": number,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-                "score": score,
-            }
-            for i, (index, number, box, score) in enumerate(detections, start=1)
-        ],
+        (
+            {**_object(index, number, box, box[2] * box[3]), "iscrowd": 0, "score": score}
+            for index, image in enumerate(paired.images)
+            for number, box, score in zip(
+                image.classes.tolist(),
+                image.boxes_xywh.tolist(),
+                image.scores.tolist(),
+                strict=True,
+            )
+        ),
     )
 
 
-def _data_set(paired: Paired, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+def _object(index: int, number: int, box_xywh: list[float], area: float) -> dict[str, Any]:
+    """In the image of this index."""
+    return {"image_id": index + 1, "category_id": number, "bbox": box_xywh, "area": area}
+
+
+def _data_set(paired: Paired, annotations: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """In COCO's format, with ids from 1 on: the number 0 means "no match" in some versions."""
     return {
         "images": [{"id": index + 1} for index in range(len(paired.images))],
         "categories": [{"id": number, "name": paired.labels[number]} for number in paired.classes],
-        "annotations": annotations,
+        "annotations": [{"id": i, **each} for i, each in enumerate(annotations, start=1)],
     }
 
 

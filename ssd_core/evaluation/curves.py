@@ -10,7 +10,7 @@ import numpy as np
 
 from ssd_core.evaluation.operating_points import Curve
 from ssd_core.evaluation.results import Evaluation
-from ssd_core.evaluation.writing import written_whole
+from ssd_core.whole_files import written_whole
 
 MAX_NAMED = 8
 """Curves that can be told apart; of more classes, those with most objects are named."""

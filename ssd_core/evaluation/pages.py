@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ssd_core.evaluation.mistakes import Mistake, false_alarms, misses
 from ssd_core.evaluation.paired import Floats, Paired
 from ssd_core.evaluation.results import Evaluation
-from ssd_core.evaluation.writing import draw_font, written_whole
+from ssd_core.evaluation.writing import draw_font
 from ssd_core.training.data import DataSet
+from ssd_core.whole_files import written_whole
 
 COLUMNS, MAX_ROWS = 4, 5
 TILE_PX, CAPTION_PX, GAP_PX, TITLE_PX = 300, 54, 8, 44

@@ -1,22 +1,9 @@
-"""What the pictures of an evaluation share: files that appear whole, and a font."""
+"""What the pictures of an evaluation share: a font."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import ImageFont
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it takes the place of ``path`` at the end, or goes."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ Epochs, or a detector and labelled images, in; PNG files out. matplotlib is impo
 needed: it comes with the extra ``train``.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,9 +55,7 @@ def write_curves(history: Sequence[Epoch], path: Path) -> None:
         each.grid(alpha=0.3)
         each.legend(frameon=False)
     axes[-1].set_xlabel("epoch")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_whole(path, lambda file: file.write(content.getbuffer()))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def write_samples(detector: Detector, data_set: DataSet, path: Path) -> None:
@@ -91,9 +88,7 @@ def write_samples(detector: Detector, data_set: DataSet, path: Path) -> None:
         ):
             page.paste(_tile(pixels, boxes, colour, font), (x, y))
             x += across
-    content = io.BytesIO()
-    page.save(content, "PNG")
-    write_whole(path, lambda file: file.write(content.getbuffer()))
+    write_whole(path, lambda file: page.save(file, "PNG"))
 
 
 def _labelled(image: LabelledImage, labels: Sequence[str]) -> list[Named]:

@@ -13,6 +13,7 @@ from ssd_core.errors import DataError
 from ssd_core.models.zoo import ModelSpec
 from ssd_core.training.data import DataSet
 from ssd_core.training.loader import Batch, batches_of
+from ssd_core.whole_files import written_whole
 
 ROWS, COLUMNS = 4, 6
 GAP_PX = 4
@@ -83,12 +84,8 @@ def _colour(number: int) -> str:
 
 
 def _write(page: Image.Image, path: Path) -> None:
-    """The file appears when it is complete."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        page.save(unfinished, "PNG")
-        unfinished.replace(path)
+        with written_whole(path) as partial:
+            page.save(partial, "PNG")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

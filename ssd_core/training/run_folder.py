@@ -9,7 +9,6 @@ written under another name, then renamed. Knows no images.
 import csv
 import fcntl
 import json
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from ssd_core.errors import CheckpointError, TrainingError
 from ssd_core.failures import chain_of, one_line
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.whole_files import written_whole
 
 State = dict[str, Any]
 FORMAT = 1
@@ -154,19 +154,11 @@ class _Text:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file such that its name always has either the old content or the whole new one.
-
-    On disk, not only in memory, when it returns. Raises TrainingError.
-    """
-    partial = path.with_name(f".{path.name}.partial")
+    """``written_whole`` for what is written to a file object. Raises TrainingError."""
     try:
-        with partial.open("wb") as file:
+        with written_whole(path) as partial, partial.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         # torch.save raises an error of its own when it is to end a file that it could not write.
         reasons = [e.strerror for e in chain_of(error) if isinstance(e, OSError) and e.strerror]
         reason = reasons[-1] if reasons else one_line(error)
@@ -180,14 +172,11 @@ def write_weights(
 
     Raises TrainingError.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path
     try:
-        save_checkpoint(network, partial, spec, dtype)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(path) as partial:
+            save_checkpoint(network, partial, spec, dtype)
     except (CheckpointError, OSError) as error:
-        partial.unlink(missing_ok=True)
         raise TrainingError(str(error).replace(str(partial), str(path))) from error
 
 

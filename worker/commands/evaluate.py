@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.commands.console import progress_bar, told
 from worker.commands.evaluation_tables import print_comparison, print_evaluation
+from worker.commands.wiring import prepare_device
 from worker.errors import DetectorError, UsageError
 from worker.settings.fields import EvaluateSettings
 from worker.sources.limits import Limits
@@ -122,24 +123,15 @@ def _is_model(weights: str | None) -> bool:
 
 
 def _load(settings: EvaluateSettings, weights: str | None) -> "Detector":
-    import torch
-
     from ssd_core import Detector
-    from ssd_core.cores import usable_cores
-    from ssd_core.runners.heap import keep_freed_memory
 
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     model = settings.model
     if _is_model(weights):
         if model not in (None, weights):
             raise UsageError(f"--model {model} and {weights}: name one of them")
         model, weights = weights, None
-    detector = Detector.load(
-        model, weights=weights, device=settings.device, precision=settings.precision
-    )
-    if detector.device.type == "cpu":
-        keep_freed_memory()
-    return detector
+    device = str(prepare_device(settings.device))
+    return Detector.load(model, weights=weights, device=device, precision=settings.precision)
 
 
 def _warn_of_unknown(data_set: "DataSet", known: set[str], models: int) -> None:

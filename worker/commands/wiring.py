@@ -92,17 +92,11 @@ def load_detector(
     import torch
 
     from ssd_core import Detector
-    from ssd_core.cores import usable_cores
-    from ssd_core.device import choose_device
     from ssd_core.errors import SsdError
-    from ssd_core.runners.heap import keep_freed_memory
     from worker.pipeline.detection import FrameDetector, check_labels
 
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     try:
-        device = choose_device(settings.device)
-        if device.type == "cpu":
-            keep_freed_memory()
+        device = prepare_device(settings.device)
         gpu, reason = _claim_decoding_gpu(settings, device)
         detector = Detector.load(
             settings.model,
@@ -135,6 +129,25 @@ def load_detector(
         where = "CPU" if gpu is None else "GPU, where it knows the codec"
         log.info("frames are decoded on the %s%s", where, reason and f": {reason}")
     return DetectorSetup(frame_detector, max_batch, together, gpu)
+
+
+def prepare_device(name: str) -> "torch.device":
+    """The device of that name; on a CPU with the cores that this process may use.
+
+    Call it before anything is loaded: the memory that this process frees is kept from here on.
+    Raises DeviceError.
+    """
+    import torch
+
+    from ssd_core.cores import usable_cores
+    from ssd_core.device import choose_device
+    from ssd_core.runners.heap import keep_freed_memory
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    device = choose_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def _claim_decoding_gpu(
