@@ -23,22 +23,23 @@ BITS_PER_PIXEL_1000 = 77
 
 def hd_clip(frames: int = 795) -> Path:
     """The first ``frames`` of vtest.avi as 1920x1080 H.264 (libx264) at 25 frames/s."""
-    return _made(f"vtest-1080p25-{frames}.mp4", lambda path: _encode(path, frames, *HD))
+    return made(f"vtest-1080p25-{frames}.mp4", lambda path: _encode(path, frames, *HD))
 
 
 def camera_clip(frames: int = 300) -> Path:
     """The first ``frames`` of vtest.avi as H.264 at its own size and rate, 768x576 at 10 fps."""
-    return _made(
+    return made(
         f"vtest-camera-{frames}.mp4", lambda path: _encode(path, frames, 768, 576, CLIP_RATE)
     )
 
 
 def short_clip(frames: int) -> Path:
     """The first ``frames`` of vtest.avi, copied without re-encoding."""
-    return _made(f"vtest-{frames}.avi", lambda path: _copy_packets(path, frames))
+    return made(f"vtest-{frames}.avi", lambda path: _copy_packets(path, frames))
 
 
-def _made(name: str, make: Callable[[Path], None]) -> Path:
+def made(name: str, make: Callable[[Path], None]) -> Path:
+    """A file or folder in .cache, made on first use; under its name only when it is complete."""
     path = CACHE / name
     if not path.exists():
         CACHE.mkdir(exist_ok=True)

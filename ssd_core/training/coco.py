@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -64,13 +64,19 @@ def _in_order(categories: dict[Hashable, str]) -> list[Hashable]:
     return sorted(categories, key=lambda each: (isinstance(each, str), each))
 
 
+def _entries(items: list[Any], path: Path, what: str) -> Iterator[tuple[dict[str, Any], Any, str]]:
+    """The entries of a list, each with its id and, for people, its place."""
+    for number, item in enumerate(items, start=1):
+        entry = item if isinstance(item, dict) else {}
+        identity = entry.get("id")
+        yield entry, identity, f"{path}, {what} {_shown(identity, number)}"
+
+
 def _categories(items: list[Any], path: Path, faults: Faults) -> dict[Hashable, str]:
     """Names by id. Two ids may share a name: they are one class."""
     found: dict[Hashable, str] = {}
-    for number, item in enumerate(items, start=1):
-        item = item if isinstance(item, dict) else {}
-        identity, name = item.get("id"), item.get("name")
-        place = f"{path}, category {_shown(identity, number)}"
+    for item, identity, place in _entries(items, path, "category"):
+        name = item.get("name")
         if not _is_id(identity) or not isinstance(name, str) or not name.strip():
             faults.add(place, "category without id or name")
         elif identity in found:
@@ -82,10 +88,8 @@ def _categories(items: list[Any], path: Path, faults: Faults) -> dict[Hashable, 
 
 def _images(items: list[Any], path: Path, faults: Faults) -> dict[Hashable, AnnotatedImage]:
     found: dict[Hashable, AnnotatedImage] = {}
-    for number, item in enumerate(items, start=1):
-        item = item if isinstance(item, dict) else {}
-        identity, name = item.get("id"), item.get("file_name")
-        place = f"{path}, image {_shown(identity, number)}"
+    for item, identity, place in _entries(items, path, "image"):
+        name = item.get("file_name")
         if not _is_id(identity) or not isinstance(name, str) or not name:
             faults.add(place, "image without id or file_name")
         elif identity in found:
@@ -110,17 +114,15 @@ def _stem_before_upload(file_name: str) -> str:
 
 
 def _add_objects(
-    items: Iterable[Any],
+    items: list[Any],
     images: dict[Hashable, AnnotatedImage],
     categories: dict[Hashable, str],
     path: Path,
     faults: Faults,
 ) -> None:
     seen: set[Hashable] = set()
-    for number, item in enumerate(items, start=1):
-        item = item if isinstance(item, dict) else {}
-        identity, of = item.get("id"), item.get("image_id")
-        place = f"{path}, annotation {_shown(identity, number)}"
+    for item, identity, place in _entries(items, path, "annotation"):
+        of = item.get("image_id")
         if _is_id(identity) and identity in seen:
             faults.add(place, "annotation id twice")
             continue
