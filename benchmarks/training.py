@@ -44,10 +44,10 @@ from ssd_core.models.zoo import MODELS, ModelSpec
 from ssd_core.runners.heap import keep_freed_memory
 from ssd_core.training import loss as losses, matching, step
 from ssd_core.training.data import DataSet
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.initialisation import starting_model
 from ssd_core.training.loader import BatchLoader
 from ssd_core.training.loop import Epoch, Training
-from ssd_core.training.reading import read_data_set
 from ssd_core.training.recipe import Recipe, default_learning_rate
 from ssd_core.training.run_folder import RunFolder
 

@@ -34,7 +34,8 @@ from worker.servers.address import (
     server_of_url,
 )
 from worker.servers.embedded import url as embedded_url
-from worker.settings.fields import COMMANDS, RedisSettings, SpoolPlace
+from worker.settings.base import RedisSettings, SpoolPlace
+from worker.settings.fields import COMMANDS
 from worker.settings.loading import load_settings
 from worker.sinks.redis_stream import RedisStreamSink
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ssd_core.errors import DataError
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.reading import read_data_set
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

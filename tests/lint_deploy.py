@@ -17,7 +17,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from tests.lint_audit import pins
-from worker.settings.fields import COMMANDS, ENV_PREFIX
+from worker.settings.base import ENV_PREFIX
+from worker.settings.fields import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

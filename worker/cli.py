@@ -18,20 +18,19 @@ from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
 from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
+from worker.settings.base import Settings
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
     DoctorSettings,
-    EvaluateSettings,
     ForgetSettings,
     ModelsSettings,
     ReplaySettings,
     RunSettings,
-    Settings,
     SpoolSettings,
     SubscribeSettings,
-    TrainSettings,
 )
+from worker.settings.learning import EvaluateSettings, TrainSettings
 from worker.settings.loading import load_settings
 
 USAGE = """\

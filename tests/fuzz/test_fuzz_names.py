@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from worker.errors import UsageError
+from worker.settings.base import ENV_PREFIX
 from worker.settings.cameras import cameras_of
-from worker.settings.fields import COMMANDS, ENV_PREFIX, RunSettings
+from worker.settings.fields import COMMANDS, RunSettings
 from worker.settings.loading import load_settings
 from worker.settings.naming import parse_sources
 

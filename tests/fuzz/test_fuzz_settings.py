@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings as hypothesis_settings, stra
 
 from worker.errors import UsageError
 from worker.secrecy import redaction
+from worker.settings.base import ENV_PREFIX, CameraDefaults, Settings
 from worker.settings.camera_table import NOT_SUPPORTED_YET, CameraTable
 from worker.settings.cameras import CameraSettings, CamerasFileError, read_cameras
-from worker.settings.fields import COMMANDS, ENV_PREFIX, CameraDefaults, Settings
+from worker.settings.fields import COMMANDS
 from worker.settings.loading import load_settings
 
 PASSWORD = "s3cr3t-pa55word"

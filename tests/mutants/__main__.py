@@ -95,7 +95,7 @@ def _row(name, row, width):
 
 
 def main():
-    """Modules and tests from the environment: MODULES and TESTS, patterns and paths, by blanks."""
+    """From the environment: MODULES and TESTS, patterns and paths, by blanks; JOBS, a number."""
     chosen = modules(os.environ.get("MODULES", "").split())
     if not chosen:
         sys.exit("MODULES: nothing to mutate there: give paths such as worker/pipeline/*.py")
@@ -109,7 +109,12 @@ def main():
                 print(f"{name} = {json.dumps(getattr(mutant, name), ensure_ascii=False)}")
             print('why = ""', flush=True)
 
-    session = MutationSession(chosen, show)
+    session = MutationSession(
+        chosen,
+        lambda mutant: (mutant.where, mutant.old, mutant.new) in reasons,
+        show,
+        jobs=int(os.environ.get("JOBS", "1")),
+    )
     with tempfile.TemporaryDirectory() as directory:
         status = pytest.main(
             [*tests, "-q", "-s", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist",

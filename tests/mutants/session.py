@@ -2,30 +2,34 @@
 
 A plugin of pytest that takes the place of its loop over tests. The process that has collected them
 runs none itself: it forks, so that a mutant, and what it breaks, ends with the fork.
+
+What became of a mutant is kept (known.py), and not tried again as long as its module and the files
+of the tests that execute it are the same: a run of hours can be interrupted.
 """
 
-import os
 import pickle
-import select
-import signal
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import coverage
 import pytest
 
-from tests.mutants.mutation import Functions, mutants_of
+from tests.mutants.forks import Fork, as_they_end
+from tests.mutants.known import KnownFates
+from tests.mutants.mutation import Functions, Mutant, mutants_of
 
 ROOT = Path(__file__).parents[2]
 GRACE_SECONDS, GRACE_FACTOR = 3.0, 10
 """A test hangs if it takes so much longer than it takes without a mutant."""
-END = b"E"
-ENOUGH_SECONDS = 20.0
+ENOUGH_SECONDS = 8.0
 """For the tests of one mutant: what they do not notice, others hardly will."""
+TRIES = 3
+"""Of a mutant that is expected to survive: a test that fails by chance has not noticed it."""
 
 
 @dataclass
@@ -42,15 +46,33 @@ class Outcome:
         return self.killed + len(self.survivors)
 
 
+@dataclass
+class Trial:
+    """A mutant that is to be tried."""
+
+    mutant: Mutant
+    key: str
+    tests: int
+    """How many are run, unless one notices it."""
+    work: Callable
+    limits: list
+    fates: list = field(default_factory=list)
+    """What became of it so far."""
+
+
 class MutationSession:
     """Runs the tests once, to see what each executes and how long it takes; then the mutants."""
 
-    def __init__(self, modules, on_survivor):
+    def __init__(self, modules, is_explained, on_survivor, jobs=1):
+        """``jobs``: how many mutants are tried at once."""
         self.outcomes = {}
         self.failing = []
         """Tests that fail without a mutant, and are left out."""
         self._modules = modules
+        self._is_explained = is_explained
         self._on_survivor = on_survivor
+        self._jobs = jobs
+        self._known = KnownFates(ROOT / ".cache" / "mutants.jsonl")
         self._failed = False
 
     def pytest_runtest_logreport(self, report):
@@ -65,36 +87,61 @@ class MutationSession:
         items = {item.nodeid: item for item in session.items}
         seconds, executed = self._look(items)
         self.failing = [name for name in items if name not in seconds]
-        for module, source in sources.items():
-            self.outcomes[module] = self._module(module, source, items, seconds, executed[module])
+        self.outcomes = {module: Outcome() for module in sources}
+        trials, again = self._trials(sources, items, seconds, executed), deque()
+        for trial, fate in as_they_end(
+            lambda: again.popleft() if again else next(trials, None), self._jobs
+        ):
+            trial.fates.append(fate)
+            if (
+                fate in ("killed", "hung")
+                and self._is_explained(trial.mutant)
+                and len(trial.fates) < TRIES
+            ):
+                again.append(trial)
+                continue
+            self._known.keep(trial.key, fate)
+            self._count(trial.mutant, fate, trial.tests)
         return True
 
-    def _module(self, module, source, items, seconds, executed):
-        functions = Functions(ROOT / module, source)
-        lines_of = defaultdict(set)
-        for line, names in executed.items():
-            for name in names:
-                lines_of[name].add(line)
-        outcome = Outcome()
-        for mutant in mutants_of(module, source):
-            first, last = mutant.lines
-            names = set().union(*(executed.get(line, ()) for line in range(first, last + 1)))
-            chosen = _chosen(names, seconds, lines_of)
-            fate = _fate(
-                lambda report, m=mutant, c=chosen: self._run_mutant(
-                    functions, m, [items[name] for name in c], report
-                ),
-                [GRACE_SECONDS + GRACE_FACTOR * seconds[name] for name in chosen],
-            )
-            if fate == "no change":
-                continue
-            if fate == "survived":
-                outcome.survivors.append(mutant)
-                self._on_survivor(mutant, len(chosen))
-            else:
-                outcome.killed += 1
-                outcome.hung += fate == "hung"
-        return outcome
+    def _trials(self, sources, items, seconds, executed):
+        """Those whose fate is not known; what is known is counted."""
+        for module, source in sources.items():
+            functions = Functions(ROOT / module, source)
+            lines_of = defaultdict(set)
+            for line, names in executed[module].items():
+                for name in names:
+                    lines_of[name].add(line)
+            files = sorted({str(items[name].path) for name in lines_of})
+            digest = self._known.digest([Path(file) for file in files])
+            for mutant in mutants_of(module, source):
+                first, last = mutant.lines
+                names = set().union(
+                    *(executed[module].get(line, ()) for line in range(first, last + 1))
+                )
+                chosen = _chosen(names, seconds, lines_of)
+                key = self._known.key(mutant.path, mutant.source, digest)
+                if (fate := self._known.get(key)) is not None:
+                    self._count(mutant, fate, len(chosen))
+                    continue
+                yield Trial(
+                    mutant,
+                    key,
+                    len(chosen),
+                    lambda report, m=mutant, c=chosen, f=functions: self._run_mutant(
+                        f, m, [items[name] for name in c], report
+                    ),
+                    [GRACE_SECONDS + GRACE_FACTOR * seconds[name] for name in chosen],
+                )
+
+    def _count(self, mutant, fate, tests):
+        outcome = self.outcomes[mutant.path]
+        if fate == "survived":
+            outcome.survivors.append(mutant)
+            self._on_survivor(mutant, tests)
+        elif fate != "no change":
+            outcome.killed += 1
+            outcome.hung += fate == "hung"
 
     def _run_mutant(self, functions, mutant, items, report):
         if not functions.put_in_place(mutant):
@@ -111,7 +158,7 @@ class MutationSession:
         """Seconds by test that passes; by module and line the tests that execute it."""
         with tempfile.TemporaryDirectory() as directory:
             result = Path(directory) / "result"
-            _fate(lambda report: self._look_in_fork(items, result, report), None)
+            Fork(lambda report: self._look_in_fork(items, result, report), None).wait()
             if not result.exists():
                 sys.exit("the tests without a mutant did not come to their end")
             return pickle.loads(result.read_bytes())
@@ -155,45 +202,3 @@ def _chosen(names, seconds, lines_of):
             chosen.append(name)
             total += seconds[name]
     return chosen
-
-
-def _fate(work, limits):
-    """Run ``work`` in a fork: "survived", "killed", "hung" or "no change".
-
-    ``limits``: seconds for each test, after which the fork is killed; None: no limit.
-    """
-    reading, writing = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        try:
-            work(lambda byte: os.write(writing, byte))
-            os.write(writing, END)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    fate = "hung"
-    steps = iter(limits or ())
-    try:
-        while True:
-            limit = None if limits is None else next(steps, GRACE_SECONDS)
-            if not select.select([reading], [], [], limit)[0]:
-                break
-            byte = os.read(reading, 1)
-            if byte in (b"F", b"="):
-                fate = "killed" if byte == b"F" else "no change"
-                break
-            if byte in (END, b""):  # without the END, the mutant has ended the process
-                fate = "survived" if byte else "killed"
-                break
-    finally:
-        os.close(reading)
-        try:
-            os.killpg(process, signal.SIGKILL)
-        except ProcessLookupError:
-            os.kill(process, signal.SIGKILL)  # it has not become a group yet
-        os.waitpid(process, 0)
-    return fate

@@ -14,7 +14,7 @@ from worker.commands.console import progress_bar, told
 from worker.commands.evaluation_tables import print_comparison, print_evaluation
 from worker.commands.wiring import prepare_device
 from worker.errors import DetectorError, UsageError
-from worker.settings.fields import EvaluateSettings
+from worker.settings.learning import EvaluateSettings
 from worker.sources.limits import Limits
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _check_directory(plots: Path) -> None:
 def _evaluate(settings: EvaluateSettings) -> int:
     from ssd_core.evaluation import compare
     from ssd_core.evaluation.paired import no_common_class
-    from ssd_core.training.reading import read_data_set
+    from ssd_core.training.data_sets.reading import read_data_set
     from worker.commands.recordings import Recordings
 
     # Weights first: a data set of recordings takes its time.

@@ -22,7 +22,7 @@ from worker.commands.outputs import check_place
 from worker.commands.training_console import TrainingConsole
 from worker.commands.wiring import on_stop_signals, prepare_device
 from worker.errors import UsageError, WorkerError
-from worker.settings.fields import TrainSettings
+from worker.settings.learning import TrainSettings
 from worker.sources.limits import Limits
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _validate(validation: "DataSet", console: TrainingConsole) -> "Validate":
 
 def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
     """The data to learn from and, if asked for, that to measure on. Raises DataError."""
-    from ssd_core.training.reading import read_data_set
+    from ssd_core.training.data_sets.reading import read_data_set
     from worker.commands.recordings import Recordings
 
     recordings = Recordings(Limits())

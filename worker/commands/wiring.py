@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from worker.errors import UsageError
 from worker.secrecy.names import fill_in
 from worker.servers.embedded import HOST, ensure_running, watching_memory
-from worker.settings.fields import DetectorSettings, RedisSettings
+from worker.settings.base import DetectorSettings, RedisSettings
 
 log = logging.getLogger(__name__)
 

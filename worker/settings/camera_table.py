@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import ErrorDetails
 
 from worker.secrecy.redaction import redact_argument
-from worker.settings.fields import Transport
+from worker.settings.base import Transport
 
 Anchor = Literal["bottom", "centre"]
 Point = tuple[float, float]

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from worker.errors import UsageError
 from worker.secrecy.names import fill_in
 from worker.secrecy.redaction import hide, redact, redact_argument
+from worker.settings.base import CameraDefaults
 from worker.settings.camera_table import Anchor, CameraTable, Polygon, check_table, unknown_key
-from worker.settings.fields import COMMANDS, CameraDefaults, CamerasSettings, RunSettings
+from worker.settings.fields import COMMANDS, CamerasSettings, RunSettings
 from worker.settings.naming import check_camera_id, check_source, parse_sources
 from worker.settings.toml_lines import Document, TomlError, read
 from worker.sources.opening import PROTOCOLS, scheme_of

@@ -27,14 +27,8 @@ from pydantic_settings import (
 
 from worker.errors import UsageError
 from worker.secrecy.redaction import redact_argument
-from worker.settings.fields import (
-    COMMANDS,
-    ENV_PREFIX,
-    CamerasSettings,
-    RunSettings,
-    Settings,
-    SubscribeSettings,
-)
+from worker.settings.base import ENV_PREFIX, Settings
+from worker.settings.fields import COMMANDS, CamerasSettings, RunSettings, SubscribeSettings
 from worker.settings.toml_lines import TomlError, read
 
 SEVERAL = ("sources", "paths", "ids", "data", "checkpoints")

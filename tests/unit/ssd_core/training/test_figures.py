@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from ssd_core.errors import TrainingError
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.figures import DETECTED, LABELLED, TILE_PX, write_curves, write_samples
 from ssd_core.training.loop import Epoch
-from ssd_core.training.reading import read_data_set
 from tests.lorries import write_data_set
 from tests.params import mostly_long
 

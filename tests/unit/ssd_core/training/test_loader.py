@@ -17,8 +17,8 @@ from ssd_core.errors import DataError
 from ssd_core.models.zoo import get_spec
 from ssd_core.preprocess import preprocess
 from ssd_core.training import loader as loader_module
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.loader import BatchLoader, batches_of, default_workers, shuffled
-from ssd_core.training.reading import read_data_set
 from tests.conftest import ROOT, wait_until
 from tests.labelled import coco, write
 
@@ -204,7 +204,7 @@ from dataclasses import replace
 from pathlib import Path
 from ssd_core.models.zoo import get_spec
 from ssd_core.training.loader import BatchLoader
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.reading import read_data_set
 import multiprocessing
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ import torch
 from ssd_core import Detector
 from ssd_core.checkpoints.safetensors_file import read_safetensors
 from ssd_core.errors import TrainingError
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.loader import BatchLoader
 from ssd_core.training.loop import Training, training_precision
-from ssd_core.training.reading import read_data_set
 from ssd_core.training.recipe import Recipe
 from ssd_core.training.run_folder import RunFolder
 from tests.conftest import wait_until

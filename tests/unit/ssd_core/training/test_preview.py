@@ -6,8 +6,8 @@ from PIL import Image
 
 from ssd_core.errors import DataError
 from ssd_core.models.zoo import get_spec
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.preview import COLUMNS, GAP_PX, ROWS, write_preview
-from ssd_core.training.reading import read_data_set
 from tests.labelled import coco
 
 SPEC = get_spec(None)

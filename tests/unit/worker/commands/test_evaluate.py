@@ -19,7 +19,7 @@ from worker.commands.evaluate import (
     run_evaluate,
 )
 from worker.errors import DetectorError, UsageError
-from worker.settings.fields import EvaluateSettings
+from worker.settings.learning import EvaluateSettings
 from worker.settings.loading import load_settings
 
 NAME = "ssd_mobilenet_v2_oid"

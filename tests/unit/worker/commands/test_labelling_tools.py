@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.reading import read_data_set
 from tests.conftest import ROOT, WALKWAY
 from tests.events import PERSON, detections_event
 from tests.labelled import painted, save

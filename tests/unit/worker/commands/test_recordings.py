@@ -9,8 +9,8 @@ import pytest
 
 from ssd_core.errors import DataError
 from ssd_core.models.zoo import get_spec
+from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.loader import BatchLoader
-from ssd_core.training.reading import read_data_set
 from tests import clips
 from tests.conftest import WALKWAY
 from tests.labelled import faults_of, painted, save

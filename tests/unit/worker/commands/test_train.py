@@ -10,7 +10,7 @@ from worker.commands import train
 from worker.commands.train import run_train
 from worker.commands.training_console import TrainingConsole, duration
 from worker.errors import UsageError
-from worker.settings.fields import TrainSettings
+from worker.settings.learning import TrainSettings
 from worker.settings.loading import load_settings
 
 

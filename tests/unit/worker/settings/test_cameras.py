@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import UsageError
+from worker.settings.base import CameraDefaults
 from worker.settings.cameras import (
     CameraSettings,
     CamerasFileError,
@@ -11,7 +12,7 @@ from worker.settings.cameras import (
     cameras_of,
     read_cameras,
 )
-from worker.settings.fields import CameraDefaults, RunSettings
+from worker.settings.fields import RunSettings
 from worker.settings.loading import load_settings
 
 GATE = '[cameras.gate]\nsource = "rtsp://gate.local/stream"\n'

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ssd_core.training.annotated import AnnotatedImage, AnnotatedObject, Annotations
-from ssd_core.training.faults import Faults
+from ssd_core.training.data_sets.annotated import AnnotatedImage, AnnotatedObject, Annotations
+from ssd_core.training.data_sets.faults import Faults
 
 FIRST_PIXEL = 1
 """The number of the leftmost column and the top row: VOC counts from 1 and includes the last."""

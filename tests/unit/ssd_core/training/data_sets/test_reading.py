@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from ssd_core.errors import DataError
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.reading import read_data_set
 from tests.labelled import coco, faults_of, painted, save, write
 
 TWO = {

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from ssd_core.errors import DataError
-from ssd_core.training.image_files import open_image_file
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.image_files import open_image_file
+from ssd_core.training.data_sets.reading import read_data_set
 from tests.labelled import coco, painted, save, write
 
 STORED = painted(40, 60, [("red", 5, 6, 25, 16)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssd_core.training.reading import read_data_set
+from ssd_core.training.data_sets.reading import read_data_set
 from tests.labelled import coco, faults_of, painted, save, voc_xml
 
 

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ssd_core.errors import DataError
-from ssd_core.training.annotated import AnnotatedImage, AnnotatedObject, Annotations
-from ssd_core.training.coco import read_coco
 from ssd_core.training.data import DataSet, LabelledImage
-from ssd_core.training.faults import Faults
-from ssd_core.training.frames import Frames, Recordings
-from ssd_core.training.image_files import ImageFile, find_image, open_image_file
-from ssd_core.training.voc import is_voc, read_voc
+from ssd_core.training.data_sets.annotated import AnnotatedImage, AnnotatedObject, Annotations
+from ssd_core.training.data_sets.coco import read_coco
+from ssd_core.training.data_sets.faults import Faults
+from ssd_core.training.data_sets.frames import Frames, Recordings
+from ssd_core.training.data_sets.image_files import ImageFile, find_image, open_image_file
+from ssd_core.training.data_sets.voc import is_voc, read_voc
 
 log = logging.getLogger(__name__)
 

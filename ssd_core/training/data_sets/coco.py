@@ -12,8 +12,8 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ssd_core.training.annotated import AnnotatedImage, AnnotatedObject, Annotations
-from ssd_core.training.faults import Faults
+from ssd_core.training.data_sets.annotated import AnnotatedImage, AnnotatedObject, Annotations
+from ssd_core.training.data_sets.faults import Faults
 
 PARTS = ("images", "annotations", "categories")
 LABEL_STUDIO_NAME = re.compile(r"(?:.*/)?(?:upload/\d+/[0-9a-f]{8}-|[0-9a-f]{8}__)([^/]+)")
