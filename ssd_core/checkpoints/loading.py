@@ -3,7 +3,7 @@
 A safetensors file written here defines its model whole: architecture, labels, input, default boxes,
 thresholds. The other files (torchvision's ``.pth``, the bundled model's ``.tflite``, safetensors
 without ``format`` in their metadata) hold weights only: the caller names their model, and the
-zoo's spec defines it.
+zoo's spec defines it. A VGG16 trained on ImageNet gives a backbone to train from, and no model.
 """
 
 import hashlib
@@ -21,7 +21,9 @@ from ssd_core.checkpoints.safetensors_file import read_safetensors, save_checkpo
 from ssd_core.checkpoints.state_dict import StateDict, in_fp32
 from ssd_core.checkpoints.tflite import state_dict_from_tflite
 from ssd_core.checkpoints.torchvision_file import (
+    as_backbone,
     download_coco,
+    download_imagenet,
     model_in,
     read_state_dict,
     renamed,
@@ -30,11 +32,16 @@ from ssd_core.errors import CheckpointError
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec, build_model, get_spec
 
-__all__ = ["load_model", "read_checkpoint", "save_checkpoint"]
+__all__ = ["load_imagenet", "load_model", "read_checkpoint", "save_checkpoint"]
 
 log = logging.getLogger(__name__)
 
 MAX_NAMED_DIFFERENCES = 3
+IMAGENET = "imagenet"
+"""Names the weights of a backbone, in place of a file."""
+NOT_OF_VGG16 = ("backbone.l2_norm.", "backbone.conv5_to_fc7.8.", "backbone.conv5_to_fc7.10.")
+"""What SSD adds to VGG16 in the backbone: the scale of conv4_3, fc6 and fc7. (The paper subsamples
+VGG16's own fc6 and fc7; torchvision's file does not have them, and its SSD begins them anew.)"""
 
 
 def load_model(
@@ -69,6 +76,25 @@ def load_model(
     return network, spec if digest == spec.digest else spec.with_own_weights(), f"sha256:{digest}"
 
 
+def load_imagenet(spec: ModelSpec) -> tuple[StateDict, str]:
+    """Of a VGG16 trained on ImageNet, the convolutions up to conv5_3, and the digest of its file.
+
+    In fp32, by their names in the network of ``spec``. Raises CheckpointError if the model has
+    another backbone, or the file cannot be downloaded or does not fit.
+    """
+    path = download_imagenet(spec)
+    with torch.device("meta"):
+        network = build_model(spec)
+    expected = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if name.startswith("backbone.") and not name.startswith(NOT_OF_VGG16)
+    }
+    tensors = _in_fp32(as_backbone(read_state_dict(path)), path)
+    check_fit(expected, tensors, path, spec, ": delete the file, it is downloaded again")
+    return tensors, f"sha256:{_sha256(path)}"
+
+
 def find_weights(spec: ModelSpec, weights: str | Path | None) -> Path:
     """The file that holds the weights; fetches them first if ``weights`` is ``"coco"``."""
     if weights is None:
@@ -78,6 +104,11 @@ def find_weights(spec: ModelSpec, weights: str | Path | None) -> Path:
         return Path(str(files("ssd_core") / "weights" / spec.weights))
     if weights == "coco" and not Path(weights).exists():
         return download_coco(spec)
+    if is_imagenet(weights):
+        raise CheckpointError(
+            f"weights {weights} are those of a backbone, from which only `train` starts: give "
+            "--weights FILE, such as its output"
+        )
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(f"weights {path}: no such file")
@@ -104,10 +135,12 @@ def read_checkpoint(path: Path, named: ModelSpec | None) -> tuple[StateDict, Mod
             f"weights {path}: cannot tell the format from the name: "
             "expected .safetensors, .pth, .pt, .ckpt or .tflite"
         )
-    try:
-        return renamed(in_fp32(tensors)), spec
-    except CheckpointError as error:
-        raise CheckpointError(f"weights {path}: {error}") from error
+    return renamed(_in_fp32(tensors, path)), spec
+
+
+def is_imagenet(weights: str | Path | None) -> bool:
+    """Whether these are the weights for ``load_imagenet``, and not a file of that name."""
+    return weights == IMAGENET and not Path(IMAGENET).exists()
 
 
 def check_fit(
@@ -125,6 +158,13 @@ def check_fit(
         named = "; ".join(differences[:MAX_NAMED_DIFFERENCES])
         tail = f"; and {more} more" if more > 0 else ""
         raise CheckpointError(f"weights {path} do not fit {spec.name}: {named}{tail}{way_out}")
+
+
+def _in_fp32(tensors: StateDict, path: Path) -> StateDict:
+    try:
+        return in_fp32(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"weights {path}: {error}") from error
 
 
 def _spec_of(

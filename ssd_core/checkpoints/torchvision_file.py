@@ -1,7 +1,7 @@
-"""PyTorch's state dicts: pickles of tensors, torchvision's ssd300_vgg16 among them.
+"""PyTorch's state dicts: pickles of tensors, torchvision's ssd300_vgg16 and vgg16 among them.
 
-Renames torchvision's tensors, and fetches its COCO weights. Never runs code from a file: pickles
-are read with ``weights_only=True``, and what that refuses is refused.
+Renames torchvision's tensors, and fetches its weights of COCO and ImageNet. Never runs code from a
+file: pickles are read with ``weights_only=True``, and what that refuses is refused.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssd_core.checkpoints.state_dict import find_state_dict
 from ssd_core.errors import CheckpointError
-from ssd_core.models.zoo import ModelSpec
+from ssd_core.models.zoo import MODELS, ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ TORCHVISION_NAMES = (
     ("head.classification_head.module_list.", "classification_heads."),
     ("head.regression_head.module_list.", "regression_heads."),
 )
+VGG16_LAYERS_TO_CONV4_3 = 23
+"""Of ``features`` in torchvision's vgg16; those that follow are in its SSD's ``extra.0``."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -79,6 +81,23 @@ def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def as_backbone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The convolutions of torchvision's vgg16, by the names used here for those of an SSD.
+
+    Its classifier is left out, as an SSD has none of it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        layer, _, parameter = rest.partition(".")
+        if part != "features" or not layer.isdecimal():
+            continue
+        beyond = int(layer) - VGG16_LAYERS_TO_CONV4_3
+        place = f"features.{layer}" if beyond < 0 else f"extra.0.{beyond}"
+        found[_rename(f"backbone.{place}.{parameter}")] = tensor
+    return found
+
+
 def download_coco(spec: ModelSpec) -> Path:
     """The file of COCO weights that torchvision publishes, from its cache if it is there.
 
@@ -90,19 +109,47 @@ def download_coco(spec: ModelSpec) -> Path:
         )
     from torchvision.models.detection import SSD300_VGG16_Weights  # slow to import, rarely needed
 
-    url = SSD300_VGG16_Weights.COCO_V1.url
-    path = Path(str(torch.hub.get_dir()), "checkpoints", str(url).rsplit("/", 1)[-1])
+    weights = SSD300_VGG16_Weights.COCO_V1
+    return _download(weights, _place_in_cache(weights), "give --weights FILE.pth")
+
+
+def download_imagenet(spec: ModelSpec) -> Path:
+    """The file of a VGG16 trained on ImageNet that torchvision publishes, from its cache if there.
+
+    Of its three, that from which its own ssd300_vgg16 starts: it was trained on pixels in 0..255
+    less their mean, as SSD's input is (torchvision/models/detection/ssd.py). Only the tensors of
+    ``features`` have valid values. Raises CheckpointError if the model has another backbone, or the
+    file cannot be downloaded.
+    """
+    if not spec.has_imagenet_backbone:
+        others = " or ".join(name for name, each in MODELS.items() if each.has_imagenet_backbone)
+        raise CheckpointError(
+            f"{spec.name}: no ImageNet weights are published for its backbone: give --model "
+            f"{others}, or other --weights"
+        )
+    from torchvision.models import VGG16_Weights  # slow to import, rarely needed
+
+    weights = VGG16_Weights.IMAGENET1K_FEATURES
+    path = _place_in_cache(weights)
+    return _download(weights, path, f"put it at {path}")
+
+
+def _place_in_cache(weights: Any) -> Path:
+    """Where torchvision keeps the file of these weights (a member of its enumerations)."""
+    return Path(str(torch.hub.get_dir()), "checkpoints", str(weights.url).rsplit("/", 1)[-1])
+
+
+def _download(weights: Any, path: Path, way_out: str) -> Path:
+    """Let torchvision fetch its file to ``path``, unless it is there. Raises CheckpointError."""
     if path.exists():  # from an earlier download, renamed when it was complete
         return path
     try:
         with redirect_stdout(sys.stderr):  # torch.hub reports the download on stdout
-            SSD300_VGG16_Weights.COCO_V1.get_state_dict(
-                progress=False, check_hash=True, weights_only=True
-            )
+            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"cannot download {url} ({error}): without a network, "
-            "fetch that file elsewhere and give --weights FILE.pth"
+            f"cannot download {weights.url} ({error}): without a network, "
+            f"fetch that file elsewhere and {way_out}"
         ) from error
     return path
 

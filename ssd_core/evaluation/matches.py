@@ -5,7 +5,6 @@ computes AP keeps its matches to itself: operating points, the bootstrap and the
 mistakes need them. Tests hold these to the library.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +98,7 @@ def match(image: PairedImage, found: Ints, own: Ints) -> Ints:
     return taken_by
 
 
-def iou(boxes_xywh: Floats, objects_xywh: Floats, is_crowd: Sequence[bool] | Bools) -> Floats:
+def iou(boxes_xywh: Floats, objects_xywh: Floats, is_crowd: Bools | bool = False) -> Floats:
     """(D, N) IoU; with a crowd, the share of the detection that lies in it (COCO's rule).
 
     In the order of operations of COCO's own code: an IoU at a threshold falls on the same side.

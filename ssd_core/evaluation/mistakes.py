@@ -89,9 +89,7 @@ def _score_by_object(ranking: Ranking) -> dict[tuple[int, int], float]:
 
 def _there_instead(paired: Paired, index: int, box_xywh: Floats, number: int) -> str:
     image = paired.images[index]
-    ious = iou(box_xywh[None], image.object_boxes_xywh, np.zeros(len(image.object_classes), bool))[
-        0
-    ]
+    ious = iou(box_xywh[None], image.object_boxes_xywh)[0]
     is_same = image.object_classes == number
     same = ious[is_same].max(initial=0)
     if same >= MIN_IOU:

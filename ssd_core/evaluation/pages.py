@@ -8,12 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ssd_core.drawing import (
+    DETECTED,
+    IGNORED,
+    LABELLED,
+    Colour,
+    Font,
+    draw_box,
+    draw_font,
+    draw_name,
+)
 from ssd_core.evaluation.mistakes import Mistake, false_alarms, misses
 from ssd_core.evaluation.paired import Floats, Paired
 from ssd_core.evaluation.results import Evaluation
-from ssd_core.evaluation.writing import draw_font
 from ssd_core.training.data import DataSet
 from ssd_core.whole_files import written_whole
 
@@ -22,8 +31,6 @@ TILE_PX, CAPTION_PX, GAP_PX, TITLE_PX = 300, 54, 8, 44
 MIN_CROP_PX = 100
 CONTEXT = 2.5
 """The side of what is shown, in sides of the box."""
-LABELLED, DETECTED, IGNORED = (0, 158, 115), (213, 94, 0), (150, 150, 150)
-"""Green, vermilion and grey: told apart also by those who see few colours (Okabe and Ito 2008)."""
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 
 
@@ -106,18 +113,17 @@ def _tile(
     image = paired.images[mistake.image]
     font = draw_font(12)
 
-    def outline(box_xywh: Floats, colour: tuple[int, int, int], text: str) -> None:
+    def outline(box_xywh: Floats, colour: Colour, text: str) -> None:
         is_mistake = np.array_equal(box_xywh, mistake.box_xywh)
         x1, y1 = (box_xywh[:2] - (left, top)) * scale
         x2, y2 = (box_xywh[:2] + box_xywh[2:] - (left, top)) * scale
         if x2 <= 0 or y2 <= 0 or x1 >= TILE_PX or y1 >= TILE_PX:
             return
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=4 if is_mistake else 2)
+        draw_box(draw, (x1, y1, x2, y2), colour, 4 if is_mistake else 2)
         at = (float(np.clip(x1, 0, TILE_PX - 60)), float(np.clip(y1 - 15, 0, TILE_PX - 15)))
-        draw.rectangle(draw.textbbox(at, text, font), fill=colour)
-        draw.text(at, text, BACKGROUND, font)
+        draw_name(draw, at, text, colour, font)
 
-    boxes = [
+    boxes: list[tuple[Floats, Colour, str]] = [
         (box, IGNORED if ignored else LABELLED, paired.labels[number])
         for box, number, ignored in zip(
             image.object_boxes_xywh, image.object_classes, image.object_is_ignored, strict=True
@@ -139,7 +145,7 @@ def _clamped(start: float, most: float) -> float:
     return min(max(start, 0.0), most) if most >= 0 else most / 2
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, *, keep_end: bool) -> str:
+def _fitting(text: str, font: Font, *, keep_end: bool) -> str:
     """The text, cut to the width of a tile."""
     if font.getlength(text) <= TILE_PX:
         return text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ssd_core.checkpoints.labels import BACKGROUND_NAMES
 from ssd_core.errors import EvaluationError
 from ssd_core.found import Detections
 from ssd_core.training.data import DataSet, LabelledImage
@@ -90,8 +91,8 @@ def no_common_class(data_labels: Sequence[str], model_labels: Sequence[str]) -> 
     """What is wrong if data set and model share no label, in one line."""
     return (
         f"no class in common: the data set has {_listed(data_labels)}; the model has "
-        f"{_listed([label for label in model_labels if label != 'background'])}: classes meet by "
-        "their names, letter by letter: rename those of the data set"
+        f"{_listed([each for each in model_labels if each not in BACKGROUND_NAMES])}: classes meet "
+        "by their names, letter by letter: rename those of the data set"
     )
 
 

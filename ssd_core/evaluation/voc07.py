@@ -59,7 +59,7 @@ def _verdicts(image: PairedImage, number: int) -> Bools:
     if not len(own):
         verdicts[:, 1] = True
         return verdicts
-    ious = iou(boxes, image.object_boxes_xywh[own], np.zeros(len(own), bool))
+    ious = iou(boxes, image.object_boxes_xywh[own])
     taken = np.zeros(len(own), bool)
     for row, nearest in enumerate(ious.argmax(axis=1)):
         if ious[row, nearest] < MIN_IOU:

@@ -64,6 +64,8 @@ class ModelSpec:
     """SHA-256 of that file."""
     downloadable: bool = False
     """Whether ``weights="coco"`` fetches weights through torchvision."""
+    has_imagenet_backbone: bool = False
+    """Whether training can start from ``weights="imagenet"``: its backbone is a VGG16."""
 
     @property
     def num_classes(self) -> int:
@@ -192,6 +194,7 @@ _SSD300_VGG16 = ModelSpec(
     training="COCO train2017 (torchvision)",
     network=_ssd300_vgg16,
     downloadable=True,
+    has_imagenet_backbone=True,
 )
 
 _SSD512_VGG16 = replace(

@@ -25,6 +25,8 @@ class LabelledImage:
     """(N,) COCO's crowds and VOC's difficult objects: neither to be found nor false if found."""
     areas: npt.NDArray[np.float32]
     """(N,) in square pixels, as annotated (of the outline, where there is one)."""
+    recording: str = ""
+    """Path of the video that it is a frame of: those look alike. Empty for an image file."""
     together: str = ""
     """Images of one name are read quickest one after the other: neighbouring frames of a video."""
 

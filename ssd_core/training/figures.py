@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ssd_core.detector import Detector
+from ssd_core.drawing import DETECTED, LABELLED, Colour, Font, draw_box, draw_font, draw_name
 from ssd_core.training.data import DataSet, LabelledImage
 from ssd_core.training.loop import Epoch
 from ssd_core.training.run_folder import write_whole
 
 SAMPLES, PAIRS_PER_ROW = 8, 2
 TILE_PX, GAP_PX, TEXT_PX = 320, 8, 14
-LABELLED, DETECTED = (0, 158, 115), (213, 94, 0)
-"""Green and vermilion, as in the pages of an evaluation."""
-
-Named = tuple[str, tuple[float, ...]]
+Named = tuple[str, tuple[float, float, float, float]]
 """A caption, and a box as xyxy in [0, 1]."""
 
 
@@ -67,7 +65,7 @@ def write_samples(detector: Detector, data_set: DataSet, path: Path) -> None:
     count = min(SAMPLES, len(data_set.images))
     places = np.linspace(0, len(data_set.images) - 1, count).round().astype(int)
     images = [data_set.images[place] for place in places]
-    font = ImageFont.load_default(TEXT_PX)
+    font = draw_font(TEXT_PX)
     rows = -(-count // PAIRS_PER_ROW)
     columns = min(count, PAIRS_PER_ROW) * 2
     tallest = max(min(image.height / image.width, 1) for image in images)
@@ -92,41 +90,33 @@ def write_samples(detector: Detector, data_set: DataSet, path: Path) -> None:
 
 
 def _labelled(image: LabelledImage, labels: Sequence[str]) -> list[Named]:
-    size = np.array([image.width, image.height] * 2)
+    width, height = image.width, image.height
     return [
-        (labels[number], tuple((box / size).tolist()))
-        for box, number in zip(image.boxes, image.classes, strict=True)
+        (labels[number], (x1 / width, y1 / height, x2 / width, y2 / height))
+        for (x1, y1, x2, y2), number in zip(image.boxes.tolist(), image.classes, strict=True)
     ]
 
 
 def _detected(detector: Detector, pixels: np.ndarray) -> list[Named]:
     (found,) = detector.detect([pixels])
     return [
-        (f"{name} {score:.2f}", tuple(box))
-        for name, score, box in zip(
+        (f"{name} {score:.2f}", (x1, y1, x2, y2))
+        for name, score, (x1, y1, x2, y2) in zip(
             found.names, found.scores.tolist(), found.boxes_normalised.tolist(), strict=True
         )
     ]
 
 
-def _tile(
-    pixels: np.ndarray,
-    boxes: Sequence[Named],
-    colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> Image.Image:
+def _tile(pixels: np.ndarray, boxes: Sequence[Named], colour: Colour, font: Font) -> Image.Image:
     """The image with boxes, scaled to fit into ``TILE_PX`` each way."""
     image = Image.fromarray(pixels)
     image.thumbnail((TILE_PX, TILE_PX))
     draw = ImageDraw.Draw(image)
-    placed = [
-        (name, [each * side for each, side in zip(box, image.size * 2, strict=True)])
-        for name, box in boxes
-    ]
-    for _, (x1, y1, x2, y2) in placed:
-        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour, width=2)
-    for name, (x1, y1, _, _) in placed:  # on top of all boxes
-        at = (x1 + 3, y1 - TEXT_PX - 3 if y1 > TEXT_PX + 3 else y1 + 2)
-        draw.rectangle(draw.textbbox(at, name, font), fill=colour)
-        draw.text(at, name, "white", font)
+    width, height = image.size
+    for _, (x1, y1, x2, y2) in boxes:
+        draw_box(draw, (x1 * width, y1 * height, x2 * width, y2 * height), colour, 2)
+    for name, (left, top, _, _) in boxes:  # on top of all boxes
+        x, y = left * width, top * height
+        at = (x + 3, y - TEXT_PX - 3 if y > TEXT_PX + 3 else y + 2)
+        draw_name(draw, at, name, colour, font)
     return image

@@ -1,9 +1,9 @@
 """What training starts from: the network for own classes, with as much of other weights as fits.
 
 Backbone, extra layers and box heads are kept whole; of the class heads the rows of classes that
-have the same name. Batch norm is folded, as it is in the bundled model, and stays so: given back as
-an identity, it learnt no better (AP50 0.87 and 0.88 folded, measured as in ``recipe``). Knows
-neither images nor optimisers.
+have the same name; of a VGG16 trained on ImageNet, conv1_1 to conv5_3. Batch norm is folded, as it
+is in the bundled model, and stays so: given back as an identity, it learnt no better (AP50 0.87 and
+0.88 folded, measured as in ``recipe``). Knows neither images nor optimisers.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssd_core.checkpoints.loading import load_model
+from ssd_core.checkpoints.loading import is_imagenet, load_imagenet, load_model
 from ssd_core.detector import fold_batch_norm
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec, build_model, get_spec
@@ -27,6 +27,8 @@ Object Detection", section 3.3, arXiv 1708.02002): else the background drowns th
 NEW_WEIGHT_STD = 0.01
 """Of the weights of a new class (the same section)."""
 OWN_LICENCE = "the owner's; trained from weights under "
+IMAGENET_LICENCE = "Creative Commons Attribution (VGG16 of the Visual Geometry Group, Oxford)"
+"""https://www.robots.ox.ac.uk/~vgg/research/very_deep/"""
 
 
 def starting_model(
@@ -37,26 +39,47 @@ def starting_model(
 ) -> tuple[SSD, ModelSpec, str | None]:
     """The network to train for ``labels`` (class 0: background), its spec, and its weights' digest.
 
-    ``model`` and ``weights`` as for ``load_model``; batch norm is folded. Without weights, given or
-    in the package, all layers begin as the paper's new ones do, and the digest is None. What is new
+    ``model`` and ``weights`` as for ``load_model``; batch norm is folded. With ``"imagenet"`` the
+    backbone starts from ``load_imagenet``. Other layers, and all without weights, given or in the
+    package, begin as the paper's new ones do; without weights the digest is None. What is new
     depends on the seed. Raises UnknownModelError, CheckpointError.
     """
     named = None if model is None else get_spec(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if is_imagenet(weights):
+            return _from_imagenet(get_spec(model), labels)
         if weights is None and named is not None and named.weights is None:
-            return *_untrained(named, labels), None
+            _warn_of_untrained(named)
+            return *_new(named, labels, base_licence=None), None
         return _trained(labels, model, weights)
 
 
-def _untrained(named: ModelSpec, labels: tuple[str, ...]) -> tuple[SSD, ModelSpec]:
+def _warn_of_untrained(named: ModelSpec) -> None:
+    weights = ["coco"] * named.downloadable + ["imagenet"] * named.has_imagenet_backbone + ["FILE"]
     log.warning(
         "%s comes without weights: it starts untrained, which takes far more images and time than "
-        "starting from weights (--weights FILE%s)",
+        "starting from weights (%s)",
         named.name,
-        " or --weights coco" if named.downloadable else "",
+        " or ".join(f"--weights {each}" for each in weights),
     )
-    spec = _own(named, labels, base_licence=None)
+
+
+def _from_imagenet(named: ModelSpec, labels: tuple[str, ...]) -> tuple[SSD, ModelSpec, str]:
+    tensors, digest = load_imagenet(named)
+    network, spec = _new(named, labels, IMAGENET_LICENCE)
+    network.load_state_dict(tensors, strict=False)
+    log.info(
+        "%s starts from a VGG16 trained on ImageNet; what follows its conv5_3 is new", named.name
+    )
+    return network, spec, digest
+
+
+def _new(
+    named: ModelSpec, labels: tuple[str, ...], base_licence: str | None
+) -> tuple[SSD, ModelSpec]:
+    """The network as the paper's new layers begin, but for class heads that know the background."""
+    spec = _own(named, labels, base_licence)
     network = build_model(spec)
     for head, sizes in zip(network.classification_heads, spec.box_sizes, strict=True):
         _let_background_win(_convolution(head), len(sizes), spec.activation)

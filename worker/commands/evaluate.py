@@ -166,10 +166,9 @@ def _groups(data_set: "DataSet") -> list[str] | None:
     """What is drawn together: the frames of a recording, if there are enough recordings."""
     from ssd_core.evaluation.comparison import MIN_GROUPS
 
-    # A frame of a recording is named by it and by a key frame.
-    recordings = {image.together.rpartition("#")[0] for image in data_set.images} - {""}
+    recordings = {image.recording for image in data_set.images} - {""}
     if len(recordings) >= MIN_GROUPS:
-        return [image.together.rpartition("#")[0] or image.name for image in data_set.images]
+        return [image.recording or image.name for image in data_set.images]
     if recordings:
         log.warning(
             "frames of %d recordings: frames that look alike make the interval too narrow; "

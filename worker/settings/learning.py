@@ -36,7 +36,8 @@ class TrainSettings(Settings):
     )
     weights: str | None = Field(
         None,
-        description="weights to start from: file, or 'coco'; default: those in the package",
+        description="weights to start from: file, 'coco', or 'imagenet' for the backbone of a "
+        "VGG16 alone; default: those in the package",
     )
     epochs: int | None = Field(
         None,

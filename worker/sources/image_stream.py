@@ -133,15 +133,20 @@ class ImageStream:
         assert self._first is not None
         assert self._answer is not None
         yield self._first
+        handed_on_at = time.monotonic()
         if (second := next(self._answer, None)) is not None:
             yield second
             yield from self._answer
         else:  # an answer of one image is a snapshot, whatever surrounds it
-            yield from self._snapshots(self._first)
+            yield from self._snapshots(self._first, handed_on_at)
 
-    def _snapshots(self, last: Image) -> Iterator[Image]:
-        """One image of each answer, when it is due, beginning with the second."""
-        due = changed_at = self._started
+    def _snapshots(self, last: Image, since: float) -> Iterator[Image]:
+        """One image of each answer, when it is due, beginning with the second.
+
+        ``since``: when the first was handed on, by the monotonic clock. Counted from the start of
+        the connection, which may take its time, the second would come too early for ``--fps``.
+        """
+        due = changed_at = since
         while True:
             due = max(due + self._interval_seconds, time.monotonic())
             if not wait_until(due, self._is_over):

@@ -87,6 +87,7 @@ class _Source:
     read: Callable[[], npt.NDArray[np.uint8]]
     size: tuple[int, int]
     file: ImageFile | None = None
+    recording: str = ""
     together: str = ""
 
 
@@ -167,7 +168,8 @@ class _Sources:
         if not self._is_new(image, path, index):
             return None
         read = partial(frames.read, index)
-        return _Source(read, frames.size(index), None, frames.together(index))
+        together = frames.together(index)
+        return _Source(read, frames.size(index), recording=str(path), together=together)
 
     def _is_new(self, image: AnnotatedImage, path: Path, index: int) -> bool:
         key = path.resolve(), index
@@ -258,6 +260,7 @@ def _labelled(
         classes=np.array(classes, np.int64),
         is_ignored=np.array(is_ignored, np.bool_),
         areas=np.array(areas, np.float32),
+        recording=source.recording,
         together=source.together,
     )
 

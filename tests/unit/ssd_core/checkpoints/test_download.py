@@ -1,8 +1,5 @@
 """`weights="coco"`: torchvision's own download, with its cache in a directory of the test."""
 
-import socket
-import urllib.request
-
 import pytest
 import torch
 from torchvision.models.detection import SSD300_VGG16_Weights
@@ -17,25 +14,9 @@ URL = SSD300_VGG16_Weights.COCO_V1.url
 
 
 @pytest.fixture
-def cached_file(tmp_path, monkeypatch):
+def cached_file(torchvision_cache):
     """Where torchvision keeps the file once it has it."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    path = tmp_path / "torch" / "hub" / "checkpoints" / URL.rsplit("/", 1)[-1]
-    path.parent.mkdir(parents=True)
-    return path
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Every connection goes to a loopback port that is taken, and where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        urllib.request.install_opener(None)  # the next one reads the environment again
-        yield
-        urllib.request.install_opener(None)
+    return torchvision_cache / URL.rsplit("/", 1)[-1]
 
 
 def test_a_downloaded_file_is_used_without_a_network(

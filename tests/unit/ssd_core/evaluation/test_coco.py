@@ -112,10 +112,13 @@ def test_classes_that_one_side_lacks_are_left_out():
     assert evaluation.AP == pytest.approx(1)
 
 
-def test_the_background_is_no_class_even_if_both_call_it_alike():
+@pytest.mark.parametrize("name", ["background", "__background__", "???"])
+def test_the_background_is_no_class_even_if_both_call_it_alike(name):
     image = labelled([[0, 0, 50, 50]], [1])
-    with pytest.raises(EvaluationError, match="no class in common: the data set has cat, dog; the"):
-        evaluate([detected([], [], [])], data_set(image), known=("background", "Cat"))
+    images = data_set(image, labels=(name, "cat", "dog"))
+    expected = "no class in common: the data set has cat, dog; the model has Cat: "
+    with pytest.raises(EvaluationError, match=expected):
+        evaluate([detected([], [], [])], images, known=(name, "Cat"))
 
 
 # Errors

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd_core.drawing import DETECTED, LABELLED
 from ssd_core.errors import DataError
 from ssd_core.evaluation import evaluate
 from ssd_core.evaluation.curves import _envelope, write_curves
 from ssd_core.evaluation.operating_points import Curve
-from ssd_core.evaluation.pages import DETECTED, LABELLED, TILE_PX, TITLE_PX, write_mistakes
+from ssd_core.evaluation.pages import TILE_PX, TITLE_PX, write_mistakes
 from tests.unit.ssd_core.evaluation.scenes import (
     SIDE,
     data_set,

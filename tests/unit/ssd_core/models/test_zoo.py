@@ -84,3 +84,8 @@ def test_the_vggs_differ_in_size_but_not_in_postprocessing():
 
 def test_only_the_model_with_published_weights_is_downloadable():
     assert [name for name, spec in MODELS.items() if spec.downloadable] == ["ssd300_vgg16"]
+
+
+def test_the_vggs_can_start_from_imagenet():
+    found = [name for name, spec in MODELS.items() if spec.has_imagenet_backbone]
+    assert found == ["ssd300_vgg16", "ssd512_vgg16"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd_core.drawing import DETECTED, LABELLED
 from ssd_core.errors import TrainingError
 from ssd_core.training.data_sets.reading import read_data_set
-from ssd_core.training.figures import DETECTED, LABELLED, TILE_PX, write_curves, write_samples
+from ssd_core.training.figures import TILE_PX, write_curves, write_samples
 from ssd_core.training.loop import Epoch
 from tests.lorries import write_data_set
 from tests.params import mostly_long

@@ -81,7 +81,7 @@ def test_an_untrained_model_begins_as_the_paper_does_and_says_so(caplog):
         network, spec, digest = starting_model(("__background__", "Lorry"), "ssd300_vgg16")
     assert digest is None
     assert "untrained" in caplog.text
-    assert "--weights coco" in caplog.text
+    assert "(--weights coco or --weights imagenet or --weights FILE)" in caplog.text
     first = network.backbone.conv1_to_conv4_3[0].weight
     bound = (6 / (3 * 9 + 64 * 9)) ** 0.5  # of Xavier's uniform distribution
     assert bound * 0.98 < first.abs().max() <= bound

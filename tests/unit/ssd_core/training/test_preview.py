@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_core.errors import DataError
+from ssd_core.errors import TrainingError
 from ssd_core.models.zoo import get_spec
 from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.preview import COLUMNS, GAP_PX, ROWS, write_preview
@@ -39,5 +39,5 @@ def test_a_page_of_few_images_is_full(data_set, tmp_path):
 
 def test_a_page_that_cannot_be_written_is_told_in_one_line(data_set, tmp_path):
     target = tmp_path / "no such folder" / "page.png"
-    with pytest.raises(DataError, match=r"cannot write .*page\.png: No such file or directory"):
+    with pytest.raises(TrainingError, match=r"cannot write .*page\.png \(No such file or dir"):
         write_preview(data_set, SPEC, target)

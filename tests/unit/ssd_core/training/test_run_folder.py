@@ -144,7 +144,7 @@ def test_weights_may_be_read_by_whom_the_umask_allows(tiny_model, tiny_spec, tmp
 
 
 def test_a_file_is_written_over_what_a_killed_process_left(tmp_path):
-    (tmp_path / ".x.partial").write_bytes(b"half of something longer")
+    (tmp_path / ".x.unfinished").write_bytes(b"half of something longer")
     write_whole(tmp_path / "x", lambda file: file.write(b"whole"))
     assert (tmp_path / "x").read_bytes() == b"whole"
     assert len(list(tmp_path.iterdir())) == 1

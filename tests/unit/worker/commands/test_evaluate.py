@@ -25,16 +25,16 @@ from worker.settings.loading import load_settings
 NAME = "ssd_mobilenet_v2_oid"
 
 
-def data_set(*togethers, labels=("__background__", "Cat")):
+def data_set(*recordings, labels=("__background__", "Cat")):
     nothing = np.zeros(0)
     return DataSet(
         labels,
         tuple(
             LabelledImage(
                 f"{index}.jpg", lambda: None, 9, 9, nothing.reshape(0, 4), nothing, nothing,
-                nothing, together,
+                nothing, recording,
             )
-            for index, together in enumerate(togethers)
+            for index, recording in enumerate(recordings)
         ),
         "sha256:1",
     )  # fmt: skip
@@ -60,16 +60,16 @@ def test_image_files_are_drawn_one_by_one(warnings):
 
 
 def test_frames_of_ten_recordings_are_drawn_by_recording_and_files_by_themselves(warnings):
-    frames = [f"/videos/{n}.mp4#{key}" for n in range(10) for key in (0, 250)]
+    frames = [f"/videos/#{n}.mp4" for n in range(10) for _ in range(2)]
     groups = _groups(data_set(*frames, ""))
     assert len(set(groups)) == 11
-    assert groups[0] == groups[1] == "/videos/0.mp4"
+    assert groups[0] == groups[1] == "/videos/#0.mp4"
     assert groups[-1] == "20.jpg"
     assert warnings() == []
 
 
 def test_frames_of_few_recordings_are_drawn_one_by_one_with_a_warning(warnings):
-    assert _groups(data_set("a.mp4#0", "a.mp4#250", "b.mp4#0")) is None
+    assert _groups(data_set("a.mp4", "a.mp4", "b.mp4")) is None
     (warning,) = warnings()
     assert warning.startswith("frames of 2 recordings: frames that look alike make the interval")
 

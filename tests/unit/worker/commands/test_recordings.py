@@ -65,6 +65,7 @@ def test_frames_of_a_replay_are_read_from_the_recording(tmp_path):
         image = data_set.images[number]
         assert image.name == f"gate-{2 * number:06d}.jpg"
         assert np.array_equal(image.read(), expected[2 * number])
+        assert image.recording == str(recording)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gate.mp4", "tags.json"]
 
 
@@ -80,6 +81,7 @@ def test_pictures_that_were_taken_out_come_before_the_recording(tmp_path):
     save(painted(72, 96), tmp_path / "gate-000002.jpg")
     data_set = read_data_set([tagged(tmp_path / "tags.json")], recordings=Recordings())
     assert np.ptp(data_set.images[1].read()) == 0
+    assert data_set.images[1].recording == ""
     assert np.ptp(data_set.images[2].read()) > 0
 
 

@@ -109,6 +109,7 @@ def test_a_run_that_is_not_finished_is_not_overwritten(refusal, tmp_path):
     [
         ({"model": "ssd301"}, "unknown model 'ssd301'"),
         ({"weights": "missing.safetensors"}, "missing.safetensors: no such file"),
+        ({"weights": "imagenet"}, "ssd_mobilenet_v2_oid: no ImageNet weights are published"),
         ({"device": "tpu"}, "device 'tpu'"),
         ({"device": "cpu", "precision": "fp16"}, "precision 'fp16' needs a CUDA device"),
         ({"device": "cpu", "freeze": 6}, "has 5 stages, not 6: freeze at most 5"),

@@ -227,11 +227,33 @@ def test_a_snapshot_is_polled_within_one_connection_of_the_camera(images, with_l
             assert watch.downs() == []
             assert len(watch.ups()) == 1
         found = watch.frames()
-        # FFmpeg's attempt, then one for each frame, and what was under way at the end.
-        assert len(found) + 1 <= len(camera.requests) <= len(found) + 3
+    # The first request is FFmpeg's attempt; then each gives a frame, but for what was under way at
+    # the end, however many that was: each request is answered with the next picture.
+    shown = [number_of(frame.image, images) for frame in found]
+    assert shown == [number % len(images) for number in range(1, len(found) + 1)]
     assert [frame.frame_index for frame in found] == list(range(len(found)))
     assert {frame.skipped for frame in found} == {0}
     assert {frame.clock for frame in found} == {"arrival"}
+
+
+def number_of(picture, images):
+    """Which of the images it is."""
+    return np.argmin([np.abs(picture - decoded(image)).mean() for image in images])
+
+
+def test_no_snapshot_is_fetched_in_vain_after_a_first_one_that_took_long(images):
+    answer = snapshots(images)
+    answers = iter(range(1 << 30))
+
+    def slow_once(connection, request):
+        if next(answers) == 1:  # after FFmpeg's attempt
+            time.sleep(0.2)
+        answer(connection, request)
+
+    with Camera(slow_once) as camera, Watch(camera.url, fps=4) as watch:
+        found = watch.wait_for_frames(3)
+    assert [number_of(frame.image, images) for frame in found] == [1, 2, 3]
+    assert {frame.skipped for frame in found} == {0}
 
 
 AROUND_SNAPSHOTS = {
