@@ -14,6 +14,7 @@ from ssd_core.errors import TrainingError
 from ssd_core.failures import is_out_of_memory
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.training.average import WeightAverage
 from ssd_core.training.loader import Batch
 from ssd_core.training.loss import multibox_loss
 from ssd_core.training.matching import BACKGROUND, match_batch, padded
@@ -63,12 +64,19 @@ class Stepper:
         if processes.count > 1:
             self._forward = nn.parallel.DistributedDataParallel(network)
         self.optimizer = make_optimizer(network, recipe)
+        self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
+        """Of the weights, if the recipe wants one."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         """Keeps fp16's gradients from vanishing; skips steps that are too large for it."""
         self._spec = spec
         self._device = device
         self._dtype = PRECISIONS[recipe.precision]
         self._default_boxes = spec.default_boxes().to(device)
+
+    @property
+    def result(self) -> SSD:
+        """What has been learnt so far: the network, or its average."""
+        return self.network if self.average is None else self.average.network
 
     def step(
         self, batch: Batch, learning_rate: float, *, share: float = 1.0, updates: bool = True
@@ -99,6 +107,8 @@ class Stepper:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update(self.network)
         return Losses(batch, torch.stack([*losses, norm]))
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
