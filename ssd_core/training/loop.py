@@ -188,8 +188,7 @@ class Training:
                 numbers = dict(validate(self._detector()))
                 seconds = time.perf_counter() - began
                 self.start = Epoch(0, None, None, None, None, seconds, numbers)
-                self._keep(self.start)
-                on_epoch(self.start)
+                self._keep(self.start, on_epoch)
         while not self.is_finished:
             if self._processes.any(should_stop()):
                 return False
@@ -202,12 +201,14 @@ class Training:
             epoch = replace(epoch, seconds=time.perf_counter() - began)
             self.history.append(epoch)
             if self._processes.is_first:
-                self._keep(epoch)
-                on_epoch(epoch)
+                self._keep(epoch, on_epoch)
         return True
 
-    def _keep(self, epoch: Epoch) -> None:
-        """The state, and its weights if they are the best so far."""
+    def _keep(self, epoch: Epoch, on_epoch: Callable[[Epoch], None]) -> None:
+        """The state, and its weights if they are the best so far.
+
+        Tells of the epoch first: a run that is killed meanwhile tells of it again, not never.
+        """
         is_best = self.best is None or epoch.merit > self.best.merit
         if is_best:
             self.best = epoch
@@ -215,6 +216,7 @@ class Training:
                 name: tensor.detach().to("cpu", copy=True)
                 for name, tensor in self._stepper.result.state_dict().items()
             }
+        on_epoch(epoch)
         self._save(is_best)
 
     def best_network(self) -> SSD:

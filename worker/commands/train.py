@@ -347,7 +347,7 @@ def _finish(
     if best is training.start:
         log.warning(
             "no epoch has a higher AP than the starting weights (%.3f): the output has those, as "
-            "they were before the training: try a lower --lr than %g, or more images",
+            "they were before the training: try a lower --lr than %.2g, or more images",
             best.numbers["AP"],
             training.recipe.learning_rate,
         )
