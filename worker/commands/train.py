@@ -347,9 +347,9 @@ def _finish(
     if best is training.start:
         log.warning(
             "no epoch has a higher AP than the starting weights (%.3f): the output has those, as "
-            "they were before the training: try a lower --lr than %.2g, or more images",
+            "they were before the training: try a lower --lr than %s, or more images",
             best.numbers["AP"],
-            training.recipe.learning_rate,
+            f"{training.recipe.learning_rate:.2g}",
         )
     print(
         f"best epoch: {best.number} of {len(training.history)} ({merit})\n"

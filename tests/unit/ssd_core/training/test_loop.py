@@ -297,6 +297,11 @@ def test_a_run_that_goes_on_ends_with_the_same_weights(run, tmp_path, options):
     assert finished
     assert [e.loss for e in part.history] == [e.loss for e in whole.history]
     assert_same(weights_of(part), weights_of(whole))
+    first, second = (
+        torch.load(RunFolder(tmp_path / f"{name}.safetensors").state) for name in ("own", "whole")
+    )
+    for name in ("network", "average", "optimizer"):
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
 def test_accumulated_batches_make_one_step(run):
