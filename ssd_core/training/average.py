@@ -1,6 +1,6 @@
 """An exponential moving average of a network's weights: a network beside the one that learns.
 
-Knows neither losses nor files; whoever trains says when a step is made.
+Knows neither losses nor files.
 """
 
 import copy
@@ -18,18 +18,18 @@ class WeightAverage:
     def __init__(self, network: SSD, decay: float) -> None:
         """``decay``: the share of itself that the average keeps at each step, from 0 up to 1."""
         self.network: SSD = copy.deepcopy(network).requires_grad_(False)
-        """It has the average; on the device of the network."""
+        """Holds the average, on the device of the original."""
         self._decay = decay
         self._steps = 0
 
     @torch.no_grad()
     def update(self, network: SSD) -> None:
-        """Take in the weights after a step.
+        """Include the weights after a step.
 
         At first the decay is lower, (1 + steps) / (10 + steps) as in TensorFlow's
-        ``ExponentialMovingAverage``: else 0.999 would leave a run of 100 steps with nine tenths of
-        its first weights. Statistics of norms are averaged like weights; counts are taken as they
-        are.
+        ``ExponentialMovingAverage``: with 0.999 from the start, the average of a run of 100 steps
+        would still be nine tenths starting weights. Statistics of norms are averaged like weights,
+        counts are copied.
         """
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         self._steps += 1

@@ -42,7 +42,7 @@ NAMED_IMAGES = 8
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to; number 0 are the starting weights, which were validated alone."""
+    """The result of an epoch; number 0 stands for the starting weights, which have no losses."""
 
     number: int
     """From 1 on."""
@@ -79,10 +79,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, after a batch.
-
-    Losses are those of the first process: its share of each batch, times the number of processes.
-    """
+    """Where a run is, after a batch."""
 
     epoch: int
     """From 1 on."""
@@ -172,9 +169,9 @@ class Training:
     ) -> bool:
         """Train to the end; False if told to stop before: asked after each step and each epoch.
 
-        With ``validate``, the starting weights are measured first, and may be the best in the end:
-        ``on_epoch`` gets them as epoch 0. ``on_step`` gets each batch when the next one is on its
-        way: to wait for its loss would let a GPU wait.
+        With ``validate``, the starting weights are measured first, and can turn out to be the best:
+        ``on_epoch`` gets them as epoch 0, and each epoch just before it is saved. ``on_step`` gets
+        each batch once the next one is under way: waiting for its loss earlier would idle a GPU.
 
         What a stop or an error leaves is the state on disk, that of the last whole epoch. Raises
         TrainingError where memory or disk are full or a loss is no number; DataError for an image
@@ -205,9 +202,10 @@ class Training:
         return True
 
     def _keep(self, epoch: Epoch, on_epoch: Callable[[Epoch], None]) -> None:
-        """The state, and its weights if they are the best so far.
+        """Save the state, and the weights if they are the best so far.
 
-        Tells of the epoch first: a run that is killed meanwhile tells of it again, not never.
+        ``on_epoch`` is called first: if the run is killed in between, it is called again for this
+        epoch after a resume, instead of never.
         """
         is_best = self.best is None or epoch.merit > self.best.merit
         if is_best:
@@ -253,7 +251,7 @@ class Training:
         return replace(self.spec, training=record_text, score_threshold=threshold)
 
     def _detector(self) -> Detector:
-        """What is learnt by now, in a copy: a detector changes its network."""
+        """The weights as they are now, in a copy: a detector changes its network."""
         dtype = PRECISIONS[self.recipe.precision]
         return Detector(copy.deepcopy(self._stepper.result), self.spec, self._device, dtype)
 
@@ -267,7 +265,7 @@ class Training:
         done = len(self.history)
         every = self.recipe.accumulate
         steps = math.ceil(len(loader) / every)
-        totals = _Totals(self._fail, on_step, self._processes.count)
+        totals = _Totals(self._fail, on_step)
         images, rate = 0, 0.0
         began = time.perf_counter()
         self._network.train()
@@ -285,8 +283,7 @@ class Training:
             if self._processes.any(should_stop()):
                 return None
         totals.read()
-        means = torch.tensor(totals.means(), device=self._device)
-        regression, classification = self._processes.summed(means).tolist()
+        regression, classification = totals.means()
         speed = images / (time.perf_counter() - began)
         return Epoch(done + 1, rate, regression, classification, speed, 0.0)
 
@@ -343,17 +340,15 @@ class _Totals:
         self,
         fail: Callable[[Losses, tuple[float, ...]], None],
         on_step: Callable[[Progress], None],
-        processes: int,
     ) -> None:
         self._fail = fail
         self._on_step = on_step
-        self._processes = processes
         self._sums = [0.0, 0.0]
         self._batches = 0
         self._waiting: tuple[Losses, Callable[[float, float], Progress]] | None = None
 
     def add(self, losses: Losses, progress: Callable[[float, float], Progress]) -> None:
-        """A batch that is on its way; ``progress`` makes one of its loss and the mean."""
+        """Add a batch that is under way; ``progress`` makes a Progress of its loss and the mean."""
         self.read()
         self._waiting = losses, progress
 
@@ -362,14 +357,12 @@ class _Totals:
         if self._waiting is None:
             return
         losses, progress = self._waiting
-        values = losses.read()
-        if not all(map(math.isfinite, values)):
-            self._fail(losses, values)
-        self._sums = [total + value for total, value in zip(self._sums, values, strict=False)]
+        values, own = losses.read()
+        if not all(map(math.isfinite, own)):
+            self._fail(losses, own)
+        self._sums = [total + value for total, value in zip(self._sums, values, strict=True)]
         self._batches += 1
-        of_batch = sum(values[:2]) * self._processes
-        mean = sum(self._sums) / self._batches * self._processes
-        self._on_step(progress(of_batch, mean))
+        self._on_step(progress(sum(values), sum(self._sums) / self._batches))
 
     def means(self) -> tuple[float, float]:
         regression, classification = (total / self._batches for total in self._sums)

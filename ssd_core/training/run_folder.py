@@ -31,9 +31,9 @@ DIGESTS = {
     "data": "the data set has changed since it began",
     "validation": "the validation set is another than when it began",
     "weights": "the weights to start from have changed since it began",
-    "augmentation": "images were augmented otherwise (--augment, --flip)",
+    "augmentation": "the augmentation is another than when it began (--augment, --flip)",
 }
-"""What to say of settings whose values say nothing to people."""
+"""Messages for settings whose values mean nothing to people."""
 
 
 class RunFolder:

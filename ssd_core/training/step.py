@@ -29,7 +29,7 @@ class Losses:
     """The losses of a batch, on their way from the device: to read them waits for no later work."""
 
     def __init__(self, batch: Batch, values: Tensor) -> None:
-        """``values``: regression loss, classification loss and the gradient's norm."""
+        """``values``: the five numbers that ``read`` returns, in its order."""
         self.indices = batch.indices
         self._values = values
         self._event: torch.cuda.Event | None = None
@@ -39,12 +39,16 @@ class Losses:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def read(self) -> tuple[float, float, float]:
-        """Regression loss, classification loss, norm of the gradient (0 if no step was made)."""
+    def read(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
+        """Wait for the losses of the batch, and for what must be finite.
+
+        Regression and classification loss; then this process's share of both, and the norm of the
+        gradient (0 if no step was made).
+        """
         if self._event is not None:
             self._event.synchronize()
-        regression, classification, norm = self._values.tolist()
-        return regression, classification, norm
+        regression, classification, *own = self._values.tolist()
+        return (regression, classification), (own[0], own[1], own[2])
 
 
 class Stepper:
@@ -65,7 +69,7 @@ class Stepper:
             self._forward = nn.parallel.DistributedDataParallel(network)
         self.optimizer = make_optimizer(network, recipe)
         self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
-        """Of the weights, if the recipe wants one."""
+        """The moving average of the weights, if the recipe has one."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         """Keeps fp16's gradients from vanishing; skips steps that are too large for it."""
         self._spec = spec
@@ -75,7 +79,7 @@ class Stepper:
 
     @property
     def result(self) -> SSD:
-        """What has been learnt so far: the network, or its average."""
+        """What is validated and kept: the network, or its average."""
         return self.network if self.average is None else self.average.network
 
     def step(
@@ -95,7 +99,7 @@ class Stepper:
         raise TrainingError(self._no_memory_for(batch))
 
     def _step(self, batch: Batch, learning_rate: float, share: float, updates: bool) -> Losses:
-        losses = self._backward(batch, share)
+        own = torch.stack(self._backward(batch, share))
         norm = torch.zeros((), device=self._device)
         if updates:
             for group in self.optimizer.param_groups:
@@ -109,7 +113,7 @@ class Stepper:
             self.optimizer.zero_grad()
             if self.average is not None:
                 self.average.update(self.network)
-        return Losses(batch, torch.stack([*losses, norm]))
+        return Losses(batch, torch.cat((self._processes.summed(own), own, norm[None])))
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
         images = batch.images

@@ -1,11 +1,11 @@
-"""A run's curves for TensorBoard: the loss of each batch, and what each epoch came to.
+"""A run's curves for TensorBoard: the loss of each batch, and the results of each epoch.
 
-The step of every curve is the number of batches so far. Each point is on disk when it is added.
-Needs the package ``tensorboard``, which is imported when it is needed: it comes with the extra
-``train``. No run depends on its curves: it goes on without them if they can no longer be written.
+The step of every curve is the number of batches so far. Each point is written at once. Needs the
+package ``tensorboard``, which is imported only here and comes with the extra ``train``. If writing
+fails later on, the run continues without curves.
 
-PyTorch's ``SummaryWriter`` writes in a thread, which dies of a full disk with a traceback; its
-parts are used here without it.
+This uses the parts of PyTorch's ``SummaryWriter``, but not the class itself: it writes in a thread,
+which ends with a traceback when the disk is full.
 """
 
 import logging
@@ -25,10 +25,10 @@ class TensorBoard:
     """Writes curves into a directory. A context manager."""
 
     def __init__(self, directory: Path, batches: int, measured: Sequence[Epoch]) -> None:
-        """``batches``: in an epoch. ``measured``: the epochs that were written before.
+        """``batches``: per epoch. ``measured``: the epochs that the directory already has.
 
-        TensorBoard no longer shows what else is there: curves of an epoch that was interrupted, or
-        of a run that began again. Raises TrainingError if it cannot write there.
+        Later points in it are hidden from now on: those of an interrupted epoch, or of a former
+        run. Raises TrainingError if the directory cannot be written to.
         """
         from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
             Event,
@@ -63,9 +63,9 @@ class TensorBoard:
         self.close()
 
     def close(self) -> None:
-        """Nothing more is added."""
+        """Close the file; nothing more is written."""
         if self._records is not None:
-            with suppress(OSError):  # it would write once more what could not be written
+            with suppress(OSError):  # it tries again to write what is left in its buffer
                 self._records.close()
             self._records = None
 
@@ -75,7 +75,7 @@ class TensorBoard:
         self._write(progress.batch, {"batch": values})
 
     def epoch(self, epoch: Epoch) -> None:
-        """Add an epoch, or the starting weights: what is known of it."""
+        """Add what is known of an epoch, or of the starting weights."""
         values = {
             "loss": epoch.loss,
             "loss_boxes": epoch.regression_loss,
@@ -96,7 +96,7 @@ class TensorBoard:
             self._records.flush()
         except OSError as error:
             log.warning(
-                "--tensorboard %s: cannot write there any more (%s): the training goes on without "
+                "--tensorboard %s: can no longer write there (%s): training continues without "
                 "curves",
                 self._directory,
                 error.strerror,

@@ -120,7 +120,7 @@ def _train(settings: TrainSettings, folder: "RunFolder | None", processes: "Proc
         folder.clear()
     training = Training(network, spec, data, recipe, device, folder, run, processes)
     if settings.resume and training.resume():
-        where = f"after epoch {len(training.history)}" if training.history else "before epoch 1"
+        where = f"after epoch {len(training.history)}" if training.history else "with epoch 1"
         log.info("going on %s of %d", where, recipe.epochs)
     log.info(
         "training %s for %s on %s in %s: %d images, %d epochs in batches of %d; kept is the epoch "
@@ -186,7 +186,7 @@ def _run(
                     curves.batch(progress)
 
             def on_epoch(epoch: "Epoch") -> None:
-                _tell(epoch, console, is_best=epoch is training.best)
+                _report(epoch, console, is_best=epoch is training.best)
                 if curves is not None:
                     curves.epoch(epoch)
 
@@ -204,7 +204,7 @@ def _run(
 def _curves(
     training: "Training", settings: TrainSettings, batches: int, processes: "Processes"
 ) -> AbstractContextManager["TensorBoard | None"]:
-    """For TensorBoard, if they are asked for; the first process writes them."""
+    """TensorBoard's, if it is asked for; only the first process writes them."""
     if settings.tensorboard is None or not processes.is_first:
         return nullcontext()
     from ssd_core.training.tensorboard import TensorBoard
@@ -212,7 +212,7 @@ def _curves(
     return TensorBoard(settings.tensorboard, batches, training.measured)
 
 
-def _tell(epoch: "Epoch", console: TrainingConsole, *, is_best: bool) -> None:
+def _report(epoch: "Epoch", console: TrainingConsole, *, is_best: bool) -> None:
     if epoch.number == 0:
         console.start(epoch.numbers)
         return
@@ -346,8 +346,8 @@ def _finish(
     why = " (the highest F1 on the validation set)" if best.numbers else ""
     if best is training.start:
         log.warning(
-            "no epoch has a higher AP than the starting weights (%.3f): the output has those, as "
-            "they were before the training: try a lower --lr than %s, or more images",
+            "no epoch reached a higher AP than the starting weights (%.3f): the output holds the "
+            "starting weights, unchanged: try a lower --lr than %s, or more images",
             best.numbers["AP"],
             f"{training.recipe.learning_rate:.2g}",
         )

@@ -41,7 +41,7 @@ class TrainingConsole:
             self._bar.stop()
 
     def start(self, numbers: Mapping[str, float | None]) -> None:
-        """The starting weights are measured; the time that was needed is none of an epoch's."""
+        """The starting weights are measured: the first epoch begins now."""
         self._began = time.monotonic()
         figures = ", ".join(_figures(numbers)) or "no AP"
         self._print(f"epoch 0/{self._epochs}: {figures} (the starting weights)")

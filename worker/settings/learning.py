@@ -73,21 +73,21 @@ class TrainSettings(Settings):
         ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="measure and keep a moving average of the weights, which at each step keeps "
-        "this share of itself, such as 0.999; 0: the weights as they are",
+        description="decay of a moving average of the weights, which is then measured and kept in "
+        "their place, such as 0.999; 0: no average",
     )
     freeze: int = Field(
         0, ge=0, le=100, description="keep the first N of the backbone's 5 stages as they are"
     )
     augment: Literal["paper", "light", "none"] = Field(
         "paper",
-        description="how images are varied: as in the paper, light: zoomed out to half and "
-        "cropped to 0.6 of a side at most, or none",
+        description="how images are varied: paper: as in the paper; light: zoomed out to 1/2 and "
+        "cropped to 0.6 of a side at most; none: not at all",
     )
     flip: bool = Field(
         True,
-        description="mirror every other image; --no-flip where left and right differ: digits, "
-        "letters, signs",
+        description="mirror half of the images; --no-flip for classes that have a left and a "
+        "right: digits, letters, signs",
     )
     seed: int = Field(
         0,

@@ -68,8 +68,8 @@ def test_other_settings_are_refused_and_each_is_named(folder):
     changed["augmentation"] = {"largest_zoom": 4.0, "flip": False}
     message = refusal(folder.load, changed)
     assert message == (
-        f"cannot resume the run in {folder.path}: images were augmented otherwise (--augment, "
-        "--flip); the data set has changed since it began; "
+        f"cannot resume the run in {folder.path}: the augmentation is another than when "
+        "it began (--augment, --flip); the data set has changed since it began; "
         "epochs was 3, is 5; lr was 0.1, is 0.2; the weights to start from have changed since it "
         "began: "
         "give what it began with, or start again with --overwrite"

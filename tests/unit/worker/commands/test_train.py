@@ -186,7 +186,7 @@ def test_starting_weights_that_stay_the_best_are_told_with_a_way_out(
         assert told == []
         return
     (message,) = told
-    assert "no epoch has a higher AP than the starting weights (0.400): the output has" in message
+    assert "no epoch reached a higher AP than the starting weights (0.400): the output" in message
     assert "a lower --lr than 0.12, or more images" in message
     assert "\n" not in message
 
