@@ -10,13 +10,14 @@
   without hard negatives (all default boxes without an object count), without augmentation; or with
   focal loss instead of hard negatives.
 - trees: the bundled weights learn trees in 81 tiles of three aerial scenes, measured on a fourth,
-  from another site, also before any training. Says whether few labelled images of a domain that the
+  from another site. Says whether few labelled images of a domain that the
   weights have never seen are worth something, and little about trees: the fourth has 61.
 - overfit: 20 images of digits, without augmentation, measured on themselves: what cannot learn
   those by heart has a bug.
 
-Weights are those of the last epoch. Rows go to results/training.csv, plots to
-results/training-<task>.png. Seconds are of processor time, of all processes.
+Weights are those of the last epoch; epoch 0 are those that a run starts from. Rows go to
+results/training.csv, plots to results/training-<task>.png. Seconds are of processor time, of all
+processes.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import MODELS, ModelSpec
 from ssd_core.runners.heap import keep_freed_memory
 from ssd_core.training import loss as losses, matching, step
+from ssd_core.training.augment import PAPER, Augmentation
 from ssd_core.training.data import DataSet
 from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.initialisation import starting_model
@@ -88,21 +90,17 @@ def learn_digits(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     for name in chosen.variants:
         network, spec, _ = starting_model(data.labels)
         with VARIANTS[name]():
-            augment = name != "no augmentation"
+            augment = None if name == "no augmentation" else PAPER
             found[name] = learn("digits", name, network, spec, data, val, chosen, augment=augment)
     return found
 
 
 def learn_trees(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """After each epoch, and before the first."""
+    """One run."""
     folder = trees()
     data, val = (read_data_set([folder / f"{name}.json"]) for name in ("train", "val"))
     network, spec, _ = starting_model(data.labels)
-    untrained = Detector(network, spec, torch.device(chosen.device), torch.float32)
-    before = row_of("trees", "ours", 0, 0.0, 0.0, numbers(untrained, val))
-    print(before, flush=True)
-    network, spec, _ = starting_model(data.labels)
-    return {"ours": [before, *learn("trees", "ours", network, spec, data, val, chosen)]}
+    return {"ours": learn("trees", "ours", network, spec, data, val, chosen)}
 
 
 def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -116,7 +114,7 @@ def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         if name == "ssd300_vgg16":
             spec = smaller(network, spec, VGG_SIZE)
         chosen.batch = OVERFITTED // 2
-        found[name] = learn("overfit", name, network, spec, few, few, chosen, augment=False)
+        found[name] = learn("overfit", name, network, spec, few, few, chosen, augment=None)
     return found
 
 
@@ -136,10 +134,11 @@ def learn(
     val: DataSet,
     chosen: argparse.Namespace,
     *,
-    augment: bool = True,
+    augment: Augmentation | None = PAPER,
 ) -> list[dict[str, Any]]:
-    """A row per epoch."""
-    recipe = Recipe(chosen.epochs, chosen.batch, default_learning_rate(spec.name, chosen.batch))
+    """A row per epoch, from 0 on."""
+    rate = default_learning_rate(spec.name, chosen.batch)
+    recipe = Recipe(chosen.epochs, chosen.batch, rate, augmentation=augment)
     rows: list[dict[str, Any]] = []
     began = cpu_seconds()
     spent = {"validation": 0.0}
@@ -152,7 +151,7 @@ def learn(
 
     def on_epoch(epoch: Epoch) -> None:
         seconds = cpu_seconds() - began - spent["validation"]
-        row = row_of(task, variant, epoch.number, seconds, epoch.loss, epoch.numbers)
+        row = row_of(task, variant, epoch.number, seconds, epoch.loss or 0.0, epoch.numbers)
         print(row, flush=True)
         rows.append(row)
 

@@ -1,4 +1,4 @@
-"""The paper's augmentation (section 2.2, "data augmentation"; section 3.6, zoom out).
+"""The paper's augmentation (section 2.2, "data augmentation"; section 3.6, zoom out), or less.
 
 Takes an image and the boxes in it; gives the network's input and the boxes in fractions of it.
 What is to be done is drawn first, and the pixels are touched once: what is left of the image is
@@ -22,8 +22,6 @@ from ssd_core.training.matching import pairwise_iou
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
-LARGEST_ZOOM = 4.0
-"""Side of the canvas by that of the image: 16 times the area, as the paper's."""
 SMALLEST_PX = 4.0
 """Zooming out ends where an object would become smaller than that in the network's input. Of 9,000
 objects of 6 to 150 px in 1,500 images, 30 % were below 16 px before and 29 % after; without an end
@@ -34,14 +32,34 @@ PROBABILITY = 0.5
 """Of zooming out, of the flip, and of each distortion of colours."""
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 """What a patch overlaps an object by at least: one of these, or the whole image is taken."""
-CROP_SCALES, CROP_RATIOS = (0.3, 1.0), (0.5, 2.0)
-"""Sides of a patch by those of the image, and its width by its height (authors' code)."""
+CROP_RATIOS = (0.5, 2.0)
+"""Width of a patch by its height (authors' code)."""
 CROP_TRIALS = 40
 """Patches per overlap (torchvision's; 50 in the authors' code)."""
 MOST_OPTIONS_TRIED = 50
 """Of very long images no patch has an allowed shape; the whole comes up by then (0.9996)."""
 STAND_IN = 0.25
 """Sides of what stands for an object in an image without, by those of the image."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may be done to an image."""
+
+    largest_zoom: float
+    """Side of the canvas by that of the image that lies on it; 1: no zooming out."""
+    smallest_crop: float
+    """Sides of a patch by those of the image, at least."""
+    colours: bool = True
+    """Whether colours are distorted."""
+    flip: bool = True
+    """Whether every other image is mirrored, left to right."""
+
+
+PAPER = Augmentation(largest_zoom=4.0, smallest_crop=0.3)
+"""16 times the area, as in the paper; patches as in the authors' code."""
+LIGHT = Augmentation(largest_zoom=2.0, smallest_crop=0.6)
+"""Objects keep more of their size."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,12 @@ def network_input(image: Pixels, boxes: Tensor, spec: ModelSpec) -> tuple[Tensor
 
 
 def augmented_input(
-    image: Pixels, boxes: Tensor, classes: Tensor, spec: ModelSpec, seed: int
+    image: Pixels,
+    boxes: Tensor,
+    classes: Tensor,
+    spec: ModelSpec,
+    seed: int,
+    augmentation: Augmentation = PAPER,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(3, S, S) fp32 input, boxes (M, 4) xyxy in [0, 1] and classes (M,) of what is still in it.
 
@@ -75,24 +98,25 @@ def augmented_input(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        region = _zoomed_out(image, boxes, spec)
+        region = _zoomed_out(image, boxes, spec, augmentation.largest_zoom)
         stays = torch.ones(len(boxes), dtype=torch.bool)
         if min(image.shape[:2]) >= SMALLEST_CROPPED_PX:
-            region, inside = _cropped(region, boxes if len(boxes) else _somewhere(image))
+            shown = boxes if len(boxes) else _somewhere(image)
+            region, inside = _cropped(region, shown, augmentation.smallest_crop)
             stays &= inside[: len(boxes)]
-        x, boxes = _cut_out(image, boxes[stays].float(), region, spec)
-        if torch.rand(()) < PROBABILITY:
+        colours = augmentation.colours
+        x, boxes = _cut_out(image, boxes[stays].float(), region, spec, distort=colours)
+        if augmentation.flip and torch.rand(()) < PROBABILITY:
             x = x.flip(-1)
             boxes = torch.stack((1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]), 1)
     has_size = (boxes[:, 2:] > boxes[:, :2]).all(1)
     return x, boxes[has_size], classes[stays][has_size]
 
 
-def _zoomed_out(image: Pixels, boxes: Tensor, spec: ModelSpec) -> Region:
+def _zoomed_out(image: Pixels, boxes: Tensor, spec: ModelSpec, largest: float) -> Region:
     """The whole image, or a canvas with the image somewhere on it."""
     height, width = image.shape[:2]
     region = Region(0, 0, width, height)
-    largest = LARGEST_ZOOM
     if len(boxes):
         scale = spec.image_size[0] / height * spec.image_size[1] / width
         smallest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * scale).min().sqrt()
@@ -104,8 +128,10 @@ def _zoomed_out(image: Pixels, boxes: Tensor, spec: ModelSpec) -> Region:
     return region.part(-left, -top, width + left + right, height + top + bottom)
 
 
-def _cropped(region: Region, boxes: Tensor) -> tuple[Region, Tensor]:
+def _cropped(region: Region, boxes: Tensor, smallest: float) -> tuple[Region, Tensor]:
     """The region or a part of it, and (N,) which objects have their centre in it.
+
+    ``smallest``: sides of the part by those of the region, at least.
 
     The rule of torchvision's RandomIoUCrop, whose trials take 10 ms an image one by one: of an
     option's at once, the first that is good is taken, else another option is drawn.
@@ -114,9 +140,8 @@ def _cropped(region: Region, boxes: Tensor) -> tuple[Region, Tensor]:
         option = int(torch.randint(len(CROP_IOUS) + 1, ()))
         if option == len(CROP_IOUS):
             break
-        low, high = CROP_SCALES
         whole = torch.tensor([region.width, region.height])
-        sizes = (whole * (low + (high - low) * torch.rand(CROP_TRIALS, 2))).int()
+        sizes = (whole * (smallest + (1 - smallest) * torch.rand(CROP_TRIALS, 2))).int()
         starts = ((whole - sizes) * torch.rand(CROP_TRIALS, 2)).int()
         corner = starts + torch.tensor([region.left, region.top])
         crops = torch.cat((corner, corner + sizes), 1).float()
@@ -153,7 +178,7 @@ def _as_torchvision(boxes: Tensor, region: Region) -> BoundingBoxes:
 
 
 def _cut_out(
-    image: Pixels, boxes: Tensor, region: Region, spec: ModelSpec
+    image: Pixels, boxes: Tensor, region: Region, spec: ModelSpec, *, distort: bool
 ) -> tuple[Tensor, Tensor]:
     """The region as network input, and the boxes in it, clipped, in [0, 1].
 
@@ -167,7 +192,9 @@ def _cut_out(
         pixels = F.interpolate(
             pixels, size, mode="bilinear", align_corners=False, antialias=spec.antialias
         )
-    pixels = _distorted(pixels[0] / 255) * 255
+    pixels = pixels[0]
+    if distort:
+        pixels = _distorted(pixels / 255) * 255
     mean, std = (torch.tensor(each)[:, None, None] for each in (spec.mean, spec.std))
     x = torch.zeros(3, *spec.image_size)
     x[:, y0:y1, x0:x1] = (pixels - mean) / std

@@ -25,7 +25,7 @@ Named = tuple[str, tuple[float, float, float, float]]
 def write_curves(history: Sequence[Epoch], path: Path) -> None:
     """Write the losses and, where there is a validation, AP and AP50 over the epochs.
 
-    Raises TrainingError if it cannot write.
+    Epoch 0 are the starting weights. Raises TrainingError if it cannot write.
     """
     from matplotlib.figure import Figure
 
@@ -33,19 +33,18 @@ def write_curves(history: Sequence[Epoch], path: Path) -> None:
     figure = Figure(figsize=(9, 6 if has_validation else 4), layout="constrained")
     axes = figure.subplots(1 + has_validation, sharex=True, squeeze=False)[:, 0]
     numbers = [epoch.number for epoch in history]
-    marker = "o" if len(history) == 1 else None
+    marker = "o" if len(history) <= 2 else None  # of one point there is no line
     for name, losses in (
         ("boxes", [epoch.regression_loss for epoch in history]),
         ("classes", [epoch.classification_loss for epoch in history]),
         ("sum", [epoch.loss for epoch in history]),
     ):
-        axes[0].plot(numbers, losses, label=name, marker=marker)
+        axes[0].plot(numbers, _known(losses), label=name, marker=marker)
     axes[0].set(ylabel="training loss", ylim=(0, None))
     if has_validation:
         for name in ("AP50", "AP"):
             values = [epoch.numbers.get(name) for epoch in history]
-            shown = [np.nan if value is None else value for value in values]
-            axes[1].plot(numbers, shown, label=name, marker=marker)
+            axes[1].plot(numbers, _known(values), label=name, marker=marker)
         best = max(history, key=lambda epoch: epoch.merit)
         axes[1].axvline(best.number, color="0.6", linestyle="--", label=f"best: {best.number}")
         axes[1].set(ylabel="of the validation set", ylim=(0, 1))
@@ -54,6 +53,10 @@ def write_curves(history: Sequence[Epoch], path: Path) -> None:
         each.legend(frameon=False)
     axes[-1].set_xlabel("epoch")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [np.nan if value is None else value for value in values]
 
 
 def write_samples(detector: Detector, data_set: DataSet, path: Path) -> None:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssd_core.cores import usable_cores
 from ssd_core.errors import DataError
 from ssd_core.models.zoo import ModelSpec
-from ssd_core.training.augment import augmented_input, network_input
+from ssd_core.training.augment import Augmentation, augmented_input, network_input
 from ssd_core.training.data import DataSet, LabelledImage
 
 PREFETCHED = 2
@@ -62,11 +62,14 @@ def batches_of(
     *,
     seed: int = 0,
     epoch: int = 0,
-    augment: bool = False,
+    augment: Augmentation | None = None,
+    shuffle: bool = True,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """The batches of one epoch; see ``BatchLoader``."""
-    with BatchLoader(data_set, spec, batch, seed=seed, augment=augment, workers=workers) as loader:
+    with BatchLoader(
+        data_set, spec, batch, seed=seed, augment=augment, shuffle=shuffle, workers=workers
+    ) as loader:
         yield from loader.epoch(epoch)
 
 
@@ -80,22 +83,24 @@ class BatchLoader:
         batch: int,
         *,
         seed: int = 0,
-        augment: bool = False,
+        augment: Augmentation | None = None,
+        shuffle: bool = True,
         workers: int = 0,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         """``batch``: images in all shards together. ``workers``: processes; 0: this one reads.
 
-        ``augment``: random order and the paper's augmentation; else the order of the data set and
-        the detector's own input. ``shard`` (n, of): of each batch, images n, n + of, n + 2 of...
-        Raises ValueError for a batch below 1.
+        ``augment``: what is done to images; None: nothing, they are the detector's own input.
+        ``shuffle``: in a random order, another one in each epoch; else in that of the data set.
+        ``shard`` (n, of): of each batch, images n, n + of, n + 2 of... Raises ValueError for a
+        batch below 1.
         """
         if batch < 1:
             raise ValueError(f"a batch is of 1 image or more, not {batch}")
         self._data_set = data_set
         self._batch = batch
         self._seed = seed
-        self._augment = augment
+        self._shuffle = shuffle
         self._sampler = _Places()
         self._shard = shard
         share = -(-batch // shard[1])
@@ -128,7 +133,7 @@ class BatchLoader:
         An epoch that is left early must be left for good: another one is begun after it.
         """
         order = list(range(len(self._data_set.images)))
-        if self._augment:
+        if self._shuffle:
             order = shuffled(self._data_set.images, self._seed, epoch)
         shard, shards = self._shard
         self._sampler.batches = [
@@ -193,7 +198,12 @@ class _Inputs(Dataset[Any]):
     """Makes batches; lives in each process."""
 
     def __init__(
-        self, data_set: DataSet, spec: ModelSpec, seed: int, augment: bool, by_pipe: bool
+        self,
+        data_set: DataSet,
+        spec: ModelSpec,
+        seed: int,
+        augment: Augmentation | None,
+        by_pipe: bool,
     ) -> None:
         self._images = data_set.images
         self._spec = spec
@@ -233,11 +243,11 @@ class _Inputs(Dataset[Any]):
         counts = ~image.is_ignored
         boxes = torch.from_numpy(image.boxes[counts])
         labels = torch.from_numpy(image.classes[counts])
-        if not self._augment:
+        if self._augment is None:
             x, boxes = network_input(pixels, boxes, self._spec)
             return x, boxes, labels
         seed = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1, np.uint64)
-        return augmented_input(pixels, boxes, labels, self._spec, int(seed[0]))
+        return augmented_input(pixels, boxes, labels, self._spec, int(seed[0]), self._augment)
 
 
 @contextmanager

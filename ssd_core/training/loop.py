@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,16 +42,16 @@ NAMED_IMAGES = 8
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to."""
+    """The result of an epoch; number 0 stands for the starting weights, which have no losses."""
 
     number: int
     """From 1 on."""
-    learning_rate: float
-    """Of its last step."""
-    regression_loss: float
+    learning_rate: float | None
+    """Of its last step; None, like the next three, for the starting weights."""
+    regression_loss: float | None
     """Mean over its batches, of weights that changed meanwhile; so the next."""
-    classification_loss: float
-    images_per_second: float
+    classification_loss: float | None
+    images_per_second: float | None
     """Of training alone."""
     seconds: float
     """Validation included."""
@@ -58,26 +59,38 @@ class Epoch:
     """Of the validation, if there is one."""
 
     @property
-    def loss(self) -> float:
+    def loss(self) -> float | None:
         """The sum that is trained for."""
+        if self.regression_loss is None or self.classification_loss is None:
+            return None
         return self.regression_loss + self.classification_loss
 
     @property
     def merit(self) -> tuple[float, float]:
-        """Higher is better: AP, if there is a validation; of equal ones, the lower loss."""
-        return (self.numbers["AP"] or 0.0) if self.numbers else 0.0, -self.loss
+        """Higher is better: AP, if there is a validation; of equal ones, the lower loss.
+
+        The starting weights are better than an epoch with the same AP, unless they find nothing.
+        """
+        ap = (self.numbers["AP"] or 0.0) if self.numbers else 0.0
+        if self.loss is None:
+            return ap, math.inf if ap else -math.inf
+        return ap, -self.loss
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, after a step."""
+    """Where a run is, after a batch."""
 
     epoch: int
     """From 1 on."""
+    batch: int
+    """Of all epochs, from 1 on."""
     images: int
     """Seen in this epoch."""
-    loss: float | None
-    """Mean of this epoch so far; None at its first step."""
+    learning_rate: float
+    batch_loss: float
+    loss: float
+    """Mean of this epoch so far."""
 
 
 class Training:
@@ -100,10 +113,14 @@ class Training:
         Raises TrainingError if the recipe does not fit the network.
         """
         self.spec = spec
+        self.start: Epoch | None = None
+        """The starting weights, once they are validated."""
         self.history: list[Epoch] = []
+        """The epochs that are done."""
         self.best: Epoch | None = None
+        """One of these; None at first."""
         self._data_set = data_set
-        self._recipe = recipe
+        self.recipe = recipe
         self._device = device
         self._folder = folder
         self._settings = dict(settings)
@@ -117,7 +134,12 @@ class Training:
     @property
     def is_finished(self) -> bool:
         """Whether all epochs are done."""
-        return len(self.history) == self._recipe.epochs
+        return len(self.history) == self.recipe.epochs
+
+    @property
+    def measured(self) -> list[Epoch]:
+        """The starting weights, if they were validated, and the epochs that are done."""
+        return [self.start, *self.history] if self.start is not None else self.history
 
     def resume(self) -> bool:
         """Go on from the state in the folder, if there is one. Raises TrainingError."""
@@ -128,8 +150,11 @@ class Training:
         self._network.load_state_dict(state["network"])
         self._stepper.optimizer.load_state_dict(state["optimizer"])
         self._stepper.scaler.load_state_dict(state["scaler"])
+        if self._stepper.average is not None:
+            self._stepper.average.load_state_dict(state["average"])
+        self.start = Epoch(**state["start"]) if state["start"] is not None else None
         self.history = [Epoch(**row) for row in state["history"]]
-        self.best = self.history[state["best"] - 1]
+        self.best = next(epoch for epoch in self.measured if epoch.number == state["best"])
         self._best_weights = state["best_weights"]
         return True
 
@@ -144,10 +169,23 @@ class Training:
     ) -> bool:
         """Train to the end; False if told to stop before: asked after each step and each epoch.
 
+        With ``validate``, the starting weights are measured first, and can turn out to be the best:
+        ``on_epoch`` gets them as epoch 0, and each epoch just before it is saved. ``on_step`` gets
+        each batch once the next one is under way: waiting for its loss earlier would idle a GPU.
+
         What a stop or an error leaves is the state on disk, that of the last whole epoch. Raises
         TrainingError where memory or disk are full or a loss is no number; DataError for an image
         that cannot be read.
         """
+        if validate is not None and not self.measured:
+            if self._processes.any(should_stop()):
+                return False
+            if self._processes.is_first:
+                began = time.perf_counter()
+                numbers = dict(validate(self._detector()))
+                seconds = time.perf_counter() - began
+                self.start = Epoch(0, None, None, None, None, seconds, numbers)
+                self._keep(self.start, on_epoch)
         while not self.is_finished:
             if self._processes.any(should_stop()):
                 return False
@@ -160,19 +198,23 @@ class Training:
             epoch = replace(epoch, seconds=time.perf_counter() - began)
             self.history.append(epoch)
             if self._processes.is_first:
-                self._keep(epoch)
-                on_epoch(epoch)
+                self._keep(epoch, on_epoch)
         return True
 
-    def _keep(self, epoch: Epoch) -> None:
-        """The state, and its weights if they are the best so far."""
+    def _keep(self, epoch: Epoch, on_epoch: Callable[[Epoch], None]) -> None:
+        """Save the state, and the weights if they are the best so far.
+
+        ``on_epoch`` is called first: if the run is killed in between, it is called again for this
+        epoch after a resume, instead of never.
+        """
         is_best = self.best is None or epoch.merit > self.best.merit
         if is_best:
             self.best = epoch
             self._best_weights = {
                 name: tensor.detach().to("cpu", copy=True)
-                for name, tensor in self._network.state_dict().items()
+                for name, tensor in self._stepper.result.state_dict().items()
             }
+        on_epoch(epoch)
         self._save(is_best)
 
     def best_network(self) -> SSD:
@@ -209,9 +251,9 @@ class Training:
         return replace(self.spec, training=record_text, score_threshold=threshold)
 
     def _detector(self) -> Detector:
-        """The network as it is now, in a copy: a detector changes its network."""
-        dtype = PRECISIONS[self._recipe.precision]
-        return Detector(copy.deepcopy(self._network), self.spec, self._device, dtype)
+        """The weights as they are now, in a copy: a detector changes its network."""
+        dtype = PRECISIONS[self.recipe.precision]
+        return Detector(copy.deepcopy(self._stepper.result), self.spec, self._device, dtype)
 
     def _train_epoch(
         self,
@@ -221,32 +263,27 @@ class Training:
     ) -> Epoch | None:
         """None if told to stop."""
         done = len(self.history)
-        every = self._recipe.accumulate
+        every = self.recipe.accumulate
         steps = math.ceil(len(loader) / every)
-        totals = _Totals(self._fail)
-        waiting: Losses | None = None
+        totals = _Totals(self._fail, on_step)
         images, rate = 0, 0.0
         began = time.perf_counter()
         self._network.train()
         for index, batch in enumerate(loader.epoch(done)):
             group, place = divmod(index, every)
             size = min(every, len(loader) - group * every)
-            rate = learning_rate(self._recipe, done * steps + group, self._recipe.epochs * steps)
+            rate = learning_rate(self.recipe, done * steps + group, self.recipe.epochs * steps)
             try:
                 losses = self._stepper.step(batch, rate, share=1 / size, updates=place == size - 1)
             except TrainingError as error:
                 raise self._stopped(str(error)) from error
-            if waiting is not None:
-                totals.add(waiting)
-            waiting = losses
-            images = min(images + self._recipe.batch, len(self._data_set.images))
-            on_step(Progress(done + 1, images, totals.loss))
+            images = min(images + self.recipe.batch, len(self._data_set.images))
+            number = done * len(loader) + index + 1
+            totals.add(losses, partial(Progress, done + 1, number, images, rate))
             if self._processes.any(should_stop()):
                 return None
-        if waiting is not None:
-            totals.add(waiting)
-        means = torch.tensor(totals.means(), device=self._device)
-        regression, classification = self._processes.summed(means).tolist()
+        totals.read()
+        regression, classification = totals.means()
         speed = images / (time.perf_counter() - began)
         return Epoch(done + 1, rate, regression, classification, speed, 0.0)
 
@@ -257,6 +294,8 @@ class Training:
             "network": self._network.state_dict(),
             "optimizer": self._stepper.optimizer.state_dict(),
             "scaler": self._stepper.scaler.state_dict(),
+            "average": self._stepper.average and self._stepper.average.state_dict(),
+            "start": self.start and asdict(self.start),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best.number,
             "best_weights": self._best_weights,
@@ -264,12 +303,12 @@ class Training:
         try:
             self._folder.save(state)
         except TrainingError as error:
-            self.history.pop()
+            del self.history[-1:]
             raise self._stopped(str(error)) from error
         try:
             if is_best:
                 self._folder.write_best(self.best_network(), self.best_spec({}))
-            self._folder.write_epochs([_row(epoch) for epoch in self.history])
+            self._folder.write_epochs([_row(epoch) for epoch in self.measured])
         except TrainingError as error:
             raise self._stopped(str(error)) from error
 
@@ -281,7 +320,7 @@ class Training:
         what = "the gradient" if all(map(math.isfinite, values[:2])) else "the loss"
         raise self._stopped(
             f"{what} is no longer a finite number in epoch {len(self.history) + 1}, at {named}: "
-            f"look at these images, or give a lower --lr than {self._recipe.learning_rate:g}"
+            f"look at these images, or give a lower --lr than {self.recipe.learning_rate:g}"
         )
 
     def _stopped(self, reason: str) -> TrainingError:
@@ -295,23 +334,35 @@ class Training:
 
 
 class _Totals:
-    """The losses of an epoch so far."""
+    """The losses of an epoch so far. Those of the last batch wait until the next one is added."""
 
-    def __init__(self, fail: Callable[[Losses, tuple[float, ...]], None]) -> None:
+    def __init__(
+        self,
+        fail: Callable[[Losses, tuple[float, ...]], None],
+        on_step: Callable[[Progress], None],
+    ) -> None:
         self._fail = fail
+        self._on_step = on_step
         self._sums = [0.0, 0.0]
         self._batches = 0
+        self._waiting: tuple[Losses, Callable[[float, float], Progress]] | None = None
 
-    def add(self, losses: Losses) -> None:
-        values = losses.read()
-        if not all(map(math.isfinite, values)):
-            self._fail(losses, values)
-        self._sums = [total + value for total, value in zip(self._sums, values, strict=False)]
+    def add(self, losses: Losses, progress: Callable[[float, float], Progress]) -> None:
+        """Add a batch that is under way; ``progress`` makes a Progress of its loss and the mean."""
+        self.read()
+        self._waiting = losses, progress
+
+    def read(self) -> None:
+        """Wait for the losses of the last batch."""
+        if self._waiting is None:
+            return
+        losses, progress = self._waiting
+        values, own = losses.read()
+        if not all(map(math.isfinite, own)):
+            self._fail(losses, own)
+        self._sums = [total + value for total, value in zip(self._sums, values, strict=True)]
         self._batches += 1
-
-    @property
-    def loss(self) -> float | None:
-        return sum(self._sums) / self._batches if self._batches else None
+        self._on_step(progress(sum(values), sum(self._sums) / self._batches))
 
     def means(self) -> tuple[float, float]:
         regression, classification = (total / self._batches for total in self._sums)

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from ssd_core.drawing import draw_box, draw_font, draw_name
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.training.augment import PAPER, Augmentation
 from ssd_core.training.data import DataSet
 from ssd_core.training.loader import Batch, batches_of
 from ssd_core.training.run_folder import write_whole
@@ -22,7 +23,13 @@ GOLDEN_ANGLE = 0.618
 """Of a circle of hues: neighbouring classes get colours far apart."""
 
 
-def write_preview(data_set: DataSet, spec: ModelSpec, path: Path, seed: int = 0) -> None:
+def write_preview(
+    data_set: DataSet,
+    spec: ModelSpec,
+    path: Path,
+    seed: int = 0,
+    augment: Augmentation | None = PAPER,
+) -> None:
     """Write a page of augmented images with boxes and names of classes to ``path``, as PNG.
 
     Images are drawn by ``seed``; of few images, each comes several times. Raises DataError if an
@@ -31,7 +38,7 @@ def write_preview(data_set: DataSet, spec: ModelSpec, path: Path, seed: int = 0)
     tiles: list[Image.Image] = []
     epoch = 0
     while len(tiles) < ROWS * COLUMNS:
-        for batch in batches_of(data_set, spec, COLUMNS, seed=seed, epoch=epoch, augment=True):
+        for batch in batches_of(data_set, spec, COLUMNS, seed=seed, epoch=epoch, augment=augment):
             tiles += _drawn(batch, data_set.labels, spec)
             if len(tiles) >= ROWS * COLUMNS:
                 break

@@ -25,14 +25,15 @@ from ssd_core.models.zoo import ModelSpec
 from ssd_core.whole_files import written_whole
 
 State = dict[str, Any]
-FORMAT = 1
+FORMAT = 2
 """Version of what is in a state."""
 DIGESTS = {
     "data": "the data set has changed since it began",
     "validation": "the validation set is another than when it began",
     "weights": "the weights to start from have changed since it began",
+    "augmentation": "the augmentation is another than when it began (--augment, --flip)",
 }
-"""Settings of a run whose values say nothing to people."""
+"""Messages for settings whose values mean nothing to people."""
 
 
 class RunFolder:

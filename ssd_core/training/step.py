@@ -14,6 +14,7 @@ from ssd_core.errors import TrainingError
 from ssd_core.failures import is_out_of_memory
 from ssd_core.models.ssd import SSD
 from ssd_core.models.zoo import ModelSpec
+from ssd_core.training.average import WeightAverage
 from ssd_core.training.loader import Batch
 from ssd_core.training.loss import multibox_loss
 from ssd_core.training.matching import BACKGROUND, match_batch, padded
@@ -28,7 +29,7 @@ class Losses:
     """The losses of a batch, on their way from the device: to read them waits for no later work."""
 
     def __init__(self, batch: Batch, values: Tensor) -> None:
-        """``values``: regression loss, classification loss and the gradient's norm."""
+        """``values``: the five numbers that ``read`` returns, in its order."""
         self.indices = batch.indices
         self._values = values
         self._event: torch.cuda.Event | None = None
@@ -38,12 +39,16 @@ class Losses:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def read(self) -> tuple[float, float, float]:
-        """Regression loss, classification loss, norm of the gradient (0 if no step was made)."""
+    def read(self) -> tuple[tuple[float, float], tuple[float, float, float]]:
+        """Wait for the losses of the batch, and for what must be finite.
+
+        Regression and classification loss; then this process's share of both, and the norm of the
+        gradient (0 if no step was made).
+        """
         if self._event is not None:
             self._event.synchronize()
-        regression, classification, norm = self._values.tolist()
-        return regression, classification, norm
+        regression, classification, *own = self._values.tolist()
+        return (regression, classification), (own[0], own[1], own[2])
 
 
 class Stepper:
@@ -63,12 +68,19 @@ class Stepper:
         if processes.count > 1:
             self._forward = nn.parallel.DistributedDataParallel(network)
         self.optimizer = make_optimizer(network, recipe)
+        self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
+        """The moving average of the weights, if the recipe has one."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         """Keeps fp16's gradients from vanishing; skips steps that are too large for it."""
         self._spec = spec
         self._device = device
         self._dtype = PRECISIONS[recipe.precision]
         self._default_boxes = spec.default_boxes().to(device)
+
+    @property
+    def result(self) -> SSD:
+        """What is validated and kept: the network, or its average."""
+        return self.network if self.average is None else self.average.network
 
     def step(
         self, batch: Batch, learning_rate: float, *, share: float = 1.0, updates: bool = True
@@ -87,7 +99,7 @@ class Stepper:
         raise TrainingError(self._no_memory_for(batch))
 
     def _step(self, batch: Batch, learning_rate: float, share: float, updates: bool) -> Losses:
-        losses = self._backward(batch, share)
+        own = torch.stack(self._backward(batch, share))
         norm = torch.zeros((), device=self._device)
         if updates:
             for group in self.optimizer.param_groups:
@@ -99,7 +111,9 @@ class Stepper:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
-        return Losses(batch, torch.stack([*losses, norm]))
+            if self.average is not None:
+                self.average.update(self.network)
+        return Losses(batch, torch.cat((self._processes.summed(own), own, norm[None])))
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
         images = batch.images

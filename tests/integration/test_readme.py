@@ -156,7 +156,7 @@ def test_the_settings_page_gives_the_defaults_and_choices_of_the_code(command):
     for flag, field in options_of(command).items():
         default, what = rows[flag]
         if isinstance(field.default, bool):
-            assert default == "off", flag
+            assert default == ("on" if field.default else "off"), flag
         elif isinstance(field.default, int | float | str):
             shown = field.default if isinstance(field.default, str) else f"{field.default:.15g}"
             assert f"`{shown}`" in default, flag

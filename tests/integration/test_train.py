@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssd_core import Detector
 from ssd_core.checkpoints.loading import load_model, save_checkpoint
@@ -148,11 +149,13 @@ def test_a_preview_is_drawn_without_training(cli, data, tmp_path):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(train, tmp_path):
-    assert train(output="whole.safetensors").returncode == 0
+    options = ("--ema", "0.9", "--augment", "light", "--no-flip")
+    assert train(*options, output="whole.safetensors").returncode == 0
+    options += ("--tensorboard", "runs")
     rows = tmp_path / "own.safetensors.training" / "epochs.csv"
     state = tmp_path / "own.safetensors.training" / "state.pt"
     for epochs in (1, 2):
-        process = train("--resume", start=True)
+        process = train("--resume", *options, start=True)
         wait_until(
             lambda epochs=epochs: rows.exists() and len(rows.read_text().splitlines()) > epochs,
             timeout=SECONDS,
@@ -162,13 +165,27 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(
         process.communicate()
         assert not (tmp_path / "own.safetensors").exists()
         assert state.exists()
-    done = train("--resume")
+    done = train("--resume", *options)
     assert done.returncode == 0, done.stderr
     assert "going on after epoch 2 of 3" in done.stderr
     assert_same_weights(tmp_path / "own.safetensors", tmp_path / "whole.safetensors")
-    again = train("--resume")
+    _, metadata = read_safetensors(tmp_path / "own.safetensors")
+    settings = json.loads(metadata["training"])["settings"]
+    assert (settings["optimizer"], settings["schedule"], settings["ema"]) == (
+        "adamw",
+        "cosine",
+        0.9,
+    )
+    assert settings["augmentation"]["flip"] is False
+    curves = EventAccumulator(str(tmp_path / "runs")).Reload()
+    assert [point.step for point in curves.Scalars("batch/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in curves.Scalars("epoch/loss")] == [2, 4, 6]
+    again = train("--resume", *options)
     assert again.returncode == 0
     assert "finished already" in again.stderr
+    other = train("--resume", *options, "--augment", "paper")
+    assert other.returncode == 2
+    assert "exists already" in other.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssd_core.checkpoints.loading import load_model
 from ssd_core.checkpoints.safetensors_file import read_safetensors
@@ -18,28 +19,44 @@ def test_two_processes_learn_what_one_learns_with_the_same_batch(exec_cli, tmp_p
     """Five images in batches of 4: of the last batch, one process has no image."""
     data = write_data_set(tmp_path / "data", 4, size=(320, 240), empty=1)
     exec_cli.env["OMP_NUM_THREADS"] = "1"
-    options = ("--epochs", "2", "--batch", "4", "--device", "cpu", "--workers", "0")
-    alone = exec_cli("train", data, "--output", "one.safetensors", *options, timeout=SECONDS)
+    options = (
+        "--val", data, "--ema", "0.9", "--epochs", "2", "--batch", "4", "--device", "cpu",
+        "--workers", "0", "--tensorboard",
+    )  # fmt: skip
+    alone = exec_cli("train", data, "--output", "one.safetensors", *options, "1", timeout=SECONDS)
     assert alone.returncode == 0, alone.stderr
     torchrun = (
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "worker.cli", "train", data, "--output", "two.safetensors", "--val", data, *options,
+        "-m", "worker.cli", "train", data, "--output", "two.safetensors", *options, "2",
     )  # fmt: skip
     together = subprocess.run(
         list(map(str, torchrun)), cwd=tmp_path, env=exec_cli.env, timeout=SECONDS,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
-    assert together.stderr.count("epoch 1/2: ") == 1  # one of them talks
+    for line in ("epoch 0/2: ", "epoch 1/2: "):
+        assert together.stderr.count(line) == 1  # one of them talks
+    (curves,) = (tmp_path / "2").iterdir()  # and writes
+    found = EventAccumulator(str(curves)).Reload()
+    assert [point.step for point in found.Scalars("batch/loss")] == [1, 2, 3, 4]
+    sums = [
+        sum(
+            point.value
+            for point in EventAccumulator(str(tmp_path / n)).Reload().Scalars("batch/loss")
+        )
+        for n in ("1", "2")
+    ]
+    assert sums[1] == pytest.approx(sums[0], rel=2e-3)  # of each batch the loss, not of a share
 
     rows = [
         list(csv.DictReader((tmp_path / f"{name}.safetensors.training/epochs.csv").open()))
         for name in ("one", "two")
     ]
-    for one, two in zip(*rows, strict=True):
+    assert [row["number"] for row in rows[1]] == ["0", "1", "2"]
+    for one, two in zip(*(of_run[1:] for of_run in rows), strict=True):
         for name in ("regression_loss", "classification_loss"):
             assert float(two[name]) == pytest.approx(float(one[name]), rel=2e-3)
-        assert two["AP"]
+        assert float(two["AP"]) == pytest.approx(float(one["AP"]), abs=0.02)
     one, two = (read_safetensors(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
     start = load_model()[0].state_dict()
     same = [name for name in start if not name.startswith("classification_heads.")]

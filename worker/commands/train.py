@@ -10,8 +10,8 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +27,13 @@ from worker.sources.limits import Limits
 
 if TYPE_CHECKING:
     from ssd_core import Detector
+    from ssd_core.training.augment import Augmentation
     from ssd_core.training.data import DataSet
     from ssd_core.training.loop import Epoch, Progress, Training, Validate
     from ssd_core.training.processes import Processes
     from ssd_core.training.recipe import Recipe
     from ssd_core.training.run_folder import RunFolder
+    from ssd_core.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ def run_train(settings: TrainSettings) -> int:
             check_place(path, may_exist=settings.overwrite or settings.resume)
     if settings.val is not None and find_spec("faster_coco_eval") is None:
         raise UsageError("--val needs faster-coco-eval: pip install 'ssd-worker[train]'")
+    if settings.tensorboard is not None and find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs tensorboard: pip install 'ssd-worker[train]'")
     # torch takes seconds to import: only once the settings are known to be good.
     import torch
 
@@ -95,7 +99,7 @@ def _train(settings: TrainSettings, folder: "RunFolder | None", processes: "Proc
         data.labels, settings.model, settings.weights, settings.seed
     )
     if settings.preview is not None and processes.is_first:
-        write_preview(data, spec, settings.preview, settings.seed)
+        write_preview(data, spec, settings.preview, settings.seed, _augmentation(settings))
         log.info("%s: augmented images with their boxes", settings.preview)
     if folder is None:
         return 0
@@ -116,7 +120,8 @@ def _train(settings: TrainSettings, folder: "RunFolder | None", processes: "Proc
         folder.clear()
     training = Training(network, spec, data, recipe, device, folder, run, processes)
     if settings.resume and training.resume():
-        log.info("going on after epoch %d of %d", len(training.history), recipe.epochs)
+        where = f"after epoch {len(training.history)}" if training.history else "with epoch 1"
+        log.info("going on %s of %d", where, recipe.epochs)
     log.info(
         "training %s for %s on %s in %s: %d images, %d epochs in batches of %d; kept is the epoch "
         "with the %s",
@@ -156,32 +161,35 @@ def _run(
         workers = max(default_workers() // processes.on_machine, 1)
     console = TrainingConsole(recipe.epochs, len(data.images), len(training.history))
 
-    def on_step(progress: "Progress") -> None:
-        console.step(progress.epoch, progress.images, progress.loss)
-
-    def on_epoch(epoch: "Epoch") -> None:
-        losses = {"boxes": epoch.regression_loss, "classes": epoch.classification_loss}
-        console.epoch(
-            epoch.number,
-            losses,
-            epoch.numbers,
-            epoch.images_per_second,
-            is_best=epoch is training.best,
-        )
-
     validate = None if validation is None else _validate(validation, console)
     loader = BatchLoader(
         data,
         training.spec,
         recipe.batch,
         seed=recipe.seed,
-        augment=True,
+        augment=recipe.augmentation,
         workers=workers,
         shard=(processes.number, processes.count),
     )
     shown = console if processes.is_first else nullcontext()
     try:
-        with loader, shown, on_stop_signals(lambda: stops.append(1)):
+        with (
+            loader,
+            _curves(training, settings, len(loader), processes) as curves,
+            shown,
+            on_stop_signals(lambda: stops.append(1)),
+        ):
+
+            def on_step(progress: "Progress") -> None:
+                console.step(progress.epoch, progress.images, progress.loss)
+                if curves is not None:
+                    curves.batch(progress)
+
+            def on_epoch(epoch: "Epoch") -> None:
+                _report(epoch, console, is_best=epoch is training.best)
+                if curves is not None:
+                    curves.epoch(epoch)
+
             return training.run(
                 loader,
                 validate,
@@ -191,6 +199,30 @@ def _run(
             )
     except SsdError as error:
         raise WorkerError(str(error)) from error
+
+
+def _curves(
+    training: "Training", settings: TrainSettings, batches: int, processes: "Processes"
+) -> AbstractContextManager["TensorBoard | None"]:
+    """TensorBoard's, if it is asked for; only the first process writes them."""
+    if settings.tensorboard is None or not processes.is_first:
+        return nullcontext()
+    from ssd_core.training.tensorboard import TensorBoard
+
+    return TensorBoard(settings.tensorboard, batches, training.measured)
+
+
+def _report(epoch: "Epoch", console: TrainingConsole, *, is_best: bool) -> None:
+    if epoch.number == 0:
+        console.start(epoch.numbers)
+        return
+    console.epoch(
+        epoch.number,
+        {"boxes": epoch.regression_loss or 0.0, "classes": epoch.classification_loss or 0.0},
+        epoch.numbers,
+        epoch.images_per_second or 0.0,
+        is_best=is_best,
+    )
 
 
 def _validate(validation: "DataSet", console: TrainingConsole) -> "Validate":
@@ -236,7 +268,7 @@ def _read_data(settings: TrainSettings) -> tuple["DataSet", "DataSet | None"]:
 
 
 def _recipe(settings: TrainSettings, data: "DataSet", model: str, precision: str) -> "Recipe":
-    """The settings' numbers, or the defaults for this model and data set."""
+    """What the settings say, or the defaults for this model and data set."""
     from ssd_core.training.recipe import Recipe, default_epochs, default_learning_rate
 
     images = len(data.images)
@@ -249,12 +281,24 @@ def _recipe(settings: TrainSettings, data: "DataSet", model: str, precision: str
     return Recipe(
         epochs=settings.epochs or default_epochs(images, batch * accumulate),
         batch=batch,
-        learning_rate=settings.lr or default_learning_rate(model, batch * accumulate),
+        learning_rate=settings.lr
+        or default_learning_rate(model, batch * accumulate, settings.optimizer),
         accumulate=accumulate,
         freeze=settings.freeze,
         seed=settings.seed,
         precision=precision,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        ema=settings.ema,
+        augmentation=_augmentation(settings),
     )
+
+
+def _augmentation(settings: TrainSettings) -> "Augmentation | None":
+    from ssd_core.training.augment import LIGHT, PAPER
+
+    chosen = {"paper": PAPER, "light": LIGHT, "none": None}[settings.augment]
+    return None if chosen is None else replace(chosen, flip=settings.flip)
 
 
 def _is_finished(folder: "RunFolder", run: Mapping[str, Any], settings: TrainSettings) -> bool:
@@ -300,6 +344,13 @@ def _finish(
     best = training.best
     merit = f"AP {best.numbers['AP'] or 0:.3f}" if best.numbers else f"loss {best.loss:.3f}"
     why = " (the highest F1 on the validation set)" if best.numbers else ""
+    if best is training.start:
+        log.warning(
+            "no epoch reached a higher AP than the starting weights (%.3f): the output holds the "
+            "starting weights, unchanged: try a lower --lr than %s, or more images",
+            best.numbers["AP"],
+            f"{training.recipe.learning_rate:.2g}",
+        )
     print(
         f"best epoch: {best.number} of {len(training.history)} ({merit})\n"
         f"score threshold: {spec.score_threshold:g}{why}\n"
@@ -317,7 +368,7 @@ def _draw(training: "Training", folder: "RunFolder", shown: "DataSet") -> None:
         if find_spec("matplotlib") is None:
             log.warning("no curves are drawn: pip install 'ssd-worker[train]'")
         else:
-            write_curves(training.history, folder.path / "curves.png")
+            write_curves(training.measured, folder.path / "curves.png")
         write_samples(training.best_detector(), shown, folder.path / "samples.png")
     except SsdError as error:
         log.warning("%s", error)

@@ -40,20 +40,24 @@ class TrainingConsole:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def step(self, epoch: int, images: int, loss: float | None) -> None:
+    def start(self, numbers: Mapping[str, float | None]) -> None:
+        """The starting weights are measured: the first epoch begins now."""
+        self._began = time.monotonic()
+        figures = ", ".join(_figures(numbers)) or "no AP"
+        self._print(f"epoch 0/{self._epochs}: {figures} (the starting weights)")
+
+    def step(self, epoch: int, images: int, loss: float) -> None:
         """``images`` of an epoch are done."""
         share = (epoch - 1 + images / self._images) - self._first
         elapsed = time.monotonic() - self._began
         left = elapsed / share * (self._epochs - self._first - share)
-        figures = [f"{share * self._images / elapsed:.1f} images/s", f"{duration(left)} left"]
-        if loss is not None:
-            figures.insert(0, f"loss {loss:.3f}")
+        speed = f"{share * self._images / elapsed:.1f} images/s"
         self._bar.update(
             self._task,
             description=f"epoch {epoch}/{self._epochs}",
             completed=images,
             total=self._images,
-            figures=", ".join(figures),
+            figures=f"loss {loss:.3f}, {speed}, {duration(left)} left",
         )
 
     def validating(self, done: int, total: int) -> None:
@@ -73,20 +77,24 @@ class TrainingConsole:
     ) -> None:
         """An epoch is done."""
         parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        figures = [f"loss {sum(losses.values()):.3f} ({parts})"]
-        figures += [
-            f"{name} {numbers[name]:.3f}"
-            for name in ("AP", "AP50")
-            if numbers.get(name) is not None
-        ]
+        figures = [f"loss {sum(losses.values()):.3f} ({parts})", *_figures(numbers)]
         figures.append(f"{images_per_second:.1f} images/s")
         left = self._epochs - number
         if left:
             mean = (time.monotonic() - self._began) / (number - self._first)
             figures.append(f"{duration(mean * left)} left")
         best = ", the best so far" if is_best else ""
-        text = f"epoch {number}/{self._epochs}: {', '.join(figures)}{best}"
+        self._print(f"epoch {number}/{self._epochs}: {', '.join(figures)}{best}")
+
+    def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _figures(numbers: Mapping[str, float | None]) -> list[str]:
+    """AP and AP50 as text, where they are defined."""
+    return [
+        f"{name} {numbers[name]:.3f}" for name in ("AP", "AP50") if numbers.get(name) is not None
+    ]
 
 
 def duration(seconds: float) -> str:

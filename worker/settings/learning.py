@@ -22,8 +22,8 @@ class TrainSettings(Settings):
     )
     val: Path | None = Field(
         None,
-        description="labelled images to measure AP on after each epoch; the best epoch is then the "
-        "one with the highest AP, else the one with the lowest loss",
+        description="labelled images to measure AP on before and after each epoch; the weights "
+        "with the highest AP are kept, else those of the epoch with the lowest loss",
     )
     val_images: Path | None = Field(
         None, description="folder of the images of --val; default: that of --images"
@@ -58,11 +58,37 @@ class TrainSettings(Settings):
         gt=0,
         le=10,
         allow_inf_nan=False,
-        description="highest learning rate; default: 0.001, with VGG16 0.0001, lower for steps of "
-        "fewer than 16 images",
+        description="highest learning rate; default: 0.001, with VGG16 0.0001; with sgd 0.02 and "
+        "0.001; lower for steps of fewer than 16 images",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="adamw, or sgd with the paper's momentum and weight decay"
+    )
+    schedule: Literal["cosine", "step"] = Field(
+        "cosine",
+        description="how the learning rate falls: along a cosine, or step: to a tenth after 2/3 "
+        "and again after 11/12 of the steps",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="decay of a moving average of the weights, which is then measured and kept in "
+        "their place, such as 0.999; 0: no average",
     )
     freeze: int = Field(
         0, ge=0, le=100, description="keep the first N of the backbone's 5 stages as they are"
+    )
+    augment: Literal["paper", "light", "none"] = Field(
+        "paper",
+        description="how images are varied: paper: as in the paper; light: zoomed out to 1/2 and "
+        "cropped to 0.6 of a side at most; none: not at all",
+    )
+    flip: bool = Field(
+        True,
+        description="mirror half of the images; --no-flip for classes that have a left and a "
+        "right: digits, letters, signs",
     )
     seed: int = Field(
         0,
@@ -90,6 +116,9 @@ class TrainSettings(Settings):
         None,
         description="PNG to draw augmented images with their boxes into; without --output, that "
         "is all",
+    )
+    tensorboard: Path | None = Field(
+        None, description="directory to write curves for TensorBoard into"
     )
     skip_invalid: bool = Field(
         False, description="leave out what is wrong in the data, instead of refusing it"

@@ -32,6 +32,20 @@ def tiny_network(spec, batch_norm):
     return model
 
 
+TINY = replace(
+    MODELS["ssd_mobilenet_v2_oid"],
+    name="tiny",
+    image_size=(16, 24),
+    feature_maps=((2, 3),),
+    box_sizes=(((0.5, 0.5), (0.25, 0.25)),),
+    labels=("background", "Cat", "Dog"),
+    network=tiny_network,
+    weights=None,
+    digest=None,
+)
+"""An SSD of a few weights with an input that is not square."""
+
+
 @pytest.fixture(autouse=True)
 def kernels_are_trusted_again():
     """A test that breaks the kernels leaves them as they were for the next."""
@@ -41,18 +55,7 @@ def kernels_are_trusted_again():
 
 @pytest.fixture
 def tiny_spec():
-    """An SSD of a few weights with an input that is not square."""
-    return replace(
-        MODELS["ssd_mobilenet_v2_oid"],
-        name="tiny",
-        image_size=(16, 24),
-        feature_maps=((2, 3),),
-        box_sizes=(((0.5, 0.5), (0.25, 0.25)),),
-        labels=("background", "Cat", "Dog"),
-        network=tiny_network,
-        weights=None,
-        digest=None,
-    )
+    return TINY
 
 
 @pytest.fixture

@@ -13,7 +13,14 @@ from torchvision.transforms import v2
 from ssd_core.models.zoo import MODELS
 from ssd_core.preprocess import preprocess
 from ssd_core.training import augment
-from ssd_core.training.augment import SMALLEST_PX, augmented_input, network_input
+from ssd_core.training.augment import (
+    LIGHT,
+    PAPER,
+    SMALLEST_PX,
+    Augmentation,
+    augmented_input,
+    network_input,
+)
 from tests.labelled import COLOURS, painted
 
 SPECS = {name: MODELS[name] for name in ("ssd_mobilenet_v2_oid", "ssd300_vgg16")}
@@ -120,15 +127,51 @@ def test_without_augmentation_pixels_are_exactly_the_detectors(name, size):
 
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("size", [(300, 300), (480, 640), (37, 1000)])
-def test_an_augmentation_of_nothing_scales_as_the_detector_does(name, size, monkeypatch):
-    monkeypatch.setattr(augment, "PROBABILITY", 0)
-    monkeypatch.setattr(augment, "CROP_IOUS", ())
+def test_an_augmentation_of_nothing_scales_as_the_detector_does(name, size):
+    nothing = Augmentation(largest_zoom=1, smallest_crop=1, colours=False, flip=False)
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     boxes = torch.tensor([[10, 5, 20, 30]], dtype=torch.float32)
-    x, inside, _ = augmented_input(image, boxes, torch.tensor([1]), SPECS[name], 0)
     expected, expected_inside = network_input(image, boxes, SPECS[name])
-    assert torch.allclose(x, expected, atol=1e-4 * 255 / SPECS[name].std[0])
-    assert torch.allclose(inside, expected_inside)
+    for seed in range(4):
+        x, inside, _ = augmented_input(
+            image, boxes, torch.tensor([1]), SPECS[name], seed, augmentation=nothing
+        )
+        assert torch.allclose(x, expected, atol=1e-4 * 255 / SPECS[name].std[0])
+        assert torch.allclose(inside, expected_inside)
+
+
+@pytest.mark.parametrize("limits", [PAPER, LIGHT])
+def test_objects_are_scaled_within_the_limits(limits):
+    """Down by zooming out, up by cropping."""
+    objects = [("red", 130, 130, 170, 170)]
+    image = painted(300, 300, objects)
+    sides = []
+    for seed in range(80):
+        _, boxes, _ = augmented_input(
+            image, *tensors(objects), SPECS["ssd300_vgg16"], seed, augmentation=limits
+        )
+        left, top, right, bottom = boxes[0].tolist()
+        if min(left, top) > 0 and max(right, bottom) < 1:
+            sides += [(right - left) * 300 / 40, (bottom - top) * 300 / 40]
+    least, most = 1 / limits.largest_zoom, 1 / limits.smallest_crop
+    assert least * 0.98 < min(sides) < least * 1.3
+    assert most * 0.75 < max(sides) < most * 1.03
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_images_are_mirrored_only_if_wanted(flip):
+    objects = [("red", 20, 20, 120, 120), ("blue", 180, 20, 280, 120)]
+    image = painted(300, 300, objects)
+    whole = Augmentation(largest_zoom=1, smallest_crop=1, flip=flip)
+    mirrored = 0
+    for seed in range(20):
+        x, boxes, _ = augmented_input(
+            image, *tensors(objects), SPECS["ssd300_vgg16"], seed, augmentation=whole
+        )
+        red, blue = (found_box(x, SPECS["ssd300_vgg16"], name) for name in ("red", "blue"))
+        assert (red[0] > blue[0]) == (boxes[0, 0] > boxes[1, 0])
+        mirrored += red[0] > blue[0]
+    assert 4 <= mirrored <= 16 if flip else mirrored == 0
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -215,7 +258,7 @@ def test_images_without_objects_vary_too():
 
 
 def drawn_crops(count, boxes, region):
-    return [augment._cropped(region, boxes) for _ in range(count)]
+    return [augment._cropped(region, boxes, PAPER.smallest_crop) for _ in range(count)]
 
 
 def drawn_by_torchvision(count, boxes, region):

@@ -24,12 +24,21 @@ def epochs(*aps):
     ]
 
 
+def after_start(*aps):
+    """The starting weights and the epochs after them."""
+    numbers = {"AP": 0.3, "AP50": 0.5}
+    return [Epoch(0, None, None, None, None, 1.0, numbers), *epochs(*aps)]
+
+
 def count(page, colour):
     return (np.asarray(page.convert("RGB")) == colour).all(-1).sum()
 
 
 @pytest.mark.parametrize(
-    "history", mostly_long(epochs(0.2, None, 0.4), epochs(...), epochs(..., ...))
+    "history",
+    mostly_long(
+        after_start(0.2, None, 0.4), epochs(0.2, 0.4), epochs(...), epochs(..., ...), fast=1
+    ),
 )
 def test_curves_are_drawn_of_any_run(history, tmp_path):
     path = tmp_path / "curves.png"

@@ -17,6 +17,7 @@ from ssd_core.errors import DataError
 from ssd_core.models.zoo import get_spec
 from ssd_core.preprocess import preprocess
 from ssd_core.training import loader as loader_module
+from ssd_core.training.augment import LIGHT, PAPER
 from ssd_core.training.data_sets.reading import read_data_set
 from ssd_core.training.loader import BatchLoader, batches_of, default_workers, shuffled
 from tests.conftest import ROOT, wait_until
@@ -44,8 +45,8 @@ def same(one, other):
     )  # fmt: skip
 
 
-def test_without_augmentation_images_come_in_their_order_as_the_detector_sees_them(data_set):
-    batches = list(batches_of(data_set, SMALL, 4))
+def test_without_augmentation_images_come_as_the_detector_sees_them_in_order_if_wanted(data_set):
+    batches = list(batches_of(data_set, SMALL, 4, shuffle=False))
     assert [batch.indices for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     images = [image.read() for image in data_set.images[4:8]]
     expected = preprocess(images, SMALL, torch.device("cpu"), torch.float32)
@@ -57,22 +58,40 @@ def test_without_augmentation_images_come_in_their_order_as_the_detector_sees_th
     assert batches[0].labels[0].dtype == torch.int64
 
 
+def test_the_order_is_as_random_without_augmentation(data_set):
+    plain = list(batches_of(data_set, SMALL, 4, seed=1, epoch=2))
+    augmented = list(batches_of(data_set, SMALL, 4, seed=1, epoch=2, augment=PAPER))
+    assert [batch.indices for batch in plain] == [batch.indices for batch in augmented]
+    images = [data_set.images[index].read() for index in plain[0].indices]
+    expected = preprocess(images, SMALL, torch.device("cpu"), torch.float32)
+    assert torch.equal(plain[0].images, expected)
+
+
+def test_images_are_augmented_as_much_as_is_wanted(data_set):
+    light, paper, again = (
+        next(batches_of(data_set, SMALL, 11, seed=1, augment=augment)).images
+        for augment in (LIGHT, PAPER, LIGHT)
+    )
+    assert torch.equal(light, again)
+    assert not torch.equal(light, paper)
+
+
 def test_ignored_objects_are_not_learned(data_set):
     number = max(i for i, image in enumerate(data_set.images) if image.is_ignored.any())
-    batch = list(batches_of(data_set, SMALL, 1))[number]
+    batch = list(batches_of(data_set, SMALL, 1, shuffle=False))[number]
     assert len(batch.boxes[0]) == len(data_set.images[number].boxes) - 1
     assert len(batch.labels[0]) == len(batch.boxes[0])
 
 
 def test_each_epoch_has_each_image_once_in_an_order_of_its_own(data_set):
     orders = []
-    with BatchLoader(data_set, SMALL, 4, seed=1, augment=True) as loader:
+    with BatchLoader(data_set, SMALL, 4, seed=1, augment=PAPER) as loader:
         for epoch in (0, 1, 0):
             orders.append([index for batch in loader.epoch(epoch) for index in batch.indices])
             assert sorted(orders[-1]) == list(range(11))
         assert len(loader) == 3
     assert orders[0] == orders[2] != orders[1]
-    other = [i for b in batches_of(data_set, SMALL, 4, seed=2, augment=True) for i in b.indices]
+    other = [i for b in batches_of(data_set, SMALL, 4, seed=2, augment=PAPER) for i in b.indices]
     assert other != orders[0]
 
 
@@ -80,7 +99,7 @@ def test_augmentation_differs_from_epoch_to_epoch_and_not_with_the_batch(data_se
     def inputs(batch, epoch):
         return {
             index: x
-            for each in batches_of(data_set, SMALL, batch, seed=3, epoch=epoch, augment=True)
+            for each in batches_of(data_set, SMALL, batch, seed=3, epoch=epoch, augment=PAPER)
             for index, x in zip(each.indices, each.images, strict=True)
         }
 
@@ -92,16 +111,18 @@ def test_augmentation_differs_from_epoch_to_epoch_and_not_with_the_batch(data_se
 def test_loading_leaves_the_callers_chance_alone(data_set):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    list(batches_of(data_set, SMALL, 4, augment=True))
+    list(batches_of(data_set, SMALL, 4, augment=PAPER))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("shards", [2, 3, 4])
 def test_shards_are_parts_of_the_same_batches(data_set, shards):
-    whole = list(batches_of(data_set, SMALL, 4, seed=1, augment=True))
+    whole = list(batches_of(data_set, SMALL, 4, seed=1, augment=PAPER))
     parts = []
     for shard in range(shards):
-        with BatchLoader(data_set, SMALL, 4, seed=1, augment=True, shard=(shard, shards)) as loader:
+        with BatchLoader(
+            data_set, SMALL, 4, seed=1, augment=PAPER, shard=(shard, shards)
+        ) as loader:
             parts.append(list(loader.epoch(0)))
     for number, batch in enumerate(whole):
         for position, index in enumerate(batch.indices):
@@ -126,7 +147,7 @@ def test_neighbouring_frames_come_a_few_in_a_row(data_set):
 
 def test_an_image_that_cannot_be_decoded_is_named(data_set, tmp_path):
     (tmp_path / "6.png").write_bytes((tmp_path / "6.png").read_bytes()[:60])
-    batches = batches_of(data_set, SMALL, 4)
+    batches = batches_of(data_set, SMALL, 4, shuffle=False)
     next(batches)
     with pytest.raises(DataError, match=r"6\.png: cannot be decoded") as caught:
         next(batches)
@@ -148,8 +169,8 @@ def test_there_is_at_least_one_worker(monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_processes_give_what_this_one_does(data_set, workers):
     with (
-        BatchLoader(data_set, SMALL, 4, seed=1, augment=True) as alone,
-        BatchLoader(data_set, SMALL, 4, seed=1, augment=True, workers=workers) as loader,
+        BatchLoader(data_set, SMALL, 4, seed=1, augment=PAPER) as alone,
+        BatchLoader(data_set, SMALL, 4, seed=1, augment=PAPER, workers=workers) as loader,
     ):
         for epoch in (0, 3):
             pairs = list(zip(alone.epoch(epoch), loader.epoch(epoch), strict=True))
@@ -159,10 +180,10 @@ def test_processes_give_what_this_one_does(data_set, workers):
 
 @pytest.mark.long
 def test_an_epoch_may_be_left_early_and_another_begun(data_set):
-    with BatchLoader(data_set, SMALL, 2, seed=1, augment=True, workers=2) as loader:
+    with BatchLoader(data_set, SMALL, 2, seed=1, augment=PAPER, workers=2) as loader:
         next(iter(loader.epoch(0)))
         second = list(loader.epoch(1))
-    expected = list(batches_of(data_set, SMALL, 2, seed=1, epoch=1, augment=True))
+    expected = list(batches_of(data_set, SMALL, 2, seed=1, epoch=1, augment=PAPER))
     assert all(same(*pair) for pair in zip(second, expected, strict=True))
 
 
@@ -171,9 +192,9 @@ def test_without_shared_memory_batches_come_through_pipes(data_set, monkeypatch)
     monkeypatch.setattr(
         loader_module.shutil, "disk_usage", lambda path: type("", (), {"free": 1 << 16})
     )
-    with BatchLoader(data_set, SMALL, 4, seed=1, augment=True, workers=2) as loader:
+    with BatchLoader(data_set, SMALL, 4, seed=1, augment=PAPER, workers=2) as loader:
         batches = list(loader.epoch(0))
-    expected = list(batches_of(data_set, SMALL, 4, seed=1, augment=True))
+    expected = list(batches_of(data_set, SMALL, 4, seed=1, augment=PAPER))
     assert all(same(*pair) for pair in zip(batches, expected, strict=True))
 
 
@@ -203,6 +224,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from ssd_core.models.zoo import get_spec
+from ssd_core.training.augment import PAPER
 from ssd_core.training.loader import BatchLoader
 from ssd_core.training.data_sets.reading import read_data_set
 import multiprocessing
@@ -210,7 +232,7 @@ import multiprocessing
 if __name__ == "__main__":
     data_set = read_data_set([Path(sys.argv[1])])
     spec = replace(get_spec("ssd300_vgg16"), image_size=(32, 40))
-    with BatchLoader(data_set, spec, 2, augment=True, workers=2) as loader:
+    with BatchLoader(data_set, spec, 2, augment=PAPER, workers=2) as loader:
         for epoch in range(100000):
             for batch in loader.epoch(epoch):
                 if epoch == 0:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ssd_core import Detector
 from ssd_core.checkpoints.safetensors_file import read_safetensors
@@ -61,7 +62,9 @@ def run(tiny_spec, data, tmp_path):
         try:
             if resume:
                 training.resume()
-            with BatchLoader(data, spec, recipe.batch, seed=recipe.seed, augment=True) as loader:
+            with BatchLoader(
+                data, spec, recipe.batch, seed=recipe.seed, augment=recipe.augmentation
+            ) as loader:
                 return training, training.run(loader, **options)
         finally:
             folder.release()
@@ -95,7 +98,7 @@ def test_without_validation_the_best_epoch_is_the_one_with_the_lowest_loss(run):
 
 
 def test_with_validation_the_best_epoch_is_the_one_with_the_highest_ap(run):
-    aps = iter([0.1, 0.5, None, 0.4])
+    aps = iter([0.2, 0.1, 0.5, None, 0.4])
     seen = []
 
     def validate(detector):
@@ -105,7 +108,7 @@ def test_with_validation_the_best_epoch_is_the_one_with_the_highest_ap(run):
 
     training, _ = run(validate=validate)
     assert training.best.number == 2
-    assert_same(weights_of(training), seen[1])
+    assert_same(weights_of(training), seen[2])
     record = json.loads(training.best_spec({"images": 8}).training)
     assert (record["epoch"], record["AP"], record["images"]) == (2, 0.5, 8)
     assert record["settings"]["learning_rate"] == 0.01
@@ -129,6 +132,98 @@ def test_of_epochs_with_equal_ap_the_one_with_the_lowest_loss_is_the_best(run):
     assert training.best.loss == min(epoch.loss for epoch in training.history)
 
 
+# The starting weights
+
+
+def test_if_no_epoch_has_a_higher_ap_the_starting_weights_are_the_best(run, tmp_path):
+    first = {}
+
+    def keep(network):
+        first.update({name: x.clone() for name, x in network.state_dict().items()})
+
+    aps = iter([0.5, 0.1, 0.5, None, 0.4])
+    epochs = []
+    training, _ = run(
+        validate=lambda detector: {"AP": next(aps), "score_threshold": 0.3},
+        change=keep,
+        on_epoch=epochs.append,
+    )
+    assert training.best is training.start
+    assert_same(weights_of(training), first)
+    spec = training.best_spec({})
+    record = json.loads(spec.training)
+    assert (record["epoch"], record["AP"], record["loss"]) == (0, 0.5, None)
+    assert spec.score_threshold == 0.3
+    assert [epoch.number for epoch in epochs] == [0, 1, 2, 3, 4]
+    assert [epoch.number for epoch in training.history] == [1, 2, 3, 4]
+    tensors, _ = read_safetensors(tmp_path / "own.safetensors.training" / "best.safetensors")
+    assert_same(tensors, first)
+
+
+@pytest.mark.parametrize("ap", [0.0, None])
+def test_starting_weights_that_find_nothing_are_not_kept(run, ap):
+    training, _ = run(validate=lambda detector: {"AP": ap})
+    assert training.start.numbers == {"AP": ap}
+    assert training.best.number > 0
+
+
+def test_starting_weights_are_measured_once_however_often_a_run_goes_on(run):
+    measured, stops = [], iter([False, True])
+
+    def validate(detector):
+        measured.append(len(measured))
+        return {"AP": 0.9 - measured[-1] / 10}
+
+    stopped, _ = run(validate=validate, should_stop=lambda: next(stops))
+    assert (stopped.history, measured) == ([], [0])
+    training, finished = run(validate=validate, resume=True)
+    assert finished
+    assert measured == [0, 1, 2, 3, 4]
+    assert training.best is training.start
+    again, _ = run(validate=validate, resume=True)
+    assert again.best is again.start == training.start
+    assert_same(weights_of(again), weights_of(training))
+
+
+def test_without_validation_the_starting_weights_are_not_the_best(run):
+    training, _ = run()
+    assert training.start is None
+    assert training.best.number > 0
+
+
+def test_a_full_disk_before_the_first_epoch_is_told(run):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def validate(detector):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        return {"AP": 0.5}
+
+    try:
+        with pytest.raises(TrainingError, match=r"too large\) \(no epoch was finished"):
+            run(validate=validate)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# On the way
+
+
+@pytest.mark.parametrize("accumulate", mostly_long(1, 2))
+def test_every_batch_is_told_with_its_loss(run, accumulate):
+    told = []
+    training, _ = run(replace(RECIPE, accumulate=accumulate), on_step=told.append)
+    assert [progress.batch for progress in told] == list(range(1, 13))
+    assert [progress.images for progress in told] == [3, 6, 8] * 4
+    for number, epoch in enumerate(training.history):
+        own = told[3 * number : 3 * number + 3]
+        assert {progress.epoch for progress in own} == {number + 1}
+        losses = [progress.batch_loss for progress in own]
+        for seen, progress in enumerate(own, 1):
+            assert progress.loss == pytest.approx(sum(losses[:seen]) / seen)
+        assert epoch.loss == pytest.approx(own[-1].loss)
+        assert epoch.learning_rate == own[-1].learning_rate
+
+
 def test_training_goes_on_after_the_detector_of_a_validation(run):
     """A detector changes its network and takes no gradients."""
     plain, _ = run()
@@ -147,7 +242,7 @@ def test_validations_leave_no_threads_and_do_not_slow_the_training(run):
 
     run(validate=validate)
     gc.collect()
-    assert len(seen) == 4
+    assert len(seen) == 5
     wait_until(lambda: threading.active_count() == threads[0], what="the end of the threads")
     assert torch.get_num_threads() == threads[1]
 
@@ -156,9 +251,10 @@ def test_the_folder_has_a_row_per_epoch_and_the_best_weights_ready_for_use(run, 
     training, _ = run(validate=lambda detector: {"AP": 0.25, "AP50": None})
     folder = tmp_path / "own.safetensors.training"
     rows = list(csv.DictReader((folder / "epochs.csv").open()))
-    assert [row["number"] for row in rows] == ["1", "2", "3", "4"]
-    assert rows[0]["AP"] == "0.25"
-    assert rows[0]["AP50"] == ""
+    assert [row["number"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert {row["AP"] for row in rows} == {"0.25"}
+    assert {row["AP50"] for row in rows} == {""}
+    assert rows[0]["regression_loss"] == rows[0]["learning_rate"] == ""
     tensors, metadata = read_safetensors(folder / "best.safetensors")
     assert_same(tensors, weights_of(training))
     assert json.loads(metadata["training"])["epoch"] == training.best.number
@@ -173,9 +269,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run):
     assert first.history[-1].loss != other.history[-1].loss
 
 
-@pytest.mark.parametrize("accumulate", mostly_long(1, 2))
-def test_a_run_that_goes_on_ends_with_the_same_weights(run, tmp_path, accumulate):
-    recipe = replace(RECIPE, accumulate=accumulate)
+@pytest.mark.parametrize(
+    "options",
+    mostly_long(
+        {"ema": 0.9},
+        {"optimizer": "sgd", "schedule": "step", "augmentation": None},
+        {"accumulate": 2, "ema": 0.9},
+        {"accumulate": 2},
+    ),
+)
+def test_a_run_that_goes_on_ends_with_the_same_weights(run, tmp_path, options):
+    recipe = replace(RECIPE, **options)
     whole, _ = run(recipe, output=tmp_path / "whole.safetensors")
     for epochs in (1, 2, 1):
         stop_in = []
@@ -193,6 +297,11 @@ def test_a_run_that_goes_on_ends_with_the_same_weights(run, tmp_path, accumulate
     assert finished
     assert [e.loss for e in part.history] == [e.loss for e in whole.history]
     assert_same(weights_of(part), weights_of(whole))
+    first, second = (
+        torch.load(RunFolder(tmp_path / f"{name}.safetensors").state) for name in ("own", "whole")
+    )
+    for name in ("network", "average", "optimizer"):
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
 def test_accumulated_batches_make_one_step(run):
@@ -204,6 +313,44 @@ def test_accumulated_batches_make_one_step(run):
         # Adam's first step is as long for every gradient: the direction counts.
         assert (tensor - weights_of(parts)[name]).abs().max() <= 2.1 * RECIPE.learning_rate
     assert len(parts.history) == 1
+
+
+@pytest.mark.parametrize("accumulate", mostly_long(2, 1))
+def test_what_is_measured_and_kept_is_the_average_of_the_weights(run, accumulate):
+    recipe = replace(RECIPE, ema=0.15, accumulate=accumulate)
+    raw, seen = [], []
+
+    def keep(network):
+        def after_step(*_):
+            raw.append({name: x.clone() for name, x in network.state_dict().items()})
+
+        after_step()
+        handles.append(register_optimizer_step_post_hook(after_step))
+
+    def validate(detector):
+        seen.append({name: x.clone() for name, x in detector.model.state_dict().items()})
+        return {"AP": 0.1 * len(seen)}
+
+    handles = []
+    try:
+        training, _ = run(recipe, change=keep, validate=validate)
+    finally:
+        handles[0].remove()
+    per_epoch = -(-3 // accumulate)
+    assert len(raw) == 1 + 4 * per_epoch
+    average = raw[0]
+    assert_same(seen[0], average)
+    for step, weights in enumerate(raw[1:], 1):
+        decay = 0.1 if step == 1 else 0.15
+        average = {
+            name: decay * kept + (1 - decay) * weights[name] for name, kept in average.items()
+        }
+        if step % per_epoch == 0:
+            for name, tensor in seen[step // per_epoch].items():
+                assert torch.allclose(tensor, average[name], atol=1e-6), name
+    assert training.best.number == 4
+    assert_same(weights_of(training), seen[4])
+    assert any(not torch.allclose(seen[4][name], x) for name, x in raw[-1].items())
 
 
 def test_told_to_stop_at_once_it_does_nothing(run, tmp_path):
@@ -365,7 +512,7 @@ def test_a_gpu_learns_what_a_cpu_learns(run, tmp_path, precision):
         found.append(detector.detect([np.zeros((16, 24, 3), np.uint8)]))
         return {"AP": 0.0}
 
-    ours, _ = run(recipe, device=cuda, validate=validate, should_stop=lambda: len(found) == 2)
+    ours, _ = run(recipe, device=cuda, validate=validate, should_stop=lambda: len(found) == 3)
     assert len(ours.history) == 2
     ours, finished = run(recipe, device=cuda, resume=True)
     theirs, _ = run(output=tmp_path / "cpu.safetensors")

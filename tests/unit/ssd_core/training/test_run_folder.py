@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssd_core.errors import TrainingError
-from ssd_core.training.run_folder import RunFolder, write_weights, write_whole
+from ssd_core.training.run_folder import FORMAT, RunFolder, write_weights, write_whole
 
 SETTINGS = {
     "data": "sha256:1",
@@ -19,6 +19,7 @@ SETTINGS = {
     "epochs": 3,
     "learning_rate": 0.1,
     "labels": ["background", "Cat"],
+    "augmentation": {"largest_zoom": 4.0, "flip": True},
 }
 STATE = {"settings": SETTINGS, "network": {"w": torch.arange(5000.0)}}
 
@@ -64,9 +65,11 @@ def test_a_state_comes_back_as_it_was(folder):
 def test_other_settings_are_refused_and_each_is_named(folder):
     folder.save(STATE)
     changed = SETTINGS | {"epochs": 5, "learning_rate": 0.2, "data": "sha256:9", "weights": None}
+    changed["augmentation"] = {"largest_zoom": 4.0, "flip": False}
     message = refusal(folder.load, changed)
     assert message == (
-        f"cannot resume the run in {folder.path}: the data set has changed since it began; "
+        f"cannot resume the run in {folder.path}: the augmentation is another than when "
+        "it began (--augment, --flip); the data set has changed since it began; "
         "epochs was 3, is 5; lr was 0.1, is 0.2; the weights to start from have changed since it "
         "began: "
         "give what it began with, or start again with --overwrite"
@@ -97,7 +100,7 @@ def test_a_state_that_would_run_code_is_refused(folder, tmp_path):
 
 
 def test_a_state_of_another_version_is_refused(folder):
-    torch.save({"format": 2, **STATE}, folder.state)
+    torch.save({"format": FORMAT + 1, **STATE}, folder.state)
     assert "another version of ssd-worker" in refusal(folder.load, SETTINGS)
 
 

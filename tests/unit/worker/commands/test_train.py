@@ -1,11 +1,20 @@
 """What `ssd-worker train` refuses before anything is trained, and what it says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from ssd_core.training.augment import LIGHT, PAPER
+from ssd_core.training.data_sets.reading import read_data_set
+from ssd_core.training.loader import BatchLoader
+from ssd_core.training.loop import Training
+from ssd_core.training.recipe import Recipe
+from ssd_core.training.run_folder import RunFolder
 from tests.lorries import write_data_set
+from tests.unit.ssd_core.conftest import TINY, tiny_network
 from worker.commands import train
 from worker.commands.train import run_train
 from worker.commands.training_console import TrainingConsole, duration
@@ -41,6 +50,10 @@ def test_it_needs_data_and_somewhere_to_write():
         (["a.json", "--output", "x.safetensors", "--batch", "0"], "--batch: "),
         (["a.json", "--output", "x.safetensors", "--freeze", "-1"], "--freeze: "),
         (["a.json", "--output", "x.safetensors", "--lr", "nan"], "--lr: "),
+        (["a.json", "--output", "x.safetensors", "--ema", "1"], "--ema: "),
+        (["a.json", "--output", "x.safetensors", "--ema", "-0.1"], "--ema: "),
+        (["a.json", "--output", "x.safetensors", "--optimizer", "adam"], "--optimizer: "),
+        (["a.json", "--output", "x.safetensors", "--augment", "heavy"], "--augment: "),
     ):
         with pytest.raises(UsageError) as error:
             load_settings(TrainSettings, "train", arguments)
@@ -95,6 +108,11 @@ def test_validation_without_its_library_names_the_extra(refusal, monkeypatch, tm
     assert "pip install 'ssd-worker[train]'" in refusal(val=tmp_path / "val.json")
 
 
+def test_curves_without_their_library_name_the_extra(refusal, monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    assert "pip install 'ssd-worker[train]'" in refusal(tensorboard=tmp_path / "runs")
+
+
 def test_a_run_that_is_not_finished_is_not_overwritten(refusal, tmp_path):
     folder = tmp_path / "own.safetensors.training"
     folder.mkdir()
@@ -119,7 +137,59 @@ def test_what_is_not_there_is_refused(refusal, options, message):
     assert message in refusal(**options)
 
 
+# What it trains with
+
+
+def recipe_of(data_set, *options):
+    arguments = ["a.json", "--output", "x.safetensors", *options]
+    settings = load_settings(TrainSettings, "train", arguments)
+    return train._recipe(settings, data_set, "ssd300_vgg16", "fp32")
+
+
+def test_the_recipe_is_what_the_options_say(tmp_path):
+    data_set = read_data_set([write_data_set(tmp_path, 8)])
+    default = recipe_of(data_set)
+    assert (default.optimizer, default.schedule, default.ema) == ("adamw", "cosine", 0)
+    assert default.augmentation == PAPER
+    assert default.learning_rate == pytest.approx(1e-4 * 0.5**0.5)
+    sgd = recipe_of(data_set, "--optimizer", "sgd", "--schedule", "step", "--ema", "0.99")
+    assert (sgd.optimizer, sgd.schedule, sgd.ema) == ("sgd", "step", 0.99)
+    assert sgd.learning_rate == pytest.approx(5e-4)
+    assert recipe_of(data_set, "--augment", "light").augmentation == LIGHT
+    unflipped = recipe_of(data_set, "--augment", "light", "--no-flip").augmentation
+    assert unflipped == replace(LIGHT, flip=False)
+    assert recipe_of(data_set, "--augment", "none", "--no-flip").augmentation is None
+
+
 # What it says
+
+
+@pytest.mark.parametrize(("aps", "warned"), [((0.4, 0.3), True), ((0.4, 0.5), False)])
+def test_starting_weights_that_stay_the_best_are_told_with_a_way_out(
+    tmp_path, caplog, capsys, aps, warned
+):
+    data_set = read_data_set([write_data_set(tmp_path, 2)])
+    spec = replace(TINY, labels=data_set.labels)
+    recipe = Recipe(epochs=1, batch=2, learning_rate=0.125)
+    folder = RunFolder(tmp_path / "own.safetensors")
+    folder.claim()
+    device = torch.device("cpu")
+    training = Training(tiny_network(spec, False), spec, data_set, recipe, device, folder, {})
+    measured = iter(aps)
+    with BatchLoader(data_set, spec, 2) as loader:
+        training.run(loader, lambda detector: {"AP": next(measured)})
+    settings = TrainSettings(data=["x.json"], output=folder.output)
+    train._finish(training, folder, settings, data_set, data_set)
+    folder.release()
+    assert f"best epoch: {0 if warned else 1} of 1 (AP " in capsys.readouterr().err
+    told = [record.message for record in caplog.records if "starting weights" in record.message]
+    if not warned:
+        assert told == []
+        return
+    (message,) = told
+    assert "no epoch reached a higher AP than the starting weights (0.400): the output" in message
+    assert "a lower --lr than 0.12, or more images" in message
+    assert "\n" not in message
 
 
 def lines(capsys):
@@ -140,6 +210,16 @@ def test_off_a_terminal_there_is_a_line_per_epoch(capsys):
         "12.3 images/s, 0 s left, the best so far"
     )
     assert third == "epoch 3/3: loss 1.250 (boxes 0.250, classes 1.000), 12.3 images/s"
+
+
+def test_the_starting_weights_have_a_line_before_the_epochs(capsys):
+    with TrainingConsole(3, 10) as console:
+        console.start({"AP": 0.41, "AP50": 0.7, "AP_small": 0.1})
+        console.start({"AP": None, "AP50": None})
+    assert lines(capsys) == [
+        "epoch 0/3: AP 0.410, AP50 0.700 (the starting weights)",
+        "epoch 0/3: no AP (the starting weights)",
+    ]
 
 
 @pytest.mark.parametrize(
