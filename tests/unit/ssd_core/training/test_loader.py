@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -220,6 +221,8 @@ def test_a_process_that_is_killed_is_told_in_one_line(data_set):
 
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 import sys, time
 from dataclasses import replace
 from pathlib import Path
@@ -250,14 +253,18 @@ def test_processes_end_with_the_program(data_set, tmp_path, sent):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    pids = [int(each) for each in process.stdout.readline().split()]
-    assert len(pids) == 2
-    if sent == signal.SIGINT:
-        os.killpg(process.pid, sent)  # as a terminal does
-    else:
-        process.send_signal(sent)
-    _, errors = process.communicate(timeout=30)
-    wait_until(lambda: not any(map(_is_alive, pids)), what="the end of the loader's processes")
+    try:
+        pids = [int(each) for each in process.stdout.readline().split()]
+        assert len(pids) == 2
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)  # as a terminal does
+        else:
+            process.send_signal(sent)
+        _, errors = process.communicate(timeout=30)
+        wait_until(lambda: not any(map(_is_alive, pids)), what="the end of the loader's processes")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     if sent == signal.SIGINT:
         assert errors.count("Traceback") == 1, errors
         assert errors.rstrip().endswith("KeyboardInterrupt")
