@@ -23,10 +23,12 @@ LOGITS_PER_BLOCK = 1024
 """Read at once, by one warp, as in ``ops.decode_nms_triton``, where that was measured."""
 MOST_ROWS = 128
 """Default boxes in such a block, where classes are few: 4 a lane, which holds their offsets."""
-GRADIENTS_PER_BLOCK = 2048
-"""Written at once, by four warps: 16 a lane."""
-ROWS_PER_WARP = 1024
-"""Default boxes of an image for each warp that chooses among them: 32 a lane."""
+GRADIENTS_PER_BLOCK = 1024
+"""Written at once, by four warps: 8 a lane."""
+ROWS_PER_WARP = 512
+"""Default boxes of an image for each warp that chooses among them: 16 a lane."""
+
+OPTIONS = {"enable_fp_fusion": False}  # PyTorch rounds after each operation
 
 _NONE = tl.constexpr(-1)
 """Instead of a class: the default box does not count."""
@@ -51,7 +53,7 @@ def multibox_loss_in_kernels(
     The classification loss is NaN if a matched object has a label that is none of the classes.
     """
     below = float("inf") if negatives_below_iou is None else negatives_below_iou
-    losses: tuple[Tensor, Tensor] = _MultiBoxLoss.apply(  # type: ignore[no-untyped-call]
+    losses: tuple[Tensor, Tensor] = _MultiBoxLoss.apply(
         bbox_regression.contiguous(),
         cls_logits.contiguous(),
         default_boxes_cxcywh.float().contiguous(),
@@ -94,21 +96,22 @@ class _MultiBoxLoss(torch.autograd.Function):
         padded = triton.next_power_of_2(num_classes)
         rows = max(1, min(MOST_ROWS, LOGITS_PER_BLOCK // padded))
         defaults_padded = triton.next_power_of_2(num_defaults)
+        warps = min(32, max(1, defaults_padded // ROWS_PER_WARP))
         with torch.cuda.device_of(cls_logits):
             row_kernel[(triton.cdiv(num_defaults, rows), images)](
                 bbox_regression, cls_logits, default_boxes, targets, labels, objects,
                 row_losses, slopes, classes, normaliser,
                 num_defaults, labels.shape[1], *box_weights,
                 CLASSES=num_classes, CLASSES_PADDED=padded, ROWS=rows, SOFTMAX=is_softmax,
-                num_warps=1,
+                num_warps=1, **OPTIONS,
             )  # fmt: skip
             choosing_kernel[(images,)](
                 row_losses, objects, best_iou, classes, sums, num_defaults, *negatives,
-                DEFAULTS=defaults_padded,
-                num_warps=min(32, max(1, defaults_padded // ROWS_PER_WARP)),
+                DEFAULTS=defaults_padded, PLACES=defaults_padded.bit_length(), PART=128 * warps,
+                num_warps=warps, **OPTIONS,
             )  # fmt: skip
             adding_kernel[(1,)](
-                sums, *losses, images, IMAGES=triton.next_power_of_2(images), num_warps=1
+                sums, *losses, images, IMAGES=triton.next_power_of_2(images), num_warps=1, **OPTIONS
             )
         regression, classification, num_matched = losses
         ctx.save_for_backward(cls_logits, slopes, classes, normaliser, num_matched)
@@ -116,7 +119,7 @@ class _MultiBoxLoss(torch.autograd.Function):
         return regression, classification
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, regression_gradient: Tensor, classification_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -130,7 +133,7 @@ class _MultiBoxLoss(torch.autograd.Function):
                 regression_gradient.float(), classification_gradient.float(),
                 of_offsets, of_logits, of_offsets.numel(), of_logits.numel(),
                 CLASSES=cls_logits.shape[-1], BLOCK=GRADIENTS_PER_BLOCK, SOFTMAX=ctx.is_softmax,
-                num_warps=4,
+                num_warps=4, **OPTIONS,
             )  # fmt: skip
         return of_offsets, of_logits, *7 * (None,)
 
@@ -255,42 +258,72 @@ def choosing_kernel(
     min_negatives: tl.tensor,
     negatives_below_iou: tl.tensor,
     DEFAULTS: tl.constexpr,
+    PLACES: tl.constexpr,
+    PART: tl.constexpr,
 ) -> None:
     """One image: the class of what does not count becomes none, and the sums over what does."""
     image = tl.program_id(0).to(tl.int64)
     images = tl.num_programs(0)
+    first = image * num_defaults
+    loss, number, overlap = row_losses + first, objects + first, best_iou + first
     index = tl.arange(0, DEFAULTS)
-    inside = index < num_defaults
-    row = image * num_defaults + index
-    is_matched = tl.load(objects + row, mask=inside, other=-1) >= 0
-    is_candidate = inside & (is_matched == 0)
-    is_candidate &= tl.load(best_iou + row, mask=inside, other=0.0) < negatives_below_iou
-    loss = tl.load(row_losses + row, mask=inside, other=0.0)
+    hardness, is_matched, _ = _hardness(
+        loss, number, overlap, index, num_defaults, negatives_below_iou
+    )
     num_matched = tl.sum(is_matched.to(tl.int32), 0)
     wanted = tl.ceil(tl.maximum(negatives_per_positive * num_matched, min_negatives))
     wanted = tl.minimum(wanted, num_defaults).to(tl.int32)
 
-    # Numbers that are not negative sort as their bits do; -1 is below all of them.
-    hardness = tl.where(loss > 0, loss, 0.0).to(tl.int32, bitcast=True)
-    hardness = tl.where(is_candidate, hardness, -1)
     least = wanted * 0  # hardness of the last that counts: the highest that ``wanted`` have
     for step in range(0, 31):
         higher = least | (1 << (30 - step))
         have_it = tl.sum((hardness >= higher).to(tl.int32), 0)
         least = tl.where(have_it >= wanted, higher, least)
-    is_harder = hardness > least
-    is_tied = hardness == least
-    room = wanted - tl.sum(is_harder.to(tl.int32), 0)
-    is_negative = is_harder | (is_tied & (tl.cumsum(is_tied.to(tl.int32), 0) <= room))
+    room = wanted - tl.sum((hardness > least).to(tl.int32), 0)
+    end = wanted * 0  # of those that are just as hard, the ones before it count
+    for step in range(0, PLACES):
+        further = end | (1 << (PLACES - 1 - step))
+        before = tl.sum(((hardness == least) & (index < further)).to(tl.int32), 0)
+        end = tl.where(before <= room, further, end)
 
-    counts = is_matched | is_negative
-    tl.store(classes + row, _NONE, mask=inside & (counts == 0))
-    box_loss = tl.load(
-        row_losses + images.to(tl.int64) * num_defaults + row, mask=inside, other=0.0
-    )
+    # In parts: what is read again here would take the registers of the search.
+    class_loss = tl.zeros((PART,), tl.float32)
+    box_loss = tl.zeros((PART,), tl.float32)
+    of_boxes = loss + images.to(tl.int64) * num_defaults
+    for begin in range(0, num_defaults, PART):
+        place = begin + tl.arange(0, PART)
+        inside = place < num_defaults
+        hard, has_object, value = _hardness(
+            loss, number, overlap, place, num_defaults, negatives_below_iou
+        )
+        counts = has_object | (hard > least) | ((hard == least) & (place < end))
+        tl.store(classes + first + place, _NONE, mask=inside & (counts == 0))
+        class_loss += tl.where(counts, value, 0.0)
+        box_loss += tl.load(of_boxes + place, mask=inside, other=0.0)
     tl.store(sums + image, tl.sum(box_loss, 0))
-    tl.store(sums + images + image, tl.sum(tl.where(counts, loss, 0.0), 0))
+    tl.store(sums + images + image, tl.sum(class_loss, 0))
     tl.store(sums + 2 * images + image, num_matched.to(tl.float32))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _hardness(
+    loss: tl.tensor,
+    number: tl.tensor,
+    overlap: tl.tensor,
+    index: tl.tensor,
+    num_defaults: tl.tensor,
+    negatives_below_iou: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Of an image's default boxes: hardness, -1 if they cannot count; if they are matched; loss.
+
+    Hardness is the bits of the loss: numbers that are not negative sort as their bits do.
+    """
+    inside = index < num_defaults
+    value = tl.load(loss + index, mask=inside, other=0.0)
+    is_matched = tl.load(number + index, mask=inside, other=-1) >= 0
+    is_low = tl.load(overlap + index, mask=inside, other=0.0) < negatives_below_iou
+    bits = tl.where(value > 0, value, 0.0).to(tl.int32, bitcast=True)
+    return tl.where(inside & is_low & (is_matched == 0), bits, -1), is_matched, value
 
 
 @triton.jit  # type: ignore[untyped-decorator]
