@@ -103,7 +103,7 @@ class _MultiBoxLoss(torch.autograd.Function):
                 row_losses, slopes, classes, normaliser,
                 num_defaults, labels.shape[1], *box_weights,
                 CLASSES=num_classes, CLASSES_PADDED=padded, ROWS=rows, SOFTMAX=is_softmax,
-                num_warps=1, **OPTIONS,
+                num_warps=min(32, max(1, padded // LOGITS_PER_BLOCK)), **OPTIONS,
             )  # fmt: skip
             choosing_kernel[(images,)](
                 row_losses, objects, best_iou, classes, sums, num_defaults, *negatives,

@@ -73,7 +73,7 @@ def test_an_image_without_objects_is_all_background():
 
 @pytest.mark.long
 @settings(
-    max_examples=100 if DEVICE == "cpu" else 20,
+    max_examples=60,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )
