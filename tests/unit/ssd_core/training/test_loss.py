@@ -153,3 +153,9 @@ def test_it_computes_in_fp32_whatever_the_outputs_are():
     found = multibox_loss(*half, DEFAULTS, boxes, labels)
     exact = multibox_loss(*(x.detach().float() for x in half), DEFAULTS, boxes, labels)
     assert found == exact
+
+
+def test_boxes_without_labels_are_refused():
+    boxes, labels = objects(2, 3)
+    with pytest.raises(ValueError, match=r"there must be \[2, 3\] labels, as many as boxes"):
+        multibox_loss(*outputs(2), DEFAULTS, boxes, labels[::-1])

@@ -44,13 +44,13 @@ def assert_as_plainly(boxes, is_object, defaults, threshold=0.5):
 
 @pytest.mark.parametrize(
     ("images", "objects", "defaults", "cells"),
-    [(2, 5, 40, 0), (1, 7, 30, 4), (2, 5, 3, 3), (1, 1, 1, 2), (1, 12, 300, 6)],
+    [(2, 5, 140, 0), (1, 7, 30, 4), (2, 5, 3, 3), (1, 1, 1, 2)],
 )
 def test_they_match_as_plain_pytorch_does(monkeypatch, images, objects, defaults, cells):
     monkeypatch.setattr(kernels, "BLOCK", 128)
     monkeypatch.setattr(kernels, "SCANNED", 128)
     matched = 0
-    for seed in range(3):
+    for seed in range(2):
         found = assert_as_plainly(*scene(images, objects, defaults, seed, cells), 0.3)
         matched += int((found.objects != BACKGROUND).sum())
     assert matched
