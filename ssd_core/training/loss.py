@@ -52,10 +52,9 @@ def multibox_loss(
     Of the default boxes without an object, those with the largest loss count: in each image
     ``negatives_per_positive`` for each with one, but at least ``min_negatives``; those that overlap
     an object by ``negatives_below_iou`` or more never do.
-    Raises ValueError if an image has more boxes than labels, or fewer.
+    Raises ValueError if the sizes of these do not fit together.
     """
-    if (found := [*map(len, labels)]) != (expected := [*map(len, boxes)]):
-        raise ValueError(f"there must be {expected} labels, as many as boxes, not {found}")
+    _check_sizes(bbox_regression, cls_logits, default_boxes_cxcywh, boxes, labels)
     place, is_object = places(boxes)
     targets = torch.cat(list(boxes))[place].float()
     matches = match_batch(targets, is_object, default_boxes_cxcywh, iou_threshold)
@@ -79,6 +78,25 @@ def multibox_loss(
     return triton_kernels.or_else(
         cls_logits, in_kernels, lambda: loss_of_matches(*arguments, **options)
     )
+
+
+def _check_sizes(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+) -> None:
+    """Raises ValueError: kernels would read beyond the end of what is too short."""
+    size = len(boxes), len(default_boxes_cxcywh)
+    for name, tensor, shape in (
+        ("bbox_regression", bbox_regression, (*size, 4)),
+        ("cls_logits", cls_logits, (*size, cls_logits.shape[-1])),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
+    if (found := [*map(len, labels)]) != (expected := [*map(len, boxes)]):
+        raise ValueError(f"there must be {expected} labels, as many as boxes, not {found}")
 
 
 def loss_of_matches(

@@ -155,7 +155,28 @@ def test_it_computes_in_fp32_whatever_the_outputs_are():
     assert found == exact
 
 
-def test_boxes_without_labels_are_refused():
+def test_sizes_that_do_not_fit_together_are_refused():
     boxes, labels = objects(2, 3)
-    with pytest.raises(ValueError, match=r"there must be \[2, 3\] labels, as many as boxes"):
-        multibox_loss(*outputs(2), DEFAULTS, boxes, labels[::-1])
+    regression, logits = outputs(2)
+    for match, arguments in {
+        r"there must be \[2, 3\] labels, as many as boxes": (
+            regression,
+            logits,
+            boxes,
+            labels[::-1],
+        ),
+        r"bbox_regression must be \(2, 1917, 4\), not \(1, ": (
+            regression[:1],
+            logits,
+            boxes,
+            labels,
+        ),
+        r"cls_logits must be \(2, 1917, 6\), not \(2, 9, ": (
+            regression,
+            logits[:, :9],
+            boxes,
+            labels,
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            multibox_loss(*arguments[:2], DEFAULTS, *arguments[2:])
