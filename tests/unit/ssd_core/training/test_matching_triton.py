@@ -51,7 +51,7 @@ def test_they_match_as_plain_pytorch_does(monkeypatch, images, objects, defaults
     monkeypatch.setattr(kernels, "SCANNED", 128)
     matched = 0
     for seed in range(2):
-        found = assert_as_plainly(*scene(images, objects, defaults, seed, cells), 0.3)
+        found = assert_as_plainly(*scene(images, objects, defaults, seed, cells), 0.25)
         matched += int((found.objects != BACKGROUND).sum())
     assert matched
 
@@ -61,6 +61,15 @@ def test_objects_that_are_all_alike_take_one_default_box_after_another():
     boxes = torch.tensor([0.25, 0.25, 0.75, 1.0]).repeat(1, 6, 1)
     found = assert_as_plainly(boxes, torch.ones_like(is_object), defaults, 0.99)
     assert sorted(found.objects[found.objects != BACKGROUND].tolist()) == list(range(6))
+
+
+def test_an_iou_of_the_threshold_is_not_enough():
+    whole, half = [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.25]
+    boxes, is_object = torch.tensor([[whole]]), torch.ones(1, 1, dtype=torch.bool)
+    defaults = xyxy_to_cxcywh(torch.tensor([whole, half]))
+    for threshold, expected in ((0.5, [0, BACKGROUND]), (0.49, [0, 0])):
+        found = assert_as_plainly(boxes, is_object, defaults, threshold)
+        assert found.objects[0].tolist() == expected
 
 
 def test_an_image_without_objects_is_all_background():
