@@ -108,11 +108,11 @@ def test_losses_and_gradients_are_those_of_plain_pytorch(dtype, activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kinds", [1, 4])
 def test_of_negatives_that_are_as_hard_those_of_lower_index_count(kinds, activation):
-    each = scene((2, 0), defaults=64, classes=4, kinds=kinds)
-    *_, gradient = assert_as_plainly(each, activation=activation, min_negatives=11)
-    assert (gradient[1] != 0).any(-1).sum() == 11
+    each = scene((2, 0), defaults=160, classes=4, kinds=kinds)
+    *_, gradient = assert_as_plainly(each, activation=activation, min_negatives=150)
+    assert (gradient[1] != 0).any(-1).sum() == 150
     if kinds == 1:
-        assert (gradient[1, :11] != 0).any(-1).all()
+        assert (gradient[1, :150] != 0).any(-1).all()
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_each_loss_has_gradients_of_its_own(weights):
     assert (of_logits != 0).any() == (weights[1] > 0)
 
 
-@pytest.mark.parametrize("classes", mostly_long(91, 2, 3, 17))
+@pytest.mark.parametrize("classes", mostly_long(2, 17, 3, 91, fast=2))
 def test_any_number_of_classes_is_as_in_plain_pytorch(monkeypatch, classes):
     monkeypatch.setattr(kernels, "GRADIENTS_PER_BLOCK", 128)
-    each = scene((1,), defaults=11, classes=classes)
+    each = scene((1,), defaults=70, classes=classes)
     for activation in ACTIVATIONS:
         assert_as_plainly(each, activation=activation)
 
