@@ -5,14 +5,15 @@ pixels.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssd_core.box_coder import BOX_WEIGHTS, encode_boxes, xyxy_to_cxcywh
-from ssd_core.training.matching import BACKGROUND, in_parts, match_batch, padded
+from ssd_core.training.kernels import triton_kernels
+from ssd_core.training.matching import BACKGROUND, Matches, in_parts, match_batch, places
 
 NEGATIVES_PER_POSITIVE = 3.0
 """At most so many (paper, section 2.2, "hard negative mining")."""
@@ -51,11 +52,73 @@ def multibox_loss(
     Of the default boxes without an object, those with the largest loss count: in each image
     ``negatives_per_positive`` for each with one, but at least ``min_negatives``; those that overlap
     an object by ``negatives_below_iou`` or more never do.
+    Raises ValueError if the sizes of these do not fit together.
     """
-    targets, is_object = padded(list(boxes))
+    _check_sizes(bbox_regression, cls_logits, default_boxes_cxcywh, boxes, labels)
+    place, is_object = places(boxes)
+    targets = torch.cat(list(boxes))[place].float()
     matches = match_batch(targets, is_object, default_boxes_cxcywh, iou_threshold)
+    classes = torch.cat(list(labels))[place]
+    outputs = bbox_regression, cls_logits
+    arguments = (*outputs, default_boxes_cxcywh, targets, classes, matches)
+    options: dict[str, Any] = {
+        "activation": activation,
+        "negatives_per_positive": negatives_per_positive,
+        "min_negatives": min_negatives,
+        "negatives_below_iou": negatives_below_iou,
+        "box_weights": box_weights,
+    }
+
+    def in_kernels() -> MultiBoxLosses:
+        # Imported on use: Triton is not available on every machine.
+        from ssd_core.training.loss_triton import multibox_loss_in_kernels
+
+        return MultiBoxLosses(*multibox_loss_in_kernels(*arguments, **options))
+
+    return triton_kernels.or_else(
+        cls_logits, in_kernels, lambda: loss_of_matches(*arguments, **options)
+    )
+
+
+def _check_sizes(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+) -> None:
+    """Raises ValueError: kernels would read beyond the end of what is too short."""
+    size = len(boxes), len(default_boxes_cxcywh)
+    for name, tensor, shape in (
+        ("bbox_regression", bbox_regression, (*size, 4)),
+        ("cls_logits", cls_logits, (*size, cls_logits.shape[-1])),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
+    if (found := [*map(len, labels)]) != (expected := [*map(len, boxes)]):
+        raise ValueError(f"there must be {expected} labels, as many as boxes, not {found}")
+
+
+def loss_of_matches(
+    bbox_regression: Tensor,
+    cls_logits: Tensor,
+    default_boxes_cxcywh: Tensor,
+    targets: Tensor,
+    labels: Tensor,
+    matches: Matches,
+    *,
+    activation: str,
+    negatives_per_positive: float,
+    min_negatives: int,
+    negatives_below_iou: float | None,
+    box_weights: tuple[float, ...],
+) -> MultiBoxLosses:
+    """``multibox_loss`` in plain PyTorch.
+
+    ``targets`` (B, N, 4) xyxy fp32 and ``labels`` (B, N): the objects that ``matches`` names.
+    """
     is_matched = matches.objects != BACKGROUND
-    classes = _classes(labels, matches.objects, is_object)
+    classes = _classes(labels, matches.objects)
     is_candidate = ~is_matched
     if negatives_below_iou is not None:
         is_candidate &= matches.best_iou < negatives_below_iou
@@ -90,13 +153,11 @@ def _offsets(
     return encode_boxes(xyxy_to_cxcywh(truth), default_boxes_cxcywh.float(), box_weights)
 
 
-def _classes(labels: Sequence[Tensor], objects: Tensor, is_object: Tensor) -> Tensor:
-    """(B, A): the class of each default box, 0 without an object."""
-    if not is_object.shape[1]:
+def _classes(labels: Tensor, objects: Tensor) -> Tensor:
+    """(B, A): the class of each default box, 0 without an object; ``labels`` (B, N)."""
+    if not labels.shape[1]:
         return torch.zeros_like(objects)
-    of_objects = torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True)
-    found = of_objects.gather(1, objects.clamp(min=0))
-    return found.masked_fill_(objects == BACKGROUND, 0)
+    return labels.gather(1, objects.clamp(min=0)).masked_fill_(objects == BACKGROUND, 0)
 
 
 def _background_loss(cls_logits: Tensor, activation: str) -> Tensor:

@@ -3,14 +3,14 @@
 Works on a whole batch at once, on any device and without waiting for it. Knows boxes only.
 """
 
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssd_core.box_coder import cxcywh_to_xyxy
+from ssd_core.training.kernels import triton_kernels
 
 BACKGROUND = -1
 """Instead of the index of an object: the default box is to predict none."""
@@ -42,22 +42,51 @@ def match_default_boxes(
     return match_batch(boxes, is_object, default_boxes_cxcywh, iou_threshold).objects[0]
 
 
-def padded(boxes_xyxy: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The boxes of images, (N_i, 4) each, as one (B, N, 4) fp32; and (B, N): which are boxes."""
-    boxes = torch.nn.utils.rnn.pad_sequence([each.float() for each in boxes_xyxy], batch_first=True)
-    counts = torch.tensor([len(each) for each in boxes_xyxy]).to(boxes.device, non_blocking=True)
-    return boxes, torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]
+def padded(boxes_xyxy: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The boxes of images, (N_i, 4) each, as one (B, N, 4); and (B, N): which are boxes."""
+    place, is_object = places(boxes_xyxy)
+    return torch.cat(list(boxes_xyxy))[place], is_object
+
+
+def places(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, N): where the objects of each image are in ``torch.cat(parts)``; and (B, N): which are.
+
+    Takes as many launches for many images as for one; ``pad_sequence`` takes one for each.
+    """
+    counts = torch.tensor([len(part) for part in parts])
+    step = torch.arange(int(counts.max()))
+    is_object = step < counts[:, None]
+    place = ((counts.cumsum(0) - counts)[:, None] + step).where(is_object, 0)
+    device = parts[0].device
+    return place.to(device, non_blocking=True), is_object.to(device, non_blocking=True)
 
 
 def match_batch(
     boxes_xyxy: Tensor, is_object: Tensor, default_boxes_cxcywh: Tensor, iou_threshold: float = 0.5
 ) -> Matches:
     """``match_default_boxes`` for (B, N, 4) boxes, of which ``is_object`` (B, N) are some."""
+    boxes_xyxy = boxes_xyxy.float()
     images, objects = is_object.shape
     if not objects:
         size = images, default_boxes_cxcywh.shape[0]
         background = torch.full(size, BACKGROUND, device=boxes_xyxy.device)
         return Matches(background, torch.zeros(size, device=boxes_xyxy.device))
+    arguments = (boxes_xyxy, is_object, default_boxes_cxcywh, iou_threshold)
+
+    def in_kernels() -> Matches:
+        # Imported on use: Triton is not available on every machine.
+        from ssd_core.training.matching_triton import match
+
+        return Matches(*match(*arguments))
+
+    return triton_kernels.or_else(boxes_xyxy, in_kernels, lambda: match_batch_plainly(*arguments))
+
+
+def match_batch_plainly(
+    boxes_xyxy: Tensor, is_object: Tensor, default_boxes_cxcywh: Tensor, iou_threshold: float
+) -> Matches:
+    """``match_batch`` in plain PyTorch, of at least one box an image."""
+    images, objects = is_object.shape
     default_boxes_xyxy = cxcywh_to_xyxy(default_boxes_cxcywh.float())
     is_object = is_object & (boxes_xyxy[..., 2:] > boxes_xyxy[..., :2]).all(-1)
     parts = [
@@ -67,7 +96,7 @@ def match_batch(
     best_iou, best_object, wanted, iou = map(torch.cat, zip(*parts, strict=True))
     found = best_object.masked_fill_(best_iou <= iou_threshold, BACKGROUND)
     keys = _ranks(iou, torch.arange(objects, device=iou.device)[:, None])
-    chosen = _assignment(wanted)(keys, wanted, found.shape[1])
+    chosen = one_each(keys, wanted, found.shape[1])
     # One column more, for objects that have none.
     found = torch.cat((found, found.new_empty(images, 1)), dim=1)
     found.scatter_(1, chosen, torch.arange(objects, device=found.device).expand(images, -1))
@@ -117,17 +146,13 @@ def pairwise_iou(boxes_xyxy: Tensor, default_boxes_xyxy: Tensor) -> Tensor:
     return overlap.div_(areas.sub_(overlap))
 
 
-def _assignment(wanted: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """What gives each object a default box of its own."""
-    if wanted.is_cuda and find_spec("triton") is not None:
-        from ssd_core.training.matching_triton import assign
-
-        return assign
-    return one_each
-
-
 def one_each(keys: Tensor, wanted: Tensor, num_defaults: int) -> Tensor:
-    """(B, N): the default box of each object, A for none; see ``matching_triton.assign``.
+    """(B, N): the default box of each object, A for none.
+
+    ``keys`` and ``wanted``, (B, N, K) int64: of each object the default boxes that it overlaps
+    most, in the order of their keys, which are higher for a better pair, differ between objects,
+    and are negative where there is none. Takes the best pair, then the best of what is left, and so
+    on.
 
     Every round, each object asks for the best of its default boxes, of those that no other holds
     with a higher key; each default box is held by the best that asked for it. In each round at

@@ -26,6 +26,7 @@ POINTERS = {
     "torch.bfloat16": "*bf16",
     "torch.int32": "*i32",
     "torch.int64": "*i64",
+    "torch.bool": "*i1",
 }
 
 

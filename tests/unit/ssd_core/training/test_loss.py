@@ -153,3 +153,30 @@ def test_it_computes_in_fp32_whatever_the_outputs_are():
     found = multibox_loss(*half, DEFAULTS, boxes, labels)
     exact = multibox_loss(*(x.detach().float() for x in half), DEFAULTS, boxes, labels)
     assert found == exact
+
+
+def test_sizes_that_do_not_fit_together_are_refused():
+    boxes, labels = objects(2, 3)
+    regression, logits = outputs(2)
+    for match, arguments in {
+        r"there must be \[2, 3\] labels, as many as boxes": (
+            regression,
+            logits,
+            boxes,
+            labels[::-1],
+        ),
+        r"bbox_regression must be \(2, 1917, 4\), not \(1, ": (
+            regression[:1],
+            logits,
+            boxes,
+            labels,
+        ),
+        r"cls_logits must be \(2, 1917, 6\), not \(2, 9, ": (
+            regression,
+            logits[:, :9],
+            boxes,
+            labels,
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=match):
+            multibox_loss(*arguments[:2], DEFAULTS, *arguments[2:])
