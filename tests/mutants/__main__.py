@@ -7,7 +7,6 @@ or if that file explains one that does not exist or is killed by now.
 import json
 import os
 import sys
-import tempfile
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -115,13 +114,11 @@ def main():
         show,
         jobs=int(os.environ.get("JOBS", "1")),
     )
-    with tempfile.TemporaryDirectory() as directory:
-        status = pytest.main(
-            [*tests, "-q", "-s", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist",
-             "-W", "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-             f"--basetemp={directory}/base", f"--rootdir={ROOT}"],
-            plugins=[session],
-        )  # fmt: skip
+    status = pytest.main(
+        [*tests, "-q", "-s", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist",
+         "-W", "ignore::pytest.PytestUnhandledThreadExceptionWarning", f"--rootdir={ROOT}"],
+        plugins=[session],
+    )  # fmt: skip
     if not session.outcomes:
         sys.exit(int(status) or 1)
     for name in session.failing:

@@ -2,7 +2,9 @@
 
 import os
 import select
+import shutil
 import signal
+import tempfile
 import time
 
 END = b"E"
@@ -10,7 +12,10 @@ NEVER = float("inf")
 
 
 class Fork:
-    """A fork that works; its fate is "survived", "killed", "hung" or "no change" in the end."""
+    """A fork that works; its fate is "survived", "killed", "hung" or "no change" in the end.
+
+    It has a directory of its own for temporary files: pytest empties the one that it is given.
+    """
 
     def __init__(self, work, limits):
         """``work(report)`` reports b"." or b"F" after each test, or b"=" if nothing is changed.
@@ -20,9 +25,10 @@ class Fork:
         self.fate = None
         self._limits = None if limits is None else iter(limits)
         self.reading, writing = os.pipe()
+        self._directory = tempfile.mkdtemp(prefix="mutant-")
         self._process = os.fork()
         if self._process == 0:
-            _work(work, writing)
+            _work(work, writing, self._directory)
         os.close(writing)
         self._wait_for_next()
 
@@ -54,6 +60,7 @@ class Fork:
         except ProcessLookupError:
             os.kill(self._process, signal.SIGKILL)  # it has not become a group yet
         os.waitpid(self._process, 0)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _wait_for_next(self):
         self.deadline = NEVER
@@ -85,9 +92,10 @@ def as_they_end(next_trial, jobs):
             fork.end()
 
 
-def _work(work, writing):
+def _work(work, writing, directory):
     """In the fork; does not return."""
     os.setsid()
+    os.environ["TMPDIR"] = tempfile.tempdir = directory
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

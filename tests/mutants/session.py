@@ -9,7 +9,6 @@ of the tests that execute it are the same: a run of hours can be interrupted.
 
 import pickle
 import sys
-import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -24,10 +23,13 @@ from tests.mutants.known import KnownFates
 from tests.mutants.mutation import Functions, Mutant, mutants_of
 
 ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache"
 GRACE_SECONDS, GRACE_FACTOR = 3.0, 10
 """A test hangs if it takes so much longer than it takes without a mutant."""
 ENOUGH_SECONDS = 8.0
 """For the tests of one mutant: what they do not notice, others hardly will."""
+ENOUGH_IF_EXPLAINED_SECONDS = 2.0
+"""For one that is expected to survive: to see that its explanation still holds."""
 TRIES = 3
 """Of a mutant that is expected to survive: a test that fails by chance has not noticed it."""
 
@@ -72,7 +74,7 @@ class MutationSession:
         self._is_explained = is_explained
         self._on_survivor = on_survivor
         self._jobs = jobs
-        self._known = KnownFates(ROOT / ".cache" / "mutants.jsonl")
+        self._known = KnownFates(CACHE / "mutants.jsonl")
         self._failed = False
 
     def pytest_runtest_logreport(self, report):
@@ -119,7 +121,10 @@ class MutationSession:
                 names = set().union(
                     *(executed[module].get(line, ()) for line in range(first, last + 1))
                 )
-                chosen = _chosen(names, seconds, lines_of)
+                enough = ENOUGH_SECONDS
+                if self._is_explained(mutant):
+                    enough = ENOUGH_IF_EXPLAINED_SECONDS
+                chosen = _chosen(names, seconds, lines_of, enough)
                 key = self._known.key(mutant.path, mutant.source, digest)
                 if (fate := self._known.get(key)) is not None:
                     self._count(mutant, fate, len(chosen))
@@ -155,13 +160,29 @@ class MutationSession:
                 return
 
     def _look(self, items):
-        """Seconds by test that passes; by module and line the tests that execute it."""
-        with tempfile.TemporaryDirectory() as directory:
-            result = Path(directory) / "result"
-            Fork(lambda report: self._look_in_fork(items, result, report), None).wait()
-            if not result.exists():
-                sys.exit("the tests without a mutant did not come to their end")
-            return pickle.loads(result.read_bytes())
+        """Seconds by test that passes; by module and line the tests that execute it.
+
+        Kept as well, if all pass, as long as the code, these tests and the modules are the same.
+        """
+        kept, part = CACHE / "mutants.look", CACHE / "mutants.look.part"
+        code = self._known.digest(
+            file
+            for place in ("worker", "ssd_core", "tests")
+            for file in (ROOT / place).rglob("*.py")
+        )
+        if kept.exists():
+            of, modules, look = pickle.loads(kept.read_bytes())
+            if of == (code, list(items)) and modules >= set(self._modules):
+                return look
+        part.unlink(missing_ok=True)
+        Fork(lambda report: self._look_in_fork(items, part, report), None).wait()
+        if not part.exists():
+            sys.exit("the tests without a mutant did not come to their end")
+        look = pickle.loads(part.read_bytes())
+        if look[0].keys() == items.keys():
+            part.write_bytes(pickle.dumps(((code, list(items)), set(self._modules), look)))
+            part.replace(kept)
+        return look
 
     def _look_in_fork(self, items, result, report):
         measured = coverage.Coverage(
@@ -185,8 +206,8 @@ class MutationSession:
         result.write_bytes(pickle.dumps((seconds, executed)))
 
 
-def _chosen(names, seconds, lines_of):
-    """Tests that pass without a mutant, in order, as many as take ENOUGH_SECONDS.
+def _chosen(names, seconds, lines_of, enough):
+    """Tests that pass without a mutant, in order, as many as take ``enough`` seconds.
 
     First, quickest first, one for each set of lines of the module that tests execute: what a line
     is for may show only in what follows it, and most tests may execute it. Then the others.
@@ -198,7 +219,7 @@ def _chosen(names, seconds, lines_of):
         ways.add(way)
     chosen, total = [], 0.0
     for name in first + others:
-        if not chosen or total + seconds[name] <= ENOUGH_SECONDS:
+        if not chosen or total + seconds[name] <= enough:
             chosen.append(name)
             total += seconds[name]
     return chosen
