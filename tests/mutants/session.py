@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 GRACE_SECONDS, GRACE_FACTOR = 3.0, 10
 """A test hangs if it takes so much longer than it takes without a mutant."""
-ENOUGH_SECONDS = 8.0
+ENOUGH_SECONDS = 120.0
 """For the tests of one mutant: what they do not notice, others hardly will."""
-ENOUGH_IF_EXPLAINED_SECONDS = 2.0
+ENOUGH_IF_EXPLAINED_SECONDS = 4.0
 """For one that is expected to survive: to see that its explanation still holds."""
 TRIES = 3
 """Of a mutant that is expected to survive: a test that fails by chance has not noticed it."""
