@@ -90,3 +90,15 @@ def test_of_pictures_that_are_whole_each_a_marked_one_damages_only_itself(conten
 
     found = pictures_of(clip(FRAMES, 1), mark)
     assert [index for index, picture in enumerate(found) if picture.damaged] == [HURT]
+
+
+def test_packets_that_give_no_picture_are_counted_until_the_count_is_taken(content):
+    with opened(content) as container:
+        decoding = Decoding(container.streams.video[0], Meter(Limits()))
+        decoding.skip_frame("NONKEY")
+        clock = ArrivalClock(timed=False)
+        packets = [clock.date(packet, time.monotonic()) for packet in container.demux()]
+        found = [picture for arrival in packets for picture in decoding.decode(arrival)]
+    assert len(found) == FRAMES // GOP
+    # Those between two key frames; of those after the last, nothing says that they are missing.
+    assert decoding.missing == (GOP - 1) * (FRAMES // GOP - 1)
