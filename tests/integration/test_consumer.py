@@ -366,10 +366,18 @@ def test_a_consumer_pauses_only_where_a_read_cannot_wait_and_finds_nothing(
 
 
 @redis_only_in_long
-def test_a_pause_ends_soon_after_stop_and_uses_no_processor_time(redis_server):
+def test_a_pause_ends_soon_after_stop_and_uses_no_processor_time(redis_server, monkeypatch):
+    slept, sleep = [], time.sleep
+
+    def record(seconds):
+        slept.append(threading.current_thread())
+        sleep(seconds)
+
     with EventConsumer(redis_server.url) as consumer:
+        monkeypatch.setattr(time, "sleep", record)
         threading.Timer(0.2, consumer.stop).start()
         started, used = time.monotonic(), time.thread_time()
         consumer._sleep(30)
         assert time.monotonic() - started < 1
         assert time.thread_time() - used < 0.1
+        assert threading.current_thread() in slept

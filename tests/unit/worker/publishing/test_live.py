@@ -877,6 +877,74 @@ def test_a_disk_that_takes_nothing_is_no_matter_when_nothing_is_left(start, tmp_
     assert logged() == []
 
 
+def failing(spool, method):
+    return mock.patch.object(spool, method, side_effect=SpoolError("no disk"))
+
+
+def test_losses_that_cannot_be_saved_are_logged_with_their_numbers(start, tmp_path, logged):
+    spool = spool_in(tmp_path)
+    publisher = start(MemorySink(), spool=spool)
+    publisher._lost["gate"] = 4
+    with failing(spool, "add_lost"):
+        assert publisher.close(5) == 0
+    assert logged() == [
+        "no disk: cannot save the counts of lost events, so they will not be reported: {'gate': 4}"
+    ]
+
+
+def test_losses_that_cannot_be_read_stop_no_events(start, tmp_path, logged):
+    sink, spool = FlakySink(), spool_in(tmp_path)
+    with failing(spool, "take_lost"):
+        publisher = start(sink, spool=spool)
+        publisher.submit(events(0, 0))
+        wait_until(lambda: len(spool) == 1, what="the outage")
+        sink.back.set()
+        wait_until(lambda: "no disk" in logged(), what="the line about the spool")
+        publisher.submit(events(1, 1))
+        wait_until(lambda: seqs(sink) == [0, 1], what="the events")
+
+
+def test_a_spool_that_cannot_be_read_is_tried_again_after_a_while(
+    start, tmp_path, monkeypatch, logged
+):
+    spool_in(tmp_path).append(events(0, 2))
+    sink, spool = MemorySink(), spool_in(tmp_path)
+    monkeypatch.setattr(live, "DISK_RETRY_SECONDS", 0.3)
+    with failing(spool, "oldest") as oldest:
+        publisher = start(sink, spool=spool)
+        wait_until(lambda: "cannot read the spool: no disk" in logged(), what="the line")
+        publisher.submit(events(3, 3))
+        time.sleep(0.05)
+        assert oldest.call_count == 1
+    wait_until(lambda: seqs(sink) == [0, 1, 2, 3], what="the events")
+
+
+def test_a_camera_whose_spooled_events_cannot_be_read_is_published_all_the_same(tmp_path, logged):
+    sink, spool = OwningSink(), spool_in(tmp_path, ())
+    publisher = LivePublisher(sink, spool, capacity=100, ownership=Ownership(sink, "us"))
+    with failing(spool, "add_cameras"):
+        publisher.add_cameras(["gate"])
+        publisher.start()
+        line = "cannot read the spooled events of new cameras, gate: no disk"
+        wait_until(lambda: line in logged(), what="the line")
+    publisher.submit(events(0, 0))
+    wait_until(lambda: seqs(sink) == [0], what="the event")
+    publisher.close(5)
+
+
+def test_a_camera_that_is_refused_is_left_also_if_the_spool_cannot_forget_it(owning, logged):
+    sink = OwningSink()
+    publisher = owning(sink, "gate")
+    wait_until(lambda: publisher.may_watch("gate"))
+    sink.back.clear()
+    publisher.submit(events(0, 2))
+    with failing(Spool, "remove_camera"):
+        sink.own = lambda bids: {name: CameraRefused(name, "damaged") for name in bids}
+        sink.back.set()
+        wait_until(lambda: "no disk" in logged(), what="the line about the spool")
+    assert publisher.refused == {"gate": "damaged"}
+
+
 def test_losses_are_kept_for_the_next_run_once(start, tmp_path):
     publisher = start(MemorySink())
     publisher._lost["gate"] = 4

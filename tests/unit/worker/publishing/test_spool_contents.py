@@ -1,10 +1,12 @@
 import multiprocessing
+import sqlite3
 
 import pytest
 
 from tests.events import detections_event
 from tests.spools import spool_in
 from worker.errors import SpoolError
+from worker.publishing import spool_use
 from worker.publishing.spool import FILE_NAME, ROW_BYTES
 from worker.publishing.spool_contents import contents, purge
 from worker.publishing.spool_use import FILE_NAME as USE_FILE_NAME, SpoolUse, _place
@@ -210,3 +212,36 @@ def test_to_close_ends_the_use_of_everything(tmp_path):
     assert free(tmp_path, "gate", "yard", "door") == ["door"]
     use.close()
     assert free(tmp_path, "gate", "yard", "door") == ["gate", "yard", "door"]
+
+
+def test_to_begin_and_to_end_touch_no_other_camera(tmp_path, monkeypatch):
+    cameras = ["gate", "yard", "door"]  # beside one another in the file
+    monkeypatch.setattr(spool_use, "_place", lambda destination, name: cameras.index(name))
+    use = SpoolUse(tmp_path)
+    use.begin("here", "gate")
+    assert free(tmp_path, *cameras) == ["yard", "door"]
+    use.begin("here", "yard")
+    use.end("here", "gate")
+    assert free(tmp_path, *cameras) == ["gate", "door"]
+
+
+def test_what_cannot_be_purged_is_named_with_the_reason(tmp_path):
+    fill(tmp_path, "gate", 2)
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.execute(
+            "CREATE TRIGGER kept BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        )
+    with pytest.raises(SpoolError, match="cannot purge it: not now"):
+        purge(tmp_path, lambda waiting: True)
+    assert counts(contents(tmp_path)) == {("here", "gate"): 2}
+
+
+def test_to_purge_without_the_file_of_locks_is_an_error(tmp_path):
+    def wanted(waiting):
+        (tmp_path / USE_FILE_NAME).unlink()
+        (tmp_path / USE_FILE_NAME).mkdir()
+        return True
+
+    fill(tmp_path, "gate", 2)
+    with pytest.raises(SpoolError, match=r"cannot purge it: .*Is a directory"):
+        purge(tmp_path, wanted)

@@ -14,7 +14,13 @@ from tests.clips import cut
 from tests.conftest import WALKWAY
 from worker.errors import SourceError, UsageError
 from worker.frames import Frame
-from worker.sources.folder import FolderPictures, folder_digest, names_of, natural_order
+from worker.sources.folder import (
+    FolderPictures,
+    folder_digest,
+    names_of,
+    natural_order,
+    pictures_in,
+)
 from worker.sources.limits import Limits
 from worker.sources.recording import RecordingSource, probe_recording, upright_images
 
@@ -365,3 +371,9 @@ def test_pictures_without_times_follow_one_another_each_second(folder):
     assert {item.time_base for item in items[1:-1]} == {1}
     sampled, _ = read(folder, fps=0.5)
     assert [frame.frame_index for frame in sampled] == [0, 2]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
+    (tmp_path / "none").touch()
+    with pytest.raises(SourceError, match="none: cannot read it: Not a directory"):
+        pictures_in(tmp_path / "none")
