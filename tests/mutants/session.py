@@ -141,6 +141,8 @@ class MutationSession:
 
     def _count(self, mutant, fate, tests):
         outcome = self.outcomes[mutant.path]
+        if fate == "hung" and self._is_explained(mutant):
+            fate = "survived"  # the change may cost time, and a busy machine takes longer, too
         if fate == "survived":
             outcome.survivors.append(mutant)
             self._on_survivor(mutant, tests)

@@ -214,7 +214,7 @@ def test_to_close_ends_the_use_of_everything(tmp_path):
     assert free(tmp_path, "gate", "yard", "door") == ["gate", "yard", "door"]
 
 
-def test_to_begin_and_to_end_touch_no_other_camera(tmp_path, monkeypatch):
+def test_no_lock_touches_the_camera_beside_it(tmp_path, monkeypatch):
     cameras = ["gate", "yard", "door"]  # beside one another in the file
     monkeypatch.setattr(spool_use, "_place", lambda destination, name: cameras.index(name))
     use = SpoolUse(tmp_path)
@@ -223,6 +223,13 @@ def test_to_begin_and_to_end_touch_no_other_camera(tmp_path, monkeypatch):
     use.begin("here", "yard")
     use.end("here", "gate")
     assert free(tmp_path, *cameras) == ["gate", "door"]
+    with use.alone("here", "gate") as alone:
+        assert alone
+        assert free(tmp_path, *cameras) == ["door"]
+    assert free(tmp_path, *cameras) == ["gate", "door"]
+    use.end("here", "yard")
+    with use.alone("here", "gate"):
+        assert free(tmp_path, *cameras) == ["yard", "door"]
 
 
 def test_what_cannot_be_purged_is_named_with_the_reason(tmp_path):
