@@ -8,7 +8,7 @@ not, and where times are missing or fall back, decoders start at the beginning.
 
 import logging
 import zlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,15 +114,13 @@ class IndexedFrames:
         self._key_frames = self._find_key_frames(pictures)
         self._earlier = 0
         """By how many key frames: in transport streams FFmpeg seeks to a later one."""
+        self._next: int
+        """The frame that an open decoder gives next, as far as is known."""
         self._reset()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the open decoder."""
         return vars(self) | {"_decoder": None, "_converter": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._reset()
 
     @property
     def count(self) -> int:
@@ -162,7 +160,6 @@ class IndexedFrames:
 
     def _reset(self) -> None:
         self._decoder: Decoder | None = None
-        self._next = 0
         self._converter = PictureConverter(None)
 
     def _start_before(self, frame_index: int) -> int:
@@ -196,12 +193,12 @@ class IndexedFrames:
 
     def _from_key_frame(self, frame_index: int) -> Decoder:
         """Frames from about a key frame on, with the indices that belong to their times."""
-        times = [entry.pts or 0 for entry in self._entries]
+        times = self._times()
+        indices: dict[int | None, int] = {pts: index for index, pts in enumerate(times)}
         pictures = DecodedPictures(self._path, limits=self._limits)
         for decoded in pictures.since(times[frame_index]):
-            pts = decoded.picture.pts
-            index = len(times) if pts is None else bisect_left(times, pts)
-            if index < len(times) and times[index] == pts:
+            index = indices.get(decoded.picture.pts)
+            if index is not None:
                 yield index, decoded
 
     def _decoded(self, frame_index: int) -> av.VideoFrame | None:
@@ -223,16 +220,19 @@ class IndexedFrames:
         """Where decoders may start: the beginning, and key frames if times tell frames apart."""
         if not isinstance(pictures, DecodedPictures):
             return [0]
-        times = [entry.pts for entry in self._entries]
-        rising = all(a is not None and b is not None and a < b for a, b in pairwise(times))
-        if not rising or len(list(pictures.parts())) > 1:
+        times = self._times()
+        rising = all(a < b for a, b in pairwise(times))
+        if len(times) < self.count or not rising or len(list(pictures.parts())) > 1:
             return [0]
-        found = [index for index, entry in enumerate(self._entries) if entry.is_key and index]
-        return [0, *found]
+        return [0, *(i for i, entry in enumerate(self._entries[1:], 1) if entry.is_key)]
+
+    def _times(self) -> list[int]:
+        """Of the frames that have one, in ticks of the stream."""
+        return [entry.pts for entry in self._entries if entry.pts is not None]
 
 
 def _checksum(picture: av.VideoFrame) -> int:
     """Of its first plane, without the padding at the end of each row."""
     plane = picture.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return zlib.crc32(rows[: plane.height, : plane.width].tobytes())
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return zlib.crc32(rows[:, : plane.width].tobytes())

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,26 +110,50 @@ def test_a_copy_in_another_process_has_a_decoder_of_its_own(tmp_path):
     assert np.array_equal(frames.read(14), expected[14])
 
 
+def open_files(path):
+    """How often it is open in this process."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum(link.exists() and link.resolve() == path for link in links)
+
+
 def test_of_many_recordings_a_few_are_open(tmp_path, monkeypatch):
     path = clips.cut(WALKWAY, tmp_path / "x.mp4", frames=3, size=SIZE)
     decoders = OpenDecoders()
     recordings = [IndexedFrames(path, 2, open_decoders=decoders) for _ in range(MOST_OPEN + 2)]
     expected = replayed(path)
-
-    def open_files():
-        links = Path("/proc/self/fd").iterdir()
-        return sum(link.exists() and link.resolve() == path for link in links)
-
-    assert open_files() == 0
+    assert open_files(path) == 0
     for frames in recordings * 2:
         assert np.array_equal(frames.read(1), expected[1])
-        assert open_files() <= MOST_OPEN
-    assert open_files() == MOST_OPEN
+        assert open_files(path) <= MOST_OPEN
+    assert open_files(path) == MOST_OPEN
     copies = pickle.loads(pickle.dumps(recordings))
     assert np.array_equal(copies[0].read(1), expected[1])
     for frames in [*recordings, copies[0]]:
         frames.close()
-    assert open_files() == 0
+    assert open_files(path) == 0
+
+
+def test_of_too_many_recordings_the_one_that_was_opened_first_is_closed(tmp_path, monkeypatch):
+    path = clips.cut(WALKWAY, tmp_path / "x.mp4", frames=3, size=SIZE)
+    decoders = OpenDecoders()
+    recordings = [IndexedFrames(path, 2, open_decoders=decoders) for _ in range(MOST_OPEN + 1)]
+    for frames in recordings:
+        frames.read(0)
+    monkeypatch.setattr(IndexedFrames, "_begin", None)
+    for frames in recordings[1:]:
+        frames.read(1)
+
+
+def test_a_closed_recording_keeps_neither_file_nor_scaler(tmp_path):
+    path = clips.cut(WALKWAY, tmp_path / "x.mp4", frames=3, size=SIZE)
+    frames = IndexedFrames(path, 2)
+    frames.read(1)
+    decoder, converter = frames._decoder, weakref.ref(frames._converter)
+    assert open_files(path) == 1
+    frames.close()
+    assert open_files(path) == 0, "whatever still refers to the decoder"
+    assert decoder is not None
+    assert converter() is None
 
 
 def test_the_first_pass_ends_at_the_last_frame_that_is_wanted(tmp_path):
@@ -214,6 +239,11 @@ def test_a_file_that_has_changed_or_is_gone_is_told(tmp_path):
 def test_a_file_without_a_picture_is_refused(tmp_path):
     with pytest.raises(SourceError):
         IndexedFrames(clips.audio_only(tmp_path / "sound.mp4"), 3)
+    path = clips.cut(WALKWAY, tmp_path / "cut.mp4", frames=2, size=SIZE)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"mdat") + 8])
+    with pytest.raises(SourceError, match="no frame in it can be decoded"):
+        IndexedFrames(path, 3)
 
 
 def test_a_moving_picture_is_read_from_its_beginning(tmp_path):

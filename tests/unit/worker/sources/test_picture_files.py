@@ -26,6 +26,7 @@ def test_a_png_that_moves_is_another_kind(tmp_path):
 
 @pytest.mark.parametrize(("name", "content"), [
     ("x.jpg", b""), ("x.jpg", b"\x00\x00\x00\x20ftypisom"), ("x.webp", b"RIFF----AVI LIST"),
+    ("x.webp", b"RIFX----WEBPVP8 "),
     ("x.mp4", b"\xff\xd8\xff"),
 ])  # fmt: skip
 def test_what_is_something_else_is_left_to_ffmpeg(tmp_path, name, content):
