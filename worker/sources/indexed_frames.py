@@ -7,6 +7,7 @@ not, and where times are missing or fall back, decoders start at the beginning.
 """
 
 import logging
+import math
 import zlib
 from bisect import bisect_right
 from collections.abc import Generator
@@ -235,4 +236,6 @@ def _checksum(picture: av.VideoFrame) -> int:
     """Of its first plane, without the padding at the end of each row."""
     plane = picture.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-    return zlib.crc32(rows[:, : plane.width].tobytes())
+    parts = [each for each in picture.format.components if each.plane == 0]
+    used = sum(math.ceil(each.bits / 8) * each.width for each in parts)
+    return zlib.crc32(rows[:, :used].tobytes())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from worker.sources import indexed_frames
 from worker.sources.decoding import DecodedPictures
-from worker.sources.indexed_frames import IndexedFrames
+from worker.sources.indexed_frames import IndexedFrames, _checksum
 from worker.sources.recording import upright_images
 
 FRAMES, KEY_FRAMES, RATE = 30, 7, 25
@@ -225,3 +225,25 @@ def test_without_times_of_their_own_frames_are_counted_from_the_beginning(
     assert starts == [BEGINNING] * 3
     assert frames.key_frame_before(last) == 0
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "row_bytes"),
+    [
+        ("yuv420p", 34),
+        ("nv12", 34),
+        ("yuv420p10le", 68),
+        ("yuyv422", 68),
+        ("rgb24", 102),
+        ("bgra", 136),
+    ],
+)
+def test_a_checksum_covers_whole_rows_without_their_padding(pixel_format, row_bytes):
+    frame = av.VideoFrame(34, 20, pixel_format)
+    pixels = np.frombuffer(memoryview(frame.planes[0]), np.uint8)
+    pixels[:] = 0
+    before = _checksum(frame)
+    pixels[row_bytes] = 1
+    assert _checksum(frame) == before
+    pixels[row_bytes - 1] = 1
+    assert _checksum(frame) != before
