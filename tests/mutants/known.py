@@ -14,6 +14,9 @@ class KnownFates:
     def __init__(self, file):
         self._file = file
         self._fates = {}
+        self._contents = {
+            test: hashlib.sha256(test.read_bytes()).digest() for test in HELPERS.rglob("*.py")
+        }
         if file.exists():
             for line in file.read_text().splitlines():
                 try:
@@ -23,10 +26,12 @@ class KnownFates:
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def digest(self, test_files):
-        """Of these files of tests, and of what they share."""
+        """Of these files of tests, and of what they share, as they were when the run began."""
         found = hashlib.sha256()
         for file in [*sorted(HELPERS.glob("*.py")), *sorted(test_files)]:
-            found.update(hashlib.sha256(file.read_bytes()).digest())
+            if file not in self._contents:
+                self._contents[file] = hashlib.sha256(file.read_bytes()).digest()
+            found.update(self._contents[file])
         return found.hexdigest()
 
     def key(self, path, source, digest):
