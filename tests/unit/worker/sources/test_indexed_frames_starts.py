@@ -232,6 +232,7 @@ def test_without_times_of_their_own_frames_are_counted_from_the_beginning(
     [
         ("yuv420p", 34),
         ("nv12", 34),
+        ("yuv420p9le", 68),
         ("yuv420p10le", 68),
         ("yuyv422", 68),
         ("rgb24", 102),
