@@ -126,7 +126,10 @@ class MutationSession:
                     enough = ENOUGH_IF_EXPLAINED_SECONDS
                 chosen = _chosen(names, seconds, lines_of, enough)
                 key = self._known.key(mutant.path, mutant.source, digest)
-                if (fate := self._known.get(key)) is not None:
+                fate = self._known.get(key)
+                if fate == "killed" and self._is_explained(mutant):
+                    fate = None  # a test may have failed by chance: it is tried again
+                if fate is not None:
                     self._count(mutant, fate, len(chosen))
                     continue
                 yield Trial(
