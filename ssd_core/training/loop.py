@@ -45,7 +45,6 @@ class Epoch:
     """The result of an epoch; number 0 stands for the starting weights, which have no losses."""
 
     number: int
-    """From 1 on."""
     learning_rate: float | None
     """Of its last step; None, like the next three, for the starting weights."""
     regression_loss: float | None

@@ -6,12 +6,12 @@ are ssd_core's.
 
 import json
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.commands.console import progress_bar, told
 from worker.commands.evaluation_tables import print_comparison, print_evaluation
+from worker.commands.requirements import check_directory, check_libraries
 from worker.commands.wiring import prepare_device
 from worker.errors import DetectorError, UsageError
 from worker.settings.learning import EvaluateSettings
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMES = ("A", "B")
-INSTALL = "pip install 'ssd-worker[train]'"
 
 
 def run_evaluate(settings: EvaluateSettings) -> int:
     """Evaluate, or compare; returns the exit code."""
-    _check_libraries(settings)
+    check_libraries(_libraries(settings))
     if settings.plots is not None:
-        _check_directory(settings.plots)
+        check_directory("--plots", settings.plots)
     # torch takes seconds to import: only once the settings are known to be good.
     import torch
 
@@ -49,28 +48,14 @@ def run_evaluate(settings: EvaluateSettings) -> int:
         ) from error
 
 
-def _check_libraries(settings: EvaluateSettings) -> None:
+def _libraries(settings: EvaluateSettings) -> dict[str, str]:
+    """The optional libraries that are needed, by what needs them."""
     wanted = {"--metric coco": "faster_coco_eval"} if settings.metric == "coco" else {}
     if settings.plots is not None:
         wanted["--plots"] = "matplotlib"
     if len(settings.checkpoints) == 2:
         wanted["the comparison of two"] = "scipy"
-    for what, library in wanted.items():
-        if find_spec(library) is None:
-            raise UsageError(f"{what} needs {library.replace('_', '-')}: {INSTALL}")
-
-
-def _check_directory(plots: Path) -> None:
-    """Make the directory of the pictures; raises UsageError unless files can be written there."""
-    probe = plots / ".probe"
-    try:
-        plots.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"--plots {plots}: cannot write there ({error.strerror}): choose another directory"
-        ) from error
+    return wanted
 
 
 def _evaluate(settings: EvaluateSettings) -> int:

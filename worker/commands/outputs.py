@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from worker.commands.console import progress_bar
+from worker.commands.requirements import check_place
 from worker.errors import UsageError
 from worker.settings.fields import ReplaySettings
 from worker.sinks.jsonl import JsonlSink
@@ -45,24 +46,6 @@ def _check_size(path: Path, recording: Recording) -> None:
         f"{path}: the pictures of {recording.path} are {size[0]}x{size[1]}, and a video {limit}: "
         "leave out --annotate"
     )
-
-
-def check_place(path: Path, *, may_exist: bool) -> None:
-    """Raise UsageError unless a file can be written there. Changes nothing."""
-    if path.exists() and not may_exist:
-        raise UsageError(f"{path}: exists already: choose another name or give --overwrite")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory: give the name of a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: the directory {path.parent} does not exist: create it")
-    probe = path.with_name(f".{path.name}.probe")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot write there ({error.strerror}): choose another place"
-        ) from error
 
 
 def made_outputs(settings: ReplaySettings) -> Made | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.commands.console import told
-from worker.commands.outputs import check_place
+from worker.commands.requirements import INSTALL, check_libraries, check_place
 from worker.commands.training_console import TrainingConsole
 from worker.commands.wiring import on_stop_signals, prepare_device
 from worker.errors import UsageError, WorkerError
@@ -43,10 +43,10 @@ def run_train(settings: TrainSettings) -> int:
     for path in (settings.output, settings.preview):
         if path is not None:
             check_place(path, may_exist=settings.overwrite or settings.resume)
-    if settings.val is not None and find_spec("faster_coco_eval") is None:
-        raise UsageError("--val needs faster-coco-eval: pip install 'ssd-worker[train]'")
-    if settings.tensorboard is not None and find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard needs tensorboard: pip install 'ssd-worker[train]'")
+    check_libraries(
+        ({"--val": "faster_coco_eval"} if settings.val else {})
+        | ({"--tensorboard": "tensorboard"} if settings.tensorboard else {})
+    )
     # torch takes seconds to import: only once the settings are known to be good.
     import torch
 
@@ -366,7 +366,7 @@ def _draw(training: "Training", folder: "RunFolder", shown: "DataSet") -> None:
 
     try:
         if find_spec("matplotlib") is None:
-            log.warning("no curves are drawn: pip install 'ssd-worker[train]'")
+            log.warning("no curves are drawn: %s", INSTALL)
         else:
             write_curves(training.measured, folder.path / "curves.png")
         write_samples(training.best_detector(), shown, folder.path / "samples.png")

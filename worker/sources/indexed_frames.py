@@ -35,8 +35,6 @@ Decoder: TypeAlias = Generator[tuple[int, DecodedPicture]]
 """Frames with their indices."""
 MOST_EARLIER = 2
 """Key frames before the one that is wanted; beyond them, seeking is no use."""
-
-
 MOST_OPEN = 4
 """Recordings per process."""
 
@@ -113,6 +111,8 @@ class IndexedFrames:
         if not self._entries:
             raise pictures.no_picture()
         self._key_frames = self._find_key_frames(pictures)
+        self._index_of = {entry.pts: index for index, entry in enumerate(self._entries)}
+        """Tells frames apart by their times, where there are key frames to start from."""
         self._earlier = 0
         """By how many key frames: in transport streams FFmpeg seeks to a later one."""
         self._next: int
@@ -134,7 +134,7 @@ class IndexedFrames:
 
     def key_frame_before(self, frame_index: int) -> int:
         """The frame at which a decoder starts that is to give this one."""
-        return self._key_frames[bisect_right(self._key_frames, frame_index) - 1]
+        return self._key_frames[self._key_frame_number(frame_index)]
 
     def read(self, frame_index: int) -> npt.NDArray[np.uint8]:
         """(H, W, 3) RGB, upright. Raises SourceError if the file has changed, or cannot be read."""
@@ -165,8 +165,11 @@ class IndexedFrames:
 
     def _start_before(self, frame_index: int) -> int:
         """The key frame to seek for a frame; 0 for the beginning."""
-        number = bisect_right(self._key_frames, frame_index) - 1
-        return self._key_frames[max(number - self._earlier, 0)]
+        return self._key_frames[max(self._key_frame_number(frame_index) - self._earlier, 0)]
+
+    def _key_frame_number(self, frame_index: int) -> int:
+        """Which of the key frames is the last one before a frame, or is the frame."""
+        return bisect_right(self._key_frames, frame_index) - 1
 
     def _seek_earlier(self) -> None:
         """Seeking led to another picture: from now on seek the key frame before, or none."""
@@ -194,11 +197,10 @@ class IndexedFrames:
 
     def _from_key_frame(self, frame_index: int) -> Decoder:
         """Frames from about a key frame on, with the indices that belong to their times."""
-        times = self._times()
-        indices: dict[int | None, int] = {pts: index for index, pts in enumerate(times)}
-        pictures = DecodedPictures(self._path, limits=self._limits)
-        for decoded in pictures.since(times[frame_index]):
-            index = indices.get(decoded.picture.pts)
+        pts = self._entries[frame_index].pts
+        assert pts is not None  # else there are no key frames to start from
+        for decoded in DecodedPictures(self._path, limits=self._limits).since(pts):
+            index = self._index_of.get(decoded.picture.pts)
             if index is not None:
                 yield index, decoded
 
@@ -221,15 +223,11 @@ class IndexedFrames:
         """Where decoders may start: the beginning, and key frames if times tell frames apart."""
         if not isinstance(pictures, DecodedPictures):
             return [0]
-        times = self._times()
+        times = [entry.pts for entry in self._entries if entry.pts is not None]
         rising = all(a < b for a, b in pairwise(times))
         if len(times) < self.count or not rising or len(list(pictures.parts())) > 1:
             return [0]
         return [0, *(i for i, entry in enumerate(self._entries[1:], 1) if entry.is_key)]
-
-    def _times(self) -> list[int]:
-        """Of the frames that have one, in ticks of the stream."""
-        return [entry.pts for entry in self._entries if entry.pts is not None]
 
 
 def _checksum(picture: av.VideoFrame) -> int:

@@ -15,7 +15,7 @@ from ssd_core.training.recipe import Recipe
 from ssd_core.training.run_folder import RunFolder
 from tests.lorries import write_data_set
 from tests.unit.ssd_core.conftest import TINY, tiny_network
-from worker.commands import train
+from worker.commands import requirements, train
 from worker.commands.train import run_train
 from worker.commands.training_console import TrainingConsole, duration
 from worker.errors import UsageError
@@ -104,12 +104,12 @@ def test_the_faults_of_a_data_set_are_listed_before_the_error(refusal, tmp_path,
 
 
 def test_validation_without_its_library_names_the_extra(refusal, monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     assert "pip install 'ssd-worker[train]'" in refusal(val=tmp_path / "val.json")
 
 
 def test_curves_without_their_library_name_the_extra(refusal, monkeypatch, tmp_path):
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     assert "pip install 'ssd-worker[train]'" in refusal(tensorboard=tmp_path / "runs")
 
 
