@@ -25,6 +25,7 @@ MODULES = (
             "replay",
             "train",
             "subscribe",
+            "dashboard",
             "spool",
             "forget",
             "models",

@@ -17,8 +17,15 @@ from typing import Any, NoReturn, cast
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
-from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
+from worker.secrecy.redaction import (
+    hide,
+    redact,
+    redact_argument,
+    redact_arguments,
+    redact_tracebacks,
+)
 from worker.settings.base import Settings
+from worker.settings.dashboard import DashboardSettings
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
@@ -40,6 +47,7 @@ usage: ssd-worker COMMAND ...
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   train DATA...          learn own classes from labelled images
   subscribe [CAMERA...]  print events as JSON Lines
+  dashboard              serve a web page that shows all cameras live
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
@@ -90,7 +98,7 @@ def _print_error(message: str) -> None:
 
 def _hide_secrets(arguments: list[str]) -> None:
     """Comes before any output: other users see command lines, and logs are passed on."""
-    title = " ".join(["ssd-worker", *map(redact_argument, arguments)])
+    title = " ".join(["ssd-worker", *redact_arguments(arguments)])
     setproctitle(title.encode(errors="replace").decode())  # file names may not be UTF-8
     for argument in arguments:
         hide(argument)
@@ -126,6 +134,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case DashboardSettings():
+            from worker.commands.dashboard import run_dashboard
+
+            return run_dashboard(settings)
         case EvaluateSettings():
             from worker.commands.evaluate import run_evaluate
 

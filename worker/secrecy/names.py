@@ -35,6 +35,20 @@ def fill_in(text: str, secrets: Path | None) -> str:
     return NAME.sub(value, text)
 
 
+def fill_in_secret(text: str, secrets: Path | None) -> str:
+    """A secret that stands by itself: what a name in braces stands for; other text is unchanged.
+
+    Raises UsageError for an unknown name, and if the secrets cannot be read.
+    """
+    name = NAME.fullmatch(text)
+    if name is None:
+        return text
+    known = _read_names(secrets) if secrets is not None and not secrets.is_dir() else {}
+    found = _find(name[1], known, secrets)
+    hide_value(found)
+    return found
+
+
 def _find(name: str, known: dict[str, str], secrets: Path | None) -> str:
     if name in known:
         return known[name]

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -19,6 +20,8 @@ MIN_LENGTH = 6
 """A shorter password is removed with its URL only: on its own it may be any word of a log."""
 SECRET_OPTIONS = ("password", "ssl_password", "username")
 """Options of a Redis URL that are secret."""
+SECRET_FLAGS = ("--auth-token", "--auth-password")
+"""Options of the command line whose values are secrets."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A placeholder in a URL, and not itself a secret."""
@@ -67,6 +70,24 @@ def redact_argument(argument: str) -> str:
         return argument
     name, equals, _ = argument.partition("=")  # most likely a URL without its scheme
     return f"{name}=..." if equals and "@" not in name else "..."
+
+
+def redact_arguments(arguments: Iterable[str]) -> list[str]:
+    """A command line for others to see; ``redact`` removes its secrets from now on."""
+    shown = []
+    flag = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if flag in SECRET_FLAGS:
+            hide_value(argument)
+            shown.append(REDACTED)
+        elif name in SECRET_FLAGS and equals:
+            hide_value(value)
+            shown.append(f"{name}={REDACTED}")
+        else:
+            shown.append(redact_argument(argument))
+        flag = argument
+    return shown
 
 
 def hide(text: str) -> None:

@@ -19,6 +19,7 @@ from worker.settings.base import (
     Sources,
     SpoolPlace,
 )
+from worker.settings.dashboard import DashboardSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
 
 LIVE_STREAM_MAXLEN = 100_000
@@ -260,6 +261,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "replay": ReplaySettings,
     "train": TrainSettings,
     "subscribe": SubscribeSettings,
+    "dashboard": DashboardSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
     "spool": SpoolSettings,

@@ -1,0 +1,299 @@
+"""What is known of one camera, from the events of its stream: bounded, however long it runs.
+
+Takes events in the order of the stream and the time at which each reached Redis; gives the JSON
+object of the API. Knows neither Redis nor viewers. All ages are by the clock of Redis, which the
+ids of entries are made of, so that the clocks of workers and browsers do not matter.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, NamedTuple, get_args
+
+from worker.dashboard.times import iso, seconds_of
+from worker.events import CameraEvent, CameraState, DetectionsEvent, Event
+from worker.secrecy.redaction import redact
+
+SILENT_SECONDS = 30.0
+"""Three heartbeats of a worker: without any event for so long, nobody watches the camera."""
+WINDOW_SECONDS = 10.0
+"""Of the rates and of the latency."""
+HEARTBEAT_WINDOW_SECONDS = 35.0
+"""Of the rate of a camera in which nothing is detected: three heartbeats."""
+DROPPED_SECONDS = 60.0
+LABEL_SECONDS = 600.0
+"""How long a label counts as seen lately."""
+MAX_LABELS = 50
+MAX_SAMPLES = 2000
+MAX_CHANGES = 50
+MAX_TEXT = 200
+"""Characters of a label or reason that are passed on: another tool may write any."""
+MAX_DETAIL = 500
+MAX_COUNT = 2**53 - 1
+"""The largest number that JavaScript counts to exactly."""
+MAX_DETECTIONS = 300
+"""Of one event, best first: a detector of this project gives at most 200."""
+
+STOPPED = (("down", "stopped"), ("ended", ""))
+"""What a worker says before it leaves a camera: state, and reason if it matters."""
+
+
+class _Frames(NamedTuple):
+    """How many frames were decoded at a time, and what became of them since the last sample."""
+
+    time: float
+    frames: int
+    not_analysed: int | None
+    """Dropped and skipped since the last detections event; None for a camera event."""
+
+
+@dataclass
+class _Drops:
+    """Dropped frames, counted once though both kinds of events report them."""
+
+    total: int | None = None
+    """Of the epoch, as far as it is known; None until a camera event says it."""
+    ahead: int = 0
+    """Counted by camera events, and still to be reported by a detections event."""
+    counted: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    """Time and number."""
+
+    def begin(self, *, whole: bool) -> None:
+        """A new epoch; ``whole``: this is its first event."""
+        self.total = 0 if whole else None
+
+    def report(self, now: float, dropped: int) -> None:
+        """A detections event: dropped since the one before."""
+        new = max(0, dropped - self.ahead)
+        self.ahead = 0
+        if self.total is not None:
+            self.total += new
+        self._count(now, new)
+
+    def reach(self, now: float, total: int) -> None:
+        """A camera event: dropped in the epoch so far."""
+        if self.total is None:
+            self.total = total
+            return
+        new = max(0, total - self.total)
+        self.total += new
+        self.ahead += new
+        self._count(now, new)
+
+    def since(self, start: float) -> int:
+        """Frames dropped since a time."""
+        while self.counted and self.counted[0][0] < start:
+            self.counted.popleft()
+        return sum(count for _, count in self.counted)
+
+    def _count(self, now: float, new: int) -> None:
+        if new:
+            self.counted.append((now, new))
+
+
+def is_plausible(event: Event) -> bool:
+    """Whether the numbers of an event are counts, which browsers can hold too."""
+    data = event.data
+    numbers = [data.epoch, data.seq, data.dropped]
+    if isinstance(event, DetectionsEvent):
+        numbers += [
+            event.data.frame_index,
+            event.data.skipped,
+            event.data.width,
+            event.data.height,
+        ]
+    else:
+        numbers.append(event.data.frames)
+    return min(numbers) >= 0 and max(numbers) <= MAX_COUNT
+
+
+class CameraRecord:
+    """One camera, as far as its stream tells."""
+
+    def __init__(self, camera_id: str) -> None:
+        self.camera_id = camera_id
+        self.state = "unknown"
+        self.reason = "no_events"
+        self.detail = ""
+        self.malformed = 0
+        self.is_a_stream = True
+        self.snapshot: dict[str, Any] | None = None
+        self.changes: deque[dict[str, Any]] = deque(maxlen=MAX_CHANGES)
+        """State changes, oldest first."""
+        self.newest: dict[str, Any] | None = None
+        """The newest detections, as the API shows them."""
+        self._since: float | None = None
+        self._state_epoch = -1
+        self._epoch: int | None = None
+        self._last_entry: float | None = None
+        self._clock: str | None = None
+        self._frames: deque[_Frames] = deque(maxlen=MAX_SAMPLES)
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
+        self._drops = _Drops()
+        self._labels: dict[str, float] = {}
+
+    def recall(self, state: str, reason: str, epoch: str) -> None:
+        """Take over the state that Redis keeps, before the first event is read."""
+        if state not in get_args(CameraState) or not (epoch.isdecimal() and len(epoch) < 16):
+            return
+        self.state, self.reason, self._state_epoch = state, reason[:MAX_TEXT], int(epoch)
+        if state == "up":
+            self._since = int(epoch) / 1000
+
+    def seen(self, published: float) -> None:
+        """An entry of the stream, of any kind, was published at this time."""
+        self._last_entry = max(published, self._last_entry or 0.0)
+
+    def add(self, event: Event, published: float) -> dict[str, Any] | None:
+        """Take the next event of the stream; a state change, if it is one."""
+        self.seen(published)
+        if event.data.epoch != self._epoch:
+            self._epoch = event.data.epoch
+            self._frames.clear()
+            self._drops.begin(whole=event.data.seq == 0)
+        if isinstance(event, DetectionsEvent):
+            self._add_detections(event, published)
+            return None
+        return self._add_state(event, published)
+
+    def describe(self, now: float, *, redis_up: bool = True) -> dict[str, Any]:
+        """The camera as the API shows it at a time by the clock of Redis."""
+        worker = self._worker(now)
+        state, reason, detail, since = self.state, self.reason, self.detail, self._since
+        if not redis_up:
+            state, reason, detail, since = "unknown", "redis_unavailable", "", None
+        elif not self.is_a_stream:
+            state, reason, detail, since = "unknown", "not_a_stream", "", None
+        elif worker == "silent" and self._last_entry is not None:
+            state, reason, since = "unknown", "worker_silent", self._last_entry
+            detail = "no event of its worker for 30 s: it is not running, or is cut off from Redis"
+        looks = redis_up and state in ("up", "degraded")
+        fps, analysed_fps = self._rates(now) if looks else (None, None)
+        return {
+            "id": self.camera_id,
+            "state": state,
+            "reason": reason,
+            "detail": detail,
+            "since": iso(since),
+            "fps": fps,
+            "analysed_fps": analysed_fps,
+            "latency_ms": self._latency_ms(now) if looks else None,
+            "clock": self._clock if looks else None,
+            "dropped_per_minute": self._drops.since(now - DROPPED_SECONDS) if looks else None,
+            "last_event": iso(self._last_entry),
+            "worker": worker,
+            "snapshot": self.snapshot,
+            "labels": self._recent_labels(now),
+            "malformed": self.malformed,
+        }
+
+    def _worker(self, now: float) -> str:
+        if (self.state, self.reason) in STOPPED or (self.state, "") in STOPPED:
+            return "stopped"
+        if self._last_entry is None or now - self._last_entry > SILENT_SECONDS:
+            return "silent"
+        return "alive"
+
+    def _add_detections(self, event: DetectionsEvent, published: float) -> None:
+        data = event.data
+        time = seconds_of(event.time)
+        self._clock = data.clock
+        if self.state == "unknown" or (
+            self.state in ("down", "ended") and data.epoch > self._state_epoch
+        ):  # the event that said so is lost, or comes from a tool that makes none
+            self._enter("up", "detections", "", time or published, data.epoch)
+        if time is not None:
+            self._frames.append(_Frames(time, data.frame_index + 1, data.dropped + data.skipped))
+            self._latencies.append((published, published - time))
+        self._drops.report(published, data.dropped)
+        for detection in data.detections:
+            self._see(detection.label[:MAX_TEXT], published)
+        self.newest = {
+            "camera": self.camera_id,
+            "epoch": data.epoch,
+            "seq": data.seq,
+            "frame_index": data.frame_index,
+            "time": iso(time),
+            "width": data.width,
+            "height": data.height,
+            "detections": [
+                {
+                    "label": detection.label[:MAX_TEXT],
+                    "score": detection.score,
+                    "box": detection.box,
+                }
+                for detection in data.detections[:MAX_DETECTIONS]
+            ],
+        }
+
+    def _add_state(self, event: CameraEvent, published: float) -> dict[str, Any] | None:
+        data = event.data
+        time = seconds_of(event.time) or published
+        if data.reason == "events_lost":  # the camera itself stays as it was
+            return self._note("degraded", data.reason, f"{data.dropped} events were lost", time)
+        self._frames.append(_Frames(time, data.frames, None))
+        self._drops.reach(published, data.dropped)
+        detail = redact(data.detail)[:MAX_DETAIL]
+        repeats = data.state == self.state and data.reason in ("heartbeat", self.reason)
+        if repeats:
+            self._since = self._since or time
+            return None
+        self._enter(data.state, data.reason[:MAX_TEXT], detail, time, data.epoch)
+        if data.reason == "heartbeat":  # how it became so stands further back in the stream
+            return None
+        return self._note(data.state, data.reason[:MAX_TEXT], detail, time)
+
+    def _enter(self, state: str, reason: str, detail: str, time: float, epoch: int) -> None:
+        if state != self.state:
+            self._since = epoch / 1000 if reason == "heartbeat" and state == "up" else time
+        self.state, self.reason, self.detail = state, reason, detail
+        self._state_epoch = epoch
+
+    def _note(self, state: str, reason: str, detail: str, time: float) -> dict[str, Any]:
+        change = {
+            "camera": self.camera_id,
+            "state": state,
+            "reason": reason,
+            "detail": detail,
+            "time": iso(time),
+        }
+        self.changes.append(change)
+        return change
+
+    def _see(self, label: str, published: float) -> None:
+        if label not in self._labels and len(self._labels) >= MAX_LABELS:
+            del self._labels[min(self._labels, key=self._labels.__getitem__)]
+        self._labels[label] = published
+
+    def _recent_labels(self, now: float) -> list[str]:
+        return sorted(name for name, seen in self._labels.items() if now - seen <= LABEL_SECONDS)
+
+    def _rates(self, now: float) -> tuple[float | None, float | None]:
+        """Frames per second that the camera delivers, and that are analysed."""
+        if not self._frames:
+            return None, None
+        end = self._frames[-1].time
+        exact = [
+            sample
+            for sample in self._frames
+            if sample.not_analysed is not None and sample.time > end - WINDOW_SECONDS
+        ]
+        if len(exact) > 1 and exact[-1].time - exact[0].time >= 1:
+            seconds = exact[-1].time - exact[0].time
+            frames = exact[-1].frames - exact[0].frames
+            analysed = frames - sum(sample.not_analysed or 0 for sample in exact[1:])
+            return round(max(0, frames) / seconds, 1), round(max(0, analysed) / seconds, 1)
+        first = next(s for s in self._frames if s.time >= end - HEARTBEAT_WINDOW_SECONDS)
+        seconds = end - first.time
+        if seconds < 1:
+            return None, None
+        return round(max(0, self._frames[-1].frames - first.frames) / seconds, 1), None
+
+    def _latency_ms(self, now: float) -> int | None:
+        """The median from capture to Redis; None if the clocks are too far apart to say it."""
+        while self._latencies and self._latencies[0][0] < now - WINDOW_SECONDS:
+            self._latencies.popleft()
+        if not self._latencies:
+            return None
+        middle = median(latency for _, latency in self._latencies)
+        return round(middle * 1000) if middle >= 0 else None
