@@ -80,10 +80,19 @@ class Page:
     def texts(self, css):
         return self.js("[...document.querySelectorAll(arguments[0])].map((e) => e.innerText)", css)
 
-    def press(self, *keys):
+    def press(self, *names):
+        """Presses keys by the names that selenium has for them."""
+        from selenium.webdriver import ActionChains, Keys
+
+        keys = [getattr(Keys, name) for name in names]
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def drag(self, css, right, down):
+        """Drags an element by pixels."""
         from selenium.webdriver import ActionChains
 
-        ActionChains(self.driver).send_keys(*keys).perform()
+        actions = ActionChains(self.driver, duration=0)
+        actions.drag_and_drop_by_offset(self.find(css), right, down).perform()
 
     def click_at(self, css, *points):
         """Presses the mouse at fractions of an element's box."""

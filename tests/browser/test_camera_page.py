@@ -3,7 +3,6 @@
 import tomllib
 
 import pytest
-from selenium.webdriver.common.keys import Keys
 
 from tests.browser.publishing import PublishedCamera, found
 from tests.conftest import wait_until
@@ -41,30 +40,26 @@ def test_the_polygon_drawn_with_the_mouse_is_the_polygon_printed(page, gate):
 
 
 def test_a_corner_is_dragged_and_moved_with_keys(page, gate):
-    from selenium.webdriver import ActionChains
-
     page.open("/camera/gate")
     start_drawing(page)
     page.click_at(".surface", (0.2, 0.2), (0.6, 0.2), (0.6, 0.6), (0.2, 0.2))
     width = page.find(".surface").size["width"]
-    ActionChains(page.driver, duration=0).drag_and_drop_by_offset(
-        page.find(".handle"), round(-0.1 * width), 0
-    ).perform()
+    page.drag(".handle", round(-0.1 * width), 0)
     assert printed(page).ignore[0][0] == pytest.approx((0.1, 0.2), abs=0.003)
-    page.press(Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    page.press("ARROW_RIGHT", "ARROW_DOWN")
     assert printed(page).ignore[0][0] == pytest.approx((0.12, 0.22), abs=0.003)
 
 
 def test_a_polygon_is_drawn_with_the_keyboard_alone(page, gate):
     page.open("/camera/gate")
     page.js("document.querySelector('#area-buttons button').focus()")
-    page.press(Keys.ENTER)
+    page.press("ENTER")
     assert "Escape gives up" in page.text("#drawing-help")
-    page.press(Keys.ENTER)
-    page.press(*[Keys.ARROW_RIGHT] * 5, Keys.ENTER)
-    page.press(*[Keys.ARROW_DOWN] * 5, Keys.ENTER)
+    page.press("ENTER")
+    page.press(*["ARROW_RIGHT"] * 5, "ENTER")
+    page.press(*["ARROW_DOWN"] * 5, "ENTER")
     assert page.text(".said") == "Point 3 at 60 % from the left, 60 % from the top"
-    page.press(Keys.ENTER)  # where the last point is: the area is done
+    page.press("ENTER")  # where the last point is: the area is done
     assert printed(page).ignore == [((0.5, 0.5), (0.6, 0.5), (0.6, 0.6))]
 
 

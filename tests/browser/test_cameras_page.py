@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from selenium.webdriver.common.keys import Keys
 
 from tests.browser.publishing import PublishedCamera, found
 from tests.conftest import wait_until
@@ -65,7 +64,7 @@ def test_a_camera_that_goes_down_is_shown_within_three_seconds(page, gate):
     page.wait_for("document.querySelector('.camera[data-state=down]')", timeout=3)
     assert page.text(f"{card('gate')} .badge") == "Down"
     assert "nothing listens at its address" in page.text(f"{card('gate')} .since")
-    assert page.texts(f"{card('gate')} dd") == ["–", "–", "–"]
+    assert page.texts(f"{card('gate')} dd") == ["\N{EN DASH}"] * 3
     assert page.text("#summary") == "1 down · look at: gate"
     assert "Down nothing listens" in page.text("#feed").replace("\n", " ")
     assert page.text("#announcer") == "Camera gate: Down"
@@ -78,7 +77,7 @@ def test_filters_choose_boxes_feed_and_cameras(page, sink, gate):
     wait_until(gate.detect_while(lambda: len(page.boxes()) == 2, *both), what="both boxes")
     page.find("#filters details:nth-of-type(2) summary").click()
     page.find("#filters input[value=Car]").click()
-    page.press(Keys.ESCAPE)
+    page.press("ESCAPE")
     wait_until(gate.detect_while(lambda: len(page.boxes()) == 1, *both), what="one box")
     assert page.boxes()[0][0] == "Car"
     assert "Person" not in page.text("#feed")
@@ -113,7 +112,10 @@ def test_names_and_labels_never_become_markup(page, server, sink, gate):
     assert f"1 {hostile}" in page.text("#feed")
     page.find("#filters details:nth-of-type(2) summary").click()
     assert hostile in page.texts("#filters .option")
-    page.js("[...document.querySelectorAll('.camera a')].find((a) => a.innerText.includes('img')).click()")
+    page.js(
+        "[...document.querySelectorAll('.camera a')]"
+        ".find((link) => link.innerText.includes('img')).click()"
+    )
     page.wait_for("document.body.dataset.trusted === 'true' && document.querySelector('#charts')")
     assert page.text("h1") == camera_id
     assert page.js("document.querySelectorAll('main img[src=x]').length") == 0
@@ -143,15 +145,15 @@ def test_an_outage_is_said_and_survived(page, server, dashboard, gate, lost):
 def test_the_keyboard_reaches_everything(page, gate):
     page.open()
     page.wait_for("document.querySelector('.camera')")
-    page.press(Keys.TAB, Keys.ENTER)  # the link past the header
-    page.press(Keys.TAB)
+    page.press("TAB", "ENTER")  # the link past the header
+    page.press("TAB")
     assert page.js("document.activeElement.innerText").startswith("Cameras:")
-    page.press(Keys.SPACE, Keys.TAB, Keys.SPACE)
+    page.press("SPACE", "TAB", "SPACE")
     assert "camera=gate" in page.driver.current_url
-    page.press(Keys.ESCAPE)
+    page.press("ESCAPE")
     assert not page.js("document.querySelector('#filters details').open")
     steps = time.monotonic() + 10
     while page.js("document.activeElement.innerText") != "gate" and time.monotonic() < steps:
-        page.press(Keys.TAB)
-    page.press(Keys.ENTER)
+        page.press("TAB")
+    page.press("ENTER")
     page.wait_for("location.pathname === '/camera/gate'")

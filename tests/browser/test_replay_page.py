@@ -1,7 +1,6 @@
 """The page of a replay: its timeline, and the moment that is chosen in it."""
 
 import pytest
-from selenium.webdriver.common.keys import Keys
 
 from tests.browser.publishing import found
 from tests.conftest import WALKWAY
@@ -19,7 +18,9 @@ def clip(sink):
         detections_event("clip", epoch=0, seq=n, mode="replay", detections=boxes[n])
         for n in range(100)
     ]
-    ended = camera_event("clip", epoch=0, seq=100, mode="replay", state="ended", reason="end_of_file")
+    ended = camera_event(
+        "clip", epoch=0, seq=100, mode="replay", state="ended", reason="end_of_file"
+    )
     sink.publish([*events, ended])
 
 
@@ -36,10 +37,10 @@ def test_a_click_in_the_timeline_shows_that_moments_detections(page, clip):
     page.click_at(".track", (7.0 / length, 0.5))
     page.wait_for("document.querySelector('#moment').innerText === '7.00 s, frame 70: 1 Car'")
     assert page.texts("#found td") == ["Car", "0.75", "50 %, 50 % to 60 %, 60 %"]
-    page.press(Keys.ARROW_RIGHT)
+    page.press("ARROW_RIGHT")
     page.wait_for("document.querySelector('#moment').innerText.endsWith('nothing detected')")
     assert page.boxes() == []
-    page.press(Keys.HOME)
+    page.press("HOME")
     page.wait_for("document.querySelector('#moment').innerText === '0.00 s, frame 0: 1 Person'")
     assert page.errors() == []
 

@@ -1,26 +1,25 @@
 // The stream of server-sent events, reconnected whenever it ends. Takes handlers by event name; tells
 // `onconnection` (null: trying) whether it is open, so that the page never shows old things as new.
 //
-// The server sends a `tick` every two seconds. A stream that has had one and is then quiet for SILENCE_MS
-// is dead without a sign, as behind a router that forgot the connection: it is opened again. A page that
+// The server sends `time` after five seconds without news. A stream that is quiet for SILENCE_MS is dead
+// without a sign, as behind a router that forgot the connection: it is opened again. A page that
 // nobody sees has none: browsers allow six connections to a server, over all tabs.
 
-import { getJson } from "./api.js";
+import { get } from "./api.js";
 import { setServerTime } from "./clock.js";
 
-const SILENCE_MS = 6000;
+const SILENCE_MS = 12000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 5000;
-const NAMES = ["state", "camera", "detections", "change", "redis", "replays", "removed", "tick"];
+const NAMES = ["state", "camera", "detections", "change", "redis", "replays", "removed", "time"];
 
 export class Live {
-  /** `handlers`: functions of the parsed data by event name; `onconnection(open, line)`: true, false, or null while it tries. */
+  /** `handlers`: functions of the data by event name; `onconnection(open, line)`: null while it tries. */
   constructor(query, handlers, onconnection) {
     this.url = `/api/events${query ? `?${query}` : ""}`;
     this.handlers = handlers;
     this.onconnection = onconnection;
     this.pause = FIRST_PAUSE_MS;
-    this.ticks = false;
     this.open();
     this.watch = setInterval(() => this.checkSilence(), 1000);
     window.addEventListener("online", () => this.reopen());
@@ -62,8 +61,7 @@ export class Live {
     } catch {
       return; // a record cut short by the end of the connection
     }
-    if (name === "tick" || name === "state") {
-      this.ticks ||= name === "tick";
+    if (name === "time" || name === "state") {
       setServerTime(data.time);
       this.pause = FIRST_PAUSE_MS;
       this.onconnection(true, "");
@@ -81,17 +79,19 @@ export class Live {
     this.pause = Math.min(this.pause * 2, LONGEST_PAUSE_MS);
   }
 
-  /** EventSource hides why it was refused: the API says it in words (and a login page is opened). */
+  /** EventSource hides why it was refused: the same request says it in words (or asks for a login). */
   async explain() {
+    const request = new AbortController();
     try {
-      await getJson("/api/state");
+      await get(this.url, { signal: request.signal });
     } catch (error) {
       if (error.status) this.onconnection(false, error.message);
     }
+    request.abort();
   }
 
   checkSilence() {
     const open = this.source.readyState === EventSource.OPEN;
-    if (open && this.ticks && Date.now() - this.heard > SILENCE_MS) this.failed();
+    if (open && Date.now() - this.heard > SILENCE_MS) this.failed();
   }
 }
