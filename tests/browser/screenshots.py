@@ -94,20 +94,9 @@ def main():
             [sys.executable, "-m", "worker.cli", "replay", WALKWAY, *common], cwd=ROOT, check=True
         )
         cameras = [f"{name}={WALKWAY}" for name in ("gate", "lawn", "parking")]
-        stack.enter_context(
-            command(
-                "run",
-                *cameras,
-                "yard=rtsp://127.0.0.1:9/h264",
-                "--loop",
-                "--fps",
-                "5",
-                "--snapshots",
-                "--spool-dir",
-                f"{folder}/spool",
-                *common,
-            )  # fmt: skip
-        )
+        cameras.append("yard=rtsp://127.0.0.1:9/h264")
+        watching = ("--loop", "--fps", "5", "--snapshots", "--spool-dir", f"{folder}/spool")
+        stack.enter_context(command("run", *cameras, *watching, *common))
         port = free_port()
         stack.enter_context(command("dashboard", "--listen", port, *common))
         wait_until(lambda: server.client.scard("ssd:cameras") == 4, 60, "the cameras")
