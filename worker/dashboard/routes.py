@@ -79,10 +79,18 @@ class Dashboard:
                 return self._events(request)
             case ["api", "snapshots"]:
                 return await self._snapshots(query)
+            case ["api", "coverage"]:
+                return await self._coverage(query)
             case ["api", "cameras", camera_id]:
-                return self._camera(camera_id)
+                return await self._camera(camera_id)
             case ["api", "cameras", camera_id, "snapshot"]:
                 return await self._snapshot(camera_id)
+            case ["api", "cameras", camera_id, "counts"]:
+                return await self._counts(camera_id, query)
+            case ["api", "replays", replay_id]:
+                return await self._replay(replay_id)
+            case ["api", "replays", replay_id, "at"]:
+                return await self._moment(replay_id, query)
         raise NotFound("there is nothing at this address: begin at /")
 
     def _events(self, request: Request) -> ASGIApp:
@@ -133,9 +141,47 @@ class Dashboard:
             media_type="image/jpeg",
         )
 
-    def _camera(self, camera_id: str) -> Response:
-        changes = self._hub.changes(camera_id)
-        return _json({**self._known(camera_id), "changes": changes, "ignore": None})
+    async def _camera(self, camera_id: str) -> Response:
+        camera = self._known(camera_id)
+        start = self._clock.now() - DAY_SECONDS
+        changes, are_all = await self._histories.read(
+            camera_id, start, lambda history: (history.changes(), history.has_all_changes)
+        )
+        return _json({**camera, "changes": changes, "changes_complete": are_all, "ignore": None})
+
+    async def _counts(self, camera_id: str, query: QueryParams) -> Response:
+        self._known(camera_id)
+        start, end = self._span(query, HOUR_SECONDS)
+        buckets = int(_number("buckets", query.get("buckets") or "60"))
+        if not 1 <= buckets <= MAX_BUCKETS:
+            raise ValueError(f"buckets: expected 1 to {MAX_BUCKETS}")
+        return _json(
+            await self._histories.read(
+                camera_id, start, lambda history: counts_json(history, start, end, buckets)
+            )
+        )
+
+    async def _replay(self, replay_id: str) -> Response:
+        def read(client: RedisClient, replay: ReplayRecord) -> dict[str, Any] | None:
+            replay.read(client)
+            return replay.as_json() if replay.is_there else None
+
+        return _json(_found(await self._replays.use(replay_id, read)))
+
+    async def _moment(self, replay_id: str, query: QueryParams) -> Response:
+        seconds = _number("seconds", query.get("seconds") or "0")
+        found = await self._replays.use(
+            replay_id, lambda client, replay: replay.at(client, seconds)
+        )
+        return _json(_found(found))
+
+    def _span(self, query: QueryParams, default_seconds: float) -> tuple[float, float]:
+        """The times ``from`` and ``to``; by default up to now."""
+        end = _time("to", query.get("to")) or self._clock.now()
+        start = _time("from", query.get("from")) or end - default_seconds
+        if not 0 < end - start <= MAX_SPAN_SECONDS:
+            raise ValueError("from, to: expected from before to, by a week at most")
+        return start, end
 
     def _known(self, camera_id: str) -> dict[str, Any]:
         camera = self._hub.camera(camera_id)
@@ -173,6 +219,21 @@ def _json(value: Any) -> Response:
 def _names(query: QueryParams, name: str) -> frozenset[str] | None:
     """The values of a parameter that may be given several times; None for none."""
     return frozenset(query.getlist(name)) or None
+
+
+def _found(answer: dict[str, Any] | None) -> dict[str, Any]:
+    if answer is None:
+        raise NotFound("Redis holds no replay of this id")
+    return answer
+
+
+def _time(name: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise ValueError(f"{name}: expected a time such as 2026-11-28T03:12:00Z") from None
 
 
 def _number(name: str, text: str) -> float:
