@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from worker.consuming.discovery import announced_cameras
 from worker.consuming.entries import Entry, entries_of, id_before, parse_id
@@ -23,7 +23,7 @@ from worker.dashboard.messages import Message
 from worker.dashboard.states import StateNote
 from worker.dashboard.times import iso
 from worker.errors import SinkError, SinkUnavailable
-from worker.events import EVENT_TYPES, DetectionsEvent, parse_event
+from worker.events import EVENT_TYPES, DetectionsEvent, Event, parse_event
 from worker.keys import Keys
 from worker.servers.address import (
     REDIS_ERRORS,
@@ -57,14 +57,33 @@ DOES_NOT_ANSWER = "Redis does not answer: start it, or see the log of `ssd-worke
 REFUSES = "Redis refuses to be read: see the log of `ssd-worker dashboard`"
 CONNECTING = "Redis has not answered yet"
 
+GAP_SECONDS = 30.0
+"""Without reading for so long, entries may have been trimmed unread."""
+
 Deliver = Callable[[list[Message]], None]
+
+
+class Listener(Protocol):
+    """Who else wants the events, in the feed's thread."""
+
+    def add(self, camera_id: str, event: Event) -> None:
+        """The next event of a camera."""
+        ...
+
+    def forget(self, camera_id: str | None = None) -> None:
+        """A camera is gone; or, without one, events of any may have been missed."""
+        ...
 
 
 class Feed:
     """The thread that reads, and what it knows."""
 
-    def __init__(self, url: str, keys: Keys, clock: RedisClock, deliver: Deliver) -> None:
+    def __init__(
+        self, url: str, keys: Keys, clock: RedisClock, deliver: Deliver, listener: Listener
+    ) -> None:
         """``deliver`` takes messages, in this thread."""
+        self._listener = listener
+        self._last_read = time.monotonic()
         self._url = url
         self._keys = keys
         self._clock = clock
@@ -111,7 +130,10 @@ class Feed:
         if time.monotonic() >= self._next_tick:
             self._tick()
             self._next_tick = time.monotonic() + TICK_SECONDS
+        if time.monotonic() - self._last_read > GAP_SECONDS:
+            self._listener.forget()
         newest = self._read_entries()
+        self._last_read = time.monotonic()
         if not self._redis["up"]:
             self._recovered()
         for camera in newest:
@@ -143,6 +165,7 @@ class Feed:
     def _recovered(self) -> None:
         assert self._reader is not None
         self._reader.recovered()
+        self._listener.forget()
         log.info("reading the cameras' events from Redis at %s", server_of_url(self._url))
         self._set_redis(up=True, problem=None)
         self._describe()
@@ -186,6 +209,7 @@ class Feed:
         except ValueError:
             event = None
         if event is not None and is_plausible(event):
+            self._listener.add(camera.camera_id, event)
             return camera.add(event, published)
         camera.seen(published)
         if fields.get(b"type", b"").decode(errors="replace") in ("", *EVENT_TYPES):
@@ -292,6 +316,7 @@ class Feed:
         self._reader.streams.pop(stream, None)
         del self._cameras[camera_id], self._by_stream[stream]
         self._shown.pop(camera_id, None)
+        self._listener.forget(camera_id)
         self._send("removed", camera_id, {"id": camera_id})
 
     def _look_at_pictures(self) -> None:

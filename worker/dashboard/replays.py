@@ -106,15 +106,10 @@ class ReplayRecord:
     def at(self, client: RedisClient, seconds: float) -> dict[str, Any] | None:
         """The frame nearest to a moment; None if there is none."""
         place = bisect_right(self._index, (seconds, "\uffff")) - 1
-        if place < 0:
-            start = "-"
-        else:
-            start = self._index[place][1]
+        start = "-" if place < 0 else self._index[place][1]
         found = client.xrange(self._stream, start, "+", count=2 * INDEX_EVERY)
         frames = [
-            event
-            for _, fields in found
-            if isinstance(event := _event(fields), DetectionsEvent)
+            event for _, fields in found if isinstance(event := _event(fields), DetectionsEvent)
         ]
         if not frames:
             return None
@@ -152,9 +147,7 @@ class Replays:
         self._held: OrderedDict[str, ReplayRecord] = OrderedDict()
         self._lock = asyncio.Lock()
 
-    async def use(
-        self, replay_id: str, use: Callable[[RedisClient, ReplayRecord], T]
-    ) -> T:
+    async def use(self, replay_id: str, use: Callable[[RedisClient, ReplayRecord], T]) -> T:
         """What ``use`` makes of a replay, in a thread. Raises SinkError."""
         async with self._lock:
             record = self._held.get(replay_id)

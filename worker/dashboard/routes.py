@@ -16,17 +16,26 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from worker.dashboard.clock import RedisClock
+from worker.dashboard.coverage import CoverageStore
 from worker.dashboard.feed import DOES_NOT_ANSWER
 from worker.dashboard.gate import refuse
+from worker.dashboard.history import MAX_SPAN_SECONDS, Histories, counts_json
 from worker.dashboard.hub import Hub, TooManyViewers, Wanted
 from worker.dashboard.messages import to_json
 from worker.dashboard.pictures import Pictures
+from worker.dashboard.replays import ReplayRecord, Replays
+from worker.dashboard.times import iso, parse_time
 from worker.errors import SinkError
+from worker.servers.address import RedisClient
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 PING_SECONDS = 15
+HOUR_SECONDS = 3600.0
+DAY_SECONDS = 24 * HOUR_SECONDS
+MAX_BUCKETS = 1000
 RETRY = b"retry: 1000\n\n"
 """Milliseconds after which a browser connects again."""
 
@@ -38,9 +47,21 @@ class NotFound(Exception):
 class Dashboard:
     """The ASGI application behind the gate."""
 
-    def __init__(self, hub: Hub, pictures: Pictures) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        clock: RedisClock,
+        pictures: Pictures,
+        histories: Histories,
+        replays: Replays,
+        coverage: CoverageStore,
+    ) -> None:
         self._hub = hub
+        self._clock = clock
         self._pictures = pictures
+        self._histories = histories
+        self._replays = replays
+        self._coverages = coverage
         self._files = _Files(directory=STATIC, check_dir=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,6 +181,14 @@ class Dashboard:
                 camera_id, start, lambda history: counts_json(history, start, end, buckets)
             )
         )
+
+    async def _coverage(self, query: QueryParams) -> Response:
+        camera_ids = query.getlist("camera") or self._hub.camera_ids
+        for camera_id in camera_ids:
+            self._known(camera_id)
+        start, end = self._span(query, DAY_SECONDS)
+        found, pending = await self._coverages.of(camera_ids, start, end)
+        return _json({"from": iso(start), "to": iso(end), "cameras": found, "pending": pending})
 
     async def _replay(self, replay_id: str) -> Response:
         def read(client: RedisClient, replay: ReplayRecord) -> dict[str, Any] | None:
