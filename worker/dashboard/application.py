@@ -7,12 +7,15 @@ from collections.abc import Callable, Collection
 
 from worker.dashboard.access import Credentials
 from worker.dashboard.clock import RedisClock
+from worker.dashboard.coverage import CoverageStore
 from worker.dashboard.feed import Feed
 from worker.dashboard.gate import Gate
+from worker.dashboard.history import Histories
 from worker.dashboard.hub import Hub
 from worker.dashboard.messages import Message
 from worker.dashboard.pictures import Pictures
 from worker.dashboard.queries import Queries
+from worker.dashboard.replays import Replays
 from worker.dashboard.routes import STATIC, Dashboard
 from worker.dashboard.serving import serve
 from worker.keys import Keys
@@ -47,7 +50,15 @@ class Application:
         clock = RedisClock()
         hub = Hub(clock)
         queries = Queries(self._url)
-        dashboard = Dashboard(hub, Pictures(hub, queries, self._keys))
+        coverage = CoverageStore(queries, self._keys)
+        dashboard = Dashboard(
+            hub,
+            clock,
+            Pictures(hub, queries, self._keys),
+            Histories(queries, self._keys),
+            Replays(queries, self._keys),
+            coverage,
+        )
         gate = Gate(dashboard, self._credentials, STATIC / "login.html", self._hosts)
         feeds: list[Feed] = []
 
@@ -61,7 +72,7 @@ class Application:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(hub.receive, messages)
 
-            feeds.append(Feed(self._url, self._keys, clock, deliver))
+            feeds.append(Feed(self._url, self._keys, clock, deliver, coverage))
             feeds[0].start()
 
         def ending() -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple, get_args
 
+from worker.dashboard.states import StateNote
 from worker.dashboard.times import iso, seconds_of
 from worker.events import CameraEvent, CameraState, DetectionsEvent, Event
-from worker.secrecy.redaction import redact
 
 SILENT_SECONDS = 30.0
 """Three heartbeats of a worker: without any event for so long, nobody watches the camera."""
@@ -27,8 +27,7 @@ MAX_LABELS = 50
 MAX_SAMPLES = 2000
 MAX_CHANGES = 50
 MAX_TEXT = 200
-"""Characters of a label or reason that are passed on: another tool may write any."""
-MAX_DETAIL = 500
+"""Characters of a label that are passed on: another tool may write any number."""
 MAX_COUNT = 2**53 - 1
 """The largest number that JavaScript counts to exactly."""
 MAX_DETECTIONS = 300
@@ -107,6 +106,24 @@ def is_plausible(event: Event) -> bool:
     return min(numbers) >= 0 and max(numbers) <= MAX_COUNT
 
 
+def describe_detections(event: DetectionsEvent) -> dict[str, Any]:
+    """A frame and what was detected in it, as the API shows them."""
+    data = event.data
+    return {
+        "frame_index": data.frame_index,
+        "width": data.width,
+        "height": data.height,
+        "detections": [
+            {
+                "label": detection.label[:MAX_TEXT],
+                "score": detection.score,
+                "box": detection.box,
+            }
+            for detection in data.detections[:MAX_DETECTIONS]
+        ],
+    }
+
+
 class CameraRecord:
     """One camera, as far as its stream tells."""
 
@@ -123,6 +140,8 @@ class CameraRecord:
         self.newest: dict[str, Any] | None = None
         """The newest detections, as the API shows them."""
         self._since: float | None = None
+        self._since_at_least = False
+        self._is_new = True
         self._state_epoch = -1
         self._epoch: int | None = None
         self._last_entry: float | None = None
@@ -133,12 +152,25 @@ class CameraRecord:
         self._labels: dict[str, float] = {}
 
     def recall(self, state: str, reason: str, epoch: str) -> None:
-        """Take over the state that Redis keeps, before the first event is read."""
+        """Take over the state that Redis keeps, if no event that was read says another."""
         if state not in get_args(CameraState) or not (epoch.isdecimal() and len(epoch) < 16):
             return
-        self.state, self.reason, self._state_epoch = state, reason[:MAX_TEXT], int(epoch)
-        if state == "up":
-            self._since = int(epoch) / 1000
+        if self.reason in ("no_events", "detections") and int(epoch) >= (self._epoch or 0):
+            time = self._since or self._last_entry or int(epoch) / 1000
+            self._enter(StateNote(self.camera_id, state, reason[:MAX_TEXT], "", time), int(epoch))
+
+    @property
+    def since_is_open(self) -> bool:
+        """Whether its state may have begun earlier than is known."""
+        return self._since_at_least
+
+    def began_before(self, time: float) -> None:
+        """The camera was in its state at this earlier time already."""
+        self._since = time
+
+    def close_since(self) -> None:
+        """Before that it was in another state."""
+        self._since_at_least = False
 
     def seen(self, published: float) -> None:
         """An entry of the stream, of any kind, was published at this time."""
@@ -147,6 +179,7 @@ class CameraRecord:
     def add(self, event: Event, published: float) -> dict[str, Any] | None:
         """Take the next event of the stream; a state change, if it is one."""
         self.seen(published)
+        self._is_new = self._epoch is None
         if event.data.epoch != self._epoch:
             self._epoch = event.data.epoch
             self._frames.clear()
@@ -175,6 +208,7 @@ class CameraRecord:
             "reason": reason,
             "detail": detail,
             "since": iso(since),
+            "since_at_least": since is not None and since == self._since and self._since_at_least,
             "fps": fps,
             "analysed_fps": analysed_fps,
             "latency_ms": self._latency_ms(now) if looks else None,
@@ -201,7 +235,8 @@ class CameraRecord:
         if self.state == "unknown" or (
             self.state in ("down", "ended") and data.epoch > self._state_epoch
         ):  # the event that said so is lost, or comes from a tool that makes none
-            self._enter("up", "detections", "", time or published, data.epoch)
+            note = StateNote(self.camera_id, "up", "detections", "", time or published)
+            self._enter(note, data.epoch)
         if time is not None:
             self._frames.append(_Frames(time, data.frame_index + 1, data.dropped + data.skipped))
             self._latencies.append((published, published - time))
@@ -212,53 +247,35 @@ class CameraRecord:
             "camera": self.camera_id,
             "epoch": data.epoch,
             "seq": data.seq,
-            "frame_index": data.frame_index,
             "time": iso(time),
-            "width": data.width,
-            "height": data.height,
-            "detections": [
-                {
-                    "label": detection.label[:MAX_TEXT],
-                    "score": detection.score,
-                    "box": detection.box,
-                }
-                for detection in data.detections[:MAX_DETECTIONS]
-            ],
+            **describe_detections(event),
         }
 
     def _add_state(self, event: CameraEvent, published: float) -> dict[str, Any] | None:
-        data = event.data
-        time = seconds_of(event.time) or published
-        if data.reason == "events_lost":  # the camera itself stays as it was
-            return self._note("degraded", data.reason, f"{data.dropped} events were lost", time)
-        self._frames.append(_Frames(time, data.frames, None))
-        self._drops.reach(published, data.dropped)
-        detail = redact(data.detail)[:MAX_DETAIL]
-        repeats = data.state == self.state and data.reason in ("heartbeat", self.reason)
-        if repeats:
-            self._since = self._since or time
+        note = StateNote.of(event, self.camera_id, published)
+        if not note.is_aside:
+            self._frames.append(_Frames(note.time, event.data.frames, None))
+            self._drops.reach(published, event.data.dropped)
+            if note.repeats(self.state, self.reason):
+                self.detail = note.detail or self.detail
+                return None
+            self._enter(note, event.data.epoch)
+        if note.reason == "heartbeat":  # how it became so stands further back in the stream
             return None
-        self._enter(data.state, data.reason[:MAX_TEXT], detail, time, data.epoch)
-        if data.reason == "heartbeat":  # how it became so stands further back in the stream
-            return None
-        return self._note(data.state, data.reason[:MAX_TEXT], detail, time)
-
-    def _enter(self, state: str, reason: str, detail: str, time: float, epoch: int) -> None:
-        if state != self.state:
-            self._since = epoch / 1000 if reason == "heartbeat" and state == "up" else time
-        self.state, self.reason, self.detail = state, reason, detail
-        self._state_epoch = epoch
-
-    def _note(self, state: str, reason: str, detail: str, time: float) -> dict[str, Any]:
-        change = {
-            "camera": self.camera_id,
-            "state": state,
-            "reason": reason,
-            "detail": detail,
-            "time": iso(time),
-        }
+        change = note.as_json()
         self.changes.append(change)
         return change
+
+    def _enter(self, note: StateNote, epoch: int) -> None:
+        if note.state != self.state:
+            connected = epoch / 1000
+            is_old = note.state == "up" and note.reason in ("heartbeat", "detections")
+            # The epoch of a camera that is up already is the time of its connection.
+            knows = is_old and iso(connected) is not None
+            self._since = min(connected, note.time) if knows else note.time
+            self._since_at_least = note.state != "up" and self._is_new
+        self.state, self.reason, self.detail = note.state, note.reason, note.detail
+        self._state_epoch = epoch
 
     def _see(self, label: str, published: float) -> None:
         if label not in self._labels and len(self._labels) >= MAX_LABELS:

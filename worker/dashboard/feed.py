@@ -11,18 +11,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from worker.consuming.discovery import announced_cameras
-from worker.consuming.entries import Entry, entries_of, parse_id
+from worker.consuming.entries import Entry, entries_of, id_before, parse_id
 from worker.consuming.plain import PlainReader
-from worker.consuming.reading import READ_COUNT
+from worker.consuming.reading import READ_COUNT, Stream
 from worker.dashboard.cameras import CameraRecord, is_plausible
 from worker.dashboard.clock import RedisClock
 from worker.dashboard.messages import Message
+from worker.dashboard.states import StateNote
 from worker.dashboard.times import iso
 from worker.errors import SinkError, SinkUnavailable
-from worker.events import EVENT_TYPES, parse_event
+from worker.events import EVENT_TYPES, DetectionsEvent, Event, parse_event
 from worker.keys import Keys
 from worker.servers.address import (
     REDIS_ERRORS,
@@ -43,6 +44,9 @@ TICK_SECONDS = 1.0
 """How often numbers are sent, and new cameras and pictures are looked for."""
 BACKFILL_ENTRIES = 100
 """Of each camera, at the start: for its rates, labels and recent changes."""
+SEARCH_ENTRIES = 1000
+MAX_SEARCHED_ENTRIES = 20_000
+"""Of all cameras together, for the time since when those that are down have been: a second."""
 REPLY_TIMEOUT_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
@@ -53,14 +57,33 @@ DOES_NOT_ANSWER = "Redis does not answer: start it, or see the log of `ssd-worke
 REFUSES = "Redis refuses to be read: see the log of `ssd-worker dashboard`"
 CONNECTING = "Redis has not answered yet"
 
+GAP_SECONDS = 30.0
+"""Without reading for so long, entries may have been trimmed unread."""
+
 Deliver = Callable[[list[Message]], None]
+
+
+class Listener(Protocol):
+    """Who else wants the events, in the feed's thread."""
+
+    def add(self, camera_id: str, event: Event) -> None:
+        """The next event of a camera."""
+        ...
+
+    def forget(self, camera_id: str | None = None) -> None:
+        """A camera is gone; or, without one, events of any may have been missed."""
+        ...
 
 
 class Feed:
     """The thread that reads, and what it knows."""
 
-    def __init__(self, url: str, keys: Keys, clock: RedisClock, deliver: Deliver) -> None:
+    def __init__(
+        self, url: str, keys: Keys, clock: RedisClock, deliver: Deliver, listener: Listener
+    ) -> None:
         """``deliver`` takes messages, in this thread."""
+        self._listener = listener
+        self._last_read = time.monotonic()
         self._url = url
         self._keys = keys
         self._clock = clock
@@ -77,6 +100,7 @@ class Feed:
         self._replays: list[str] | None = None
         self._unreadable_ids = 0
         self._next_tick = 0.0
+        self._search_left = MAX_SEARCHED_ENTRIES
 
     def start(self) -> None:
         """Begin to read."""
@@ -106,7 +130,10 @@ class Feed:
         if time.monotonic() >= self._next_tick:
             self._tick()
             self._next_tick = time.monotonic() + TICK_SECONDS
+        if time.monotonic() - self._last_read > GAP_SECONDS:
+            self._listener.forget()
         newest = self._read_entries()
+        self._last_read = time.monotonic()
         if not self._redis["up"]:
             self._recovered()
         for camera in newest:
@@ -138,6 +165,7 @@ class Feed:
     def _recovered(self) -> None:
         assert self._reader is not None
         self._reader.recovered()
+        self._listener.forget()
         log.info("reading the cameras' events from Redis at %s", server_of_url(self._url))
         self._set_redis(up=True, problem=None)
         self._describe()
@@ -181,6 +209,7 @@ class Feed:
         except ValueError:
             event = None
         if event is not None and is_plausible(event):
+            self._listener.add(camera.camera_id, event)
             return camera.add(event, published)
         camera.seen(published)
         if fields.get(b"type", b"").decode(errors="replace") in ("", *EVENT_TYPES):
@@ -228,18 +257,46 @@ class Feed:
         try:
             self._reader.add(camera_id, keys.stream, "$")
             stream = self._reader.streams[keys.stream]
-            self._recall(camera, keys.status)
             if not stream.is_set_aside and stream.position != "0":
-                last = self._client.xrevrange(
-                    keys.stream, stream.position, "-", count=BACKFILL_ENTRIES
-                )
-                for entry in entries_of([(keys.stream.encode(), last[::-1])]):
-                    self._take(camera, entry)
+                self._look_back(camera, stream)
+            self._recall(camera, keys.status)
         except BaseException:
             self._reader.streams.pop(keys.stream, None)  # begin again once Redis answers
             raise
         self._cameras[camera_id] = self._by_stream[keys.stream] = camera
         self._send("past", camera_id, list(camera.changes))
+
+    def _look_back(self, camera: CameraRecord, stream: Stream) -> None:
+        """Take the last entries, and find out since when a camera that is down has been."""
+        assert self._client is not None
+        found = self._client.xrevrange(stream.name, stream.position, "-", count=BACKFILL_ENTRIES)
+        for entry in entries_of([(stream.name.encode(), found[::-1])]):
+            self._take(camera, entry)
+        while camera.since_is_open and found and self._search_left > 0:
+            before = id_before(found[-1][0])
+            found = self._client.xrevrange(stream.name, before, "-", count=SEARCH_ENTRIES)
+            self._search_left -= SEARCH_ENTRIES
+            for entry_id, fields in found:
+                if camera.since_is_open:
+                    self._search(camera, entry_id, fields)
+
+    def _search(self, camera: CameraRecord, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
+        """Look whether the camera was in another state at an entry before those that were taken."""
+        try:
+            event = parse_event(fields.get(b"event", b""))
+        except ValueError:
+            return
+        if isinstance(event, DetectionsEvent):
+            if camera.state != "degraded":
+                camera.close_since()
+            return
+        note = StateNote.of(event, camera.camera_id, parse_id(entry_id)[0] / 1000)
+        if note.is_aside:
+            return
+        if note.state == camera.state:
+            camera.began_before(note.time)
+        else:
+            camera.close_since()
 
     def _recall(self, camera: CameraRecord, key: str) -> None:
         assert self._client is not None
@@ -259,6 +316,7 @@ class Feed:
         self._reader.streams.pop(stream, None)
         del self._cameras[camera_id], self._by_stream[stream]
         self._shown.pop(camera_id, None)
+        self._listener.forget(camera_id)
         self._send("removed", camera_id, {"id": camera_id})
 
     def _look_at_pictures(self) -> None:

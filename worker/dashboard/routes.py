@@ -16,17 +16,26 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from worker.dashboard.clock import RedisClock
+from worker.dashboard.coverage import CoverageStore
 from worker.dashboard.feed import DOES_NOT_ANSWER
 from worker.dashboard.gate import refuse
+from worker.dashboard.history import MAX_SPAN_SECONDS, Histories, counts_json
 from worker.dashboard.hub import Hub, TooManyViewers, Wanted
 from worker.dashboard.messages import to_json
 from worker.dashboard.pictures import Pictures
+from worker.dashboard.replays import ReplayRecord, Replays
+from worker.dashboard.times import iso, parse_time
 from worker.errors import SinkError
+from worker.servers.address import RedisClient
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 PING_SECONDS = 15
+HOUR_SECONDS = 3600.0
+DAY_SECONDS = 24 * HOUR_SECONDS
+MAX_BUCKETS = 1000
 RETRY = b"retry: 1000\n\n"
 """Milliseconds after which a browser connects again."""
 
@@ -38,9 +47,21 @@ class NotFound(Exception):
 class Dashboard:
     """The ASGI application behind the gate."""
 
-    def __init__(self, hub: Hub, pictures: Pictures) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        clock: RedisClock,
+        pictures: Pictures,
+        histories: Histories,
+        replays: Replays,
+        coverage: CoverageStore,
+    ) -> None:
         self._hub = hub
+        self._clock = clock
         self._pictures = pictures
+        self._histories = histories
+        self._replays = replays
+        self._coverages = coverage
         self._files = _Files(directory=STATIC, check_dir=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,10 +100,18 @@ class Dashboard:
                 return self._events(request)
             case ["api", "snapshots"]:
                 return await self._snapshots(query)
+            case ["api", "coverage"]:
+                return await self._coverage(query)
             case ["api", "cameras", camera_id]:
-                return self._camera(camera_id)
+                return await self._camera(camera_id)
             case ["api", "cameras", camera_id, "snapshot"]:
                 return await self._snapshot(camera_id)
+            case ["api", "cameras", camera_id, "counts"]:
+                return await self._counts(camera_id, query)
+            case ["api", "replays", replay_id]:
+                return await self._replay(replay_id)
+            case ["api", "replays", replay_id, "at"]:
+                return await self._moment(replay_id, query)
         raise NotFound("there is nothing at this address: begin at /")
 
     def _events(self, request: Request) -> ASGIApp:
@@ -133,9 +162,55 @@ class Dashboard:
             media_type="image/jpeg",
         )
 
-    def _camera(self, camera_id: str) -> Response:
-        changes = self._hub.changes(camera_id)
-        return _json({**self._known(camera_id), "changes": changes, "ignore": None})
+    async def _camera(self, camera_id: str) -> Response:
+        camera = self._known(camera_id)
+        start = self._clock.now() - DAY_SECONDS
+        changes, are_all = await self._histories.read(
+            camera_id, start, lambda history: (history.changes(), history.has_all_changes)
+        )
+        return _json({**camera, "changes": changes, "changes_complete": are_all, "ignore": None})
+
+    async def _counts(self, camera_id: str, query: QueryParams) -> Response:
+        self._known(camera_id)
+        start, end = self._span(query, HOUR_SECONDS)
+        buckets = int(_number("buckets", query.get("buckets") or "60"))
+        if not 1 <= buckets <= MAX_BUCKETS:
+            raise ValueError(f"buckets: expected 1 to {MAX_BUCKETS}")
+        return _json(
+            await self._histories.read(
+                camera_id, start, lambda history: counts_json(history, start, end, buckets)
+            )
+        )
+
+    async def _coverage(self, query: QueryParams) -> Response:
+        camera_ids = query.getlist("camera") or self._hub.camera_ids
+        for camera_id in camera_ids:
+            self._known(camera_id)
+        start, end = self._span(query, DAY_SECONDS)
+        found, pending = await self._coverages.of(camera_ids, start, end)
+        return _json({"from": iso(start), "to": iso(end), "cameras": found, "pending": pending})
+
+    async def _replay(self, replay_id: str) -> Response:
+        def read(client: RedisClient, replay: ReplayRecord) -> dict[str, Any] | None:
+            replay.read(client)
+            return replay.as_json() if replay.is_there else None
+
+        return _json(_found(await self._replays.use(replay_id, read)))
+
+    async def _moment(self, replay_id: str, query: QueryParams) -> Response:
+        seconds = _number("seconds", query.get("seconds") or "0")
+        found = await self._replays.use(
+            replay_id, lambda client, replay: replay.at(client, seconds)
+        )
+        return _json(_found(found))
+
+    def _span(self, query: QueryParams, default_seconds: float) -> tuple[float, float]:
+        """The times ``from`` and ``to``; by default up to now."""
+        end = _time("to", query.get("to")) or self._clock.now()
+        start = _time("from", query.get("from")) or end - default_seconds
+        if not 0 < end - start <= MAX_SPAN_SECONDS:
+            raise ValueError("from, to: expected from before to, by a week at most")
+        return start, end
 
     def _known(self, camera_id: str) -> dict[str, Any]:
         camera = self._hub.camera(camera_id)
@@ -173,6 +248,21 @@ def _json(value: Any) -> Response:
 def _names(query: QueryParams, name: str) -> frozenset[str] | None:
     """The values of a parameter that may be given several times; None for none."""
     return frozenset(query.getlist(name)) or None
+
+
+def _found(answer: dict[str, Any] | None) -> dict[str, Any]:
+    if answer is None:
+        raise NotFound("Redis holds no replay of this id")
+    return answer
+
+
+def _time(name: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise ValueError(f"{name}: expected a time such as 2026-11-28T03:12:00Z") from None
 
 
 def _number(name: str, text: str) -> float:
