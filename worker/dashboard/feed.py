@@ -19,6 +19,7 @@ from worker.consuming.plain import PlainReader
 from worker.consuming.reading import READ_COUNT, Stream
 from worker.dashboard.cameras import CameraRecord, is_plausible
 from worker.dashboard.clock import RedisClock
+from worker.dashboard.commands import replies_of, time_of
 from worker.dashboard.messages import Message
 from worker.dashboard.states import StateNote
 from worker.dashboard.times import iso
@@ -114,8 +115,8 @@ class Feed:
         delay = FIRST_RETRY_SECONDS
         while not self._over.is_set():
             try:
-                self._read_on()
-            except (SinkError, *REDIS_ERRORS) as error:
+                self.poll()
+            except SinkError as error:
                 self._failed(error)
                 self._over.wait(delay)
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
@@ -123,8 +124,14 @@ class Feed:
                 delay = FIRST_RETRY_SECONDS
                 self._over.wait(POLL_SECONDS)
 
-    def _read_on(self) -> None:
-        """One poll; raises what redis-py raises, and SinkError."""
+    def poll(self) -> None:
+        """Read and send what is new. Raises SinkError, after which it can be called again."""
+        try:
+            self._poll()
+        except REDIS_ERRORS as error:
+            raise explain(error, server_of_url(self._url)) from error
+
+    def _poll(self) -> None:
         if self._client is None:
             self._connect()
         if time.monotonic() >= self._next_tick:
@@ -146,18 +153,15 @@ class Feed:
         self._reader = PlainReader(self._client, server_of_url(self._url))
         self._next_tick = 0.0
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: SinkError) -> None:
         """Redis is away: say so once, and show no camera as up until it is back."""
-        explained = (
-            error if isinstance(error, SinkError) else explain(error, server_of_url(self._url))
-        )
         if self._client is not None:  # its address may lead to another server by now
             disconnect(self._client)
         if self._reader is not None:
             self._reader.lost_reply()
-        problem = DOES_NOT_ANSWER if isinstance(explained, SinkUnavailable) else REFUSES
+        problem = DOES_NOT_ANSWER if isinstance(error, SinkUnavailable) else REFUSES
         if self._redis["problem"] != problem:
-            log.warning("%s; retrying", explained)
+            log.warning("%s; retrying", error)
             self._set_redis(up=False, problem=problem)
             self._describe()
             self._flush()
@@ -230,8 +234,7 @@ class Feed:
 
     def _tick(self) -> None:
         assert self._client is not None
-        seconds, microseconds = self._client.time()
-        self._clock.set(seconds + microseconds / 1e6)
+        self._clock.set(time_of(self._client))
         found, others = announced_cameras(self._client, self._keys.cameras)
         if len(others) != self._unreadable_ids:
             self._unreadable_ids = len(others)
@@ -327,7 +330,7 @@ class Feed:
         for camera in cameras:
             key = self._keys.camera(camera.camera_id, replay=False).snapshot
             pipeline.getrange(key, 0, PICTURE_HEAD_BYTES - 1)
-        heads = pipeline.execute(raise_on_error=False) if cameras else []
+        heads = replies_of(pipeline) if cameras else []
         for camera, head in zip(cameras, heads, strict=True):
             camera.snapshot = _about_picture(camera.camera_id, head)
 

@@ -166,8 +166,9 @@ class Histories:
 def counts_json(history: CameraHistory, start: float, end: float, buckets: int) -> dict[str, Any]:
     """The counts between two times, as the API shows them."""
     width = max(1, -(-round(end - start) // (buckets * STEP_SECONDS)))
-    first = int(start // STEP_SECONDS)
-    count = min(buckets, max(1, -(-(int(end // STEP_SECONDS) + 1 - first) // width)))
+    after = int(end // STEP_SECONDS) + 1
+    count = min(buckets, -(-(after - int(start // STEP_SECONDS)) // width))
+    first = after - count * width  # whole steps up to the last one, which goes on
     series = history.counts.series(first, count, width)
     return {
         "from": iso(first * STEP_SECONDS),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.dashboard.commands import replies_of
 from worker.dashboard.hub import Hub
 from worker.dashboard.queries import Queries
 from worker.dashboard.times import iso
@@ -95,8 +96,7 @@ class Pictures:
         pipeline = client.pipeline(transaction=False)
         for camera_id in camera_ids:
             pipeline.get(self._keys.camera(camera_id, replay=False).snapshot)
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-        return replies
+        return replies_of(pipeline)
 
     def _keep(self, camera_id: str, reply: Any) -> None:
         self._pictures.pop(camera_id, None)
