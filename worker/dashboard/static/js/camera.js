@@ -18,11 +18,13 @@ import { describe, reasonText } from "./states.js";
 const TICK_MS = 250;
 const PICTURE_MS = 1000;
 const SLOW_MS = 30000;
+const PENDING_MS = 2000;
 const DAY_MS = 86400000;
 const BUCKETS = 60;
 const CHANGES = 50;
 const FIGURES = [
   ["Frames per second", (camera) => measure(camera.fps)],
+  ["Analysed per second", (camera) => measure(camera.analysed_fps)],
   ["Latency, capture to Redis", (camera) => measure(camera.latency_ms, "ms")],
   ["Frames dropped per minute", (camera) => measure(camera.dropped_per_minute)],
 ];
@@ -144,6 +146,7 @@ async function loadCoverage() {
   });
   try {
     const coverage = await getJson(`/api/coverage?${query}`);
+    if (coverage.pending?.length) setTimeout(loadCoverage, PENDING_MS);
     const intervals = coverage.cameras[id];
     if (!intervals) return;
     const bounds = [Date.parse(coverage.from), Date.parse(coverage.to)];
@@ -165,6 +168,7 @@ async function loadChanges() {
   try {
     const found = await getJson(cameraPath(id));
     changes = found.changes ?? [];
+    if (found.changes_complete === false) setTimeout(loadChanges, PENDING_MS);
   } catch {
     return;
   }

@@ -59,7 +59,7 @@ export class CameraCard {
 /** Why there is no picture, as far as the page can know. */
 export function missingPicture(kind) {
   if (kind === "up" || kind === "degraded") {
-    return "No pictures: its worker runs without --snapshots. Boxes appear here all the same.";
+    return "No picture: workers publish them with --snapshots";
   }
   return "No picture";
 }

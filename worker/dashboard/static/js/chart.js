@@ -26,7 +26,7 @@ export function bars(label, counts, { unknown = 0, describe = () => "", top = Ma
   counts.forEach((count, index) => {
     if (!count) return;
     const height = Math.max(1, (count / top) * HEIGHT);
-    chart.append(svg("rect", { x: index + 0.08, y: HEIGHT - height, width: 0.84, height },
+    chart.append(svg("rect", { x: index + 0.04, y: HEIGHT - height, width: 0.92, height },
       svg("title", {}, describe(index, count))));
   });
   return chart;

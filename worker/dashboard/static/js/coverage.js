@@ -1,7 +1,7 @@
 // When a camera was watched: intervals as a bar, as a sentence, and as rows of a table.
 
 import { element, svg } from "./dom.js";
-import { clock, duration, percent, shortClock } from "./format.js";
+import { clock, duration, percent } from "./format.js";
 import { reasonText } from "./states.js";
 
 /** State -> words, and how far from the top its bar begins: height differs as well as colour. */
@@ -64,7 +64,7 @@ export function coverageBar(intervals, from, to, caption) {
   }
   return element("div", { class: "coverage" }, bar,
     element("div", { class: "coverage-text" },
-      element("span", {}, sentence), element("span", { class: "number" }, `${shortClock(from)} – ${shortClock(to)}`)));
+      element("span", {}, sentence), element("span", { class: "period" }, caption.toLowerCase())));
 }
 
 function intervalText(interval) {

@@ -14,6 +14,7 @@ import { describe, isTrouble } from "./states.js";
 
 const TICK_MS = 250;
 const COVERAGE_MS = 60000;
+const PENDING_MS = 2000;
 const DAY_MS = 86400000;
 
 const page = Object.fromEntries(
@@ -137,6 +138,7 @@ async function loadCoverage() {
     return; // the next minute brings it
   }
   for (const id of cards.keys()) giveCoverage(id);
+  if (coverage.pending?.length) setTimeout(loadCoverage, PENDING_MS);
 }
 
 function giveCoverage(id) {

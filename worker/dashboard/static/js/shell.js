@@ -90,11 +90,11 @@ export class Shell {
       });
     } else if (this.redis && !this.redis.up) {
       const since = this.redis.since ? ` since ${clock(this.redis.since, now())}` : "";
-      const why = this.redis.problem ? ` (${this.redis.problem})` : "";
+      const why = this.redis.problem ?? "Check the server, and the --redis-url of ssd-worker dashboard";
       problems.push({
         serious: true,
-        text: `Redis has not answered${since}${why}: what you see is from before. Check the server, and ` +
-          "the --redis-url of ssd-worker dashboard. This page continues by itself once Redis answers.",
+        text: `No answer from Redis${since}: what you see is from before. ${why}. This page continues by ` +
+          "itself once Redis answers.",
       });
     }
     if (this.malformed > 0) {

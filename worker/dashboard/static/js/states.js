@@ -60,7 +60,9 @@ export function describe(camera, trusted) {
   const word = Object.hasOwn(WORDS, camera.state ?? "") ? WORDS[camera.state] : "Unknown";
   const kind = word === "Unknown" ? "unknown" : camera.state;
   const seconds = secondsSince(camera.since);
-  const since = seconds === null ? "" : `since ${clock(camera.since, now())} (${duration(seconds)})`;
+  const since = seconds === null ? ""
+    : camera.since_at_least ? `for at least ${duration(seconds)}`
+      : `since ${clock(camera.since, now())} (${duration(seconds)})`;
   const reason = camera.state === "up" ? "" : reasonText(camera.reason, camera.detail);
   return { kind, word, text: [since, reason].filter(Boolean).join(": ") };
 }
