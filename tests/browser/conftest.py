@@ -100,10 +100,11 @@ def sink(server, dashboard):
 
 
 @pytest.fixture
-def gate(sink):
-    """A camera that is up."""
+def gate(sink, dashboard):
+    """A camera that is up, and known to the dashboard."""
     camera = PublishedCamera(sink, "gate")
     camera.up()
+    wait_until(lambda: dashboard.state()["cameras"], what="the dashboard to know it")
     return camera
 
 

@@ -74,11 +74,16 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, css)
 
     def text(self, css):
-        """The text of the first match as it is shown; "" if there is none, or if it is hidden."""
-        return self.js("document.querySelector(arguments[0])?.innerText ?? ''", css)
+        """The text of the first match that is shown; "" if there is none."""
+        return next(iter(self.texts(css)), "")
 
     def texts(self, css):
-        return self.js("[...document.querySelectorAll(arguments[0])].map((e) => e.innerText)", css)
+        """The texts of all matches that are shown."""
+        return self.js(
+            "[...document.querySelectorAll(arguments[0])]"
+            ".filter((each) => each.checkVisibility()).map((each) => each.innerText)",
+            css,
+        )
 
     def press(self, *names):
         """Presses keys by the names that selenium has for them."""

@@ -24,6 +24,7 @@ const cameras = new Map();
 const cards = new Map();
 const fetcher = new PictureFetcher();
 let coverage = null;
+let coverageTimer = 0;
 let loaded = false;
 
 const filters = new Filters(page.filters, () => {
@@ -57,8 +58,7 @@ function addCard(camera) {
   const next = [...cards.keys()].filter((id) => id > camera.id).sort(byId)[0];
   page.cameras.insertBefore(card.element, next === undefined ? null : cards.get(next).element);
   fetcher.add(camera.id, card.picture);
-  if (coverage) giveCoverage(camera.id);
-  else if (loaded) loadCoverage();
+  askForCoverage(0); // of this one, and of others that come with it
 }
 
 function removeCamera(id) {
@@ -74,7 +74,6 @@ function takeState(state) {
   shell.takeState(state);
   state.cameras.forEach(takeCamera);
   showReplays(state.replays ?? []);
-  if (!loaded) loadCoverage();
   loaded = true;
   showCards();
 }
@@ -127,7 +126,14 @@ function addToFeed(record) {
   if (feed.paused) page.pause.textContent = feed.waiting ? `Resume (${feed.waiting} new)` : "Resume";
 }
 
+function askForCoverage(delayMs) {
+  clearTimeout(coverageTimer);
+  coverageTimer = setTimeout(loadCoverage, delayMs);
+}
+
 async function loadCoverage() {
+  askForCoverage(COVERAGE_MS);
+  if (document.hidden || !shell.trusted) return;
   const to = now();
   const query = new URLSearchParams({
     from: new Date(to - DAY_MS).toISOString(), to: new Date(to).toISOString(),
@@ -138,7 +144,7 @@ async function loadCoverage() {
     return; // the next minute brings it
   }
   for (const id of cards.keys()) giveCoverage(id);
-  if (coverage.pending?.length) setTimeout(loadCoverage, PENDING_MS);
+  if (coverage.pending?.length) askForCoverage(PENDING_MS);
 }
 
 function giveCoverage(id) {
@@ -167,7 +173,6 @@ page.legend.append(coverageLegend());
 setInterval(() => {
   if (!document.hidden) for (const card of cards.values()) card.tick();
 }, TICK_MS);
-setInterval(() => !document.hidden && shell.trusted && loadCoverage(), COVERAGE_MS);
 loadEarlier();
 
 new Live("", {
