@@ -20,7 +20,7 @@ class PublishedCamera:
 
     def __init__(self, sink, camera_id):
         self.sink, self.camera_id = sink, camera_id
-        self.epoch, self.seq = time.time_ns() // 1_000_000, 0
+        self.epoch, self.seq, self.pictures = time.time_ns() // 1_000_000, 0, 0
 
     def up(self):
         self.say("up", "connected")
@@ -46,11 +46,12 @@ class PublishedCamera:
     def snapshot(self, *, ago=0.0, size=(320, 180), blurred=False):
         moment = datetime.now(UTC) - timedelta(seconds=ago)
         info = SnapshotInfo(
-            camera_id=self.camera_id, epoch=self.epoch, frame_index=self.seq, time=moment,
+            camera_id=self.camera_id, epoch=self.epoch, frame_index=self.pictures, time=moment,
             blurred=blurred,
         )  # fmt: skip
         file = io.BytesIO()
         Image.new("RGB", size, (40, 90, 120)).save(file, "JPEG", comment=info.to_json())
+        self.pictures += 1
         self.sink.put_snapshots([(Snapshot(info, file.getvalue(), time.monotonic()), 60.0)])
 
     def _publish(self, make, *, ago=0.0, **about):

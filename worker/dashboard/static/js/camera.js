@@ -18,7 +18,7 @@ import { describe, reasonText } from "./states.js";
 const TICK_MS = 250;
 const PICTURE_MS = 1000;
 const SLOW_MS = 30000;
-const PENDING_MS = 2000;
+const AGAIN_MS = 2000;
 const DAY_MS = 86400000;
 const BUCKETS = 60;
 const CHANGES = 50;
@@ -35,6 +35,7 @@ const page = Object.fromEntries(
     "period", "charts", "coverage", "changes"].map((name) => [name, document.getElementById(name)]));
 let camera = null;
 let changes = [];
+const timers = new Map();
 
 const filters = new Filters(page.filters, () => picture.tick(), ["label"]);
 const picture = new Picture(id, { large: true, accepts: (detection) => filters.accepts(detection) });
@@ -48,7 +49,9 @@ function takeCamera(found) {
   if (camera && shell.trusted && camera.state !== found.state) {
     shell.announce(`Camera ${id}: ${describe(found, true).word}`);
   }
+  const isNew = camera === null;
   camera = found;
+  if (isNew) loadHistory();
   filters.offer("label", found.labels ?? []);
   show();
 }
@@ -56,8 +59,9 @@ function takeCamera(found) {
 function takeState(state) {
   shell.takeState(state);
   const found = state.cameras.find((each) => each.id === id);
+  if (!found) camera = null;
+  else if (camera) loadHistory(); // connected again: what came between is not known
   if (found) takeCamera(found);
-  else if (shell.trusted) camera = null;
   show();
 }
 
@@ -102,6 +106,18 @@ async function loadPicture() {
   }
 }
 
+/** Asks once more after a while, for what the server was still reading. */
+function again(load) {
+  clearTimeout(timers.get(load));
+  timers.set(load, setTimeout(load, AGAIN_MS));
+}
+
+function loadHistory() {
+  loadCounts();
+  loadCoverage();
+  loadChanges();
+}
+
 async function loadCounts() {
   const seconds = Number(page.period.value);
   const query = new URLSearchParams({
@@ -115,7 +131,7 @@ async function loadCounts() {
     return;
   }
   showCounts(counts);
-  if (counts.complete === false) setTimeout(loadCounts, 1000);
+  if (counts.complete === false) again(loadCounts);
 }
 
 function showCounts(counts) {
@@ -146,7 +162,7 @@ async function loadCoverage() {
   });
   try {
     const coverage = await getJson(`/api/coverage?${query}`);
-    if (coverage.pending?.length) setTimeout(loadCoverage, PENDING_MS);
+    if (coverage.pending?.length) again(loadCoverage);
     const intervals = coverage.cameras[id];
     if (!intervals) return;
     const bounds = [Date.parse(coverage.from), Date.parse(coverage.to)];
@@ -168,7 +184,7 @@ async function loadChanges() {
   try {
     const found = await getJson(cameraPath(id));
     changes = found.changes ?? [];
-    if (found.changes_complete === false) setTimeout(loadChanges, PENDING_MS);
+    if (found.changes_complete === false) again(loadChanges);
   } catch {
     return;
   }
@@ -190,11 +206,7 @@ setInterval(() => {
   if (camera) setText(page.since, describe(camera, shell.trusted).text);
 }, TICK_MS);
 setInterval(loadPicture, PICTURE_MS);
-for (const load of [loadCounts, loadCoverage]) {
-  load();
-  setInterval(() => !document.hidden && shell.trusted && load(), SLOW_MS);
-}
-loadChanges();
+setInterval(() => !document.hidden && shell.trusted && camera && loadHistory(), SLOW_MS);
 
 new Live(new URLSearchParams({ camera: id }).toString(), {
   state: takeState,

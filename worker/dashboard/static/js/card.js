@@ -44,6 +44,11 @@ export class CameraCard {
     this.picture.explain(missingPicture(kind));
   }
 
+  setEvent(event) {
+    this.picture.setEvent(event);
+    this.tick();
+  }
+
   /** What time changes. */
   tick() {
     this.picture.tick();

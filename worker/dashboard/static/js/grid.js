@@ -115,7 +115,7 @@ function showReplays(replays) {
 }
 
 function takeDetections(event) {
-  cards.get(event.camera)?.picture.setEvent(event);
+  cards.get(event.camera)?.setEvent(event);
   filters.offer("label", event.detections.map(({ label }) => label));
   addToFeed(event);
 }
