@@ -92,6 +92,14 @@ class Page:
         keys = [getattr(Keys, name) for name in names]
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def choose(self, css, value):
+        """Sets a control, and says so as the browser does."""
+        self.js(
+            "(arguments[0].value = arguments[1],"
+            " ['input', 'change'].map((name) => arguments[0].dispatchEvent(new Event(name))))",
+            self.find(css), value,
+        )  # fmt: skip
+
     def drag(self, css, right, down):
         """Drags an element by pixels."""
         from selenium.webdriver import ActionChains

@@ -10,6 +10,9 @@ from tests.events import camera_event, detections_event
 from worker.events import Detection
 from worker.snapshots import Snapshot, SnapshotInfo
 
+NO_EVENT = 1_000_000
+"""Frames from here on have none."""
+
 
 def found(label, score=0.9, box=(0.25, 0.25, 0.5, 0.75)):
     return Detection(label=label, class_id=1, score=score, box=box)
@@ -43,15 +46,16 @@ class PublishedCamera:
 
         return publishing
 
-    def snapshot(self, *, ago=0.0, size=(320, 180), blurred=False):
+    def snapshot(self, *, ago=0.0, size=(320, 180), of_last_event=False):
+        """A picture of a frame of its own, or of the one that the last event is of."""
         moment = datetime.now(UTC) - timedelta(seconds=ago)
+        self.pictures += 1
+        index = self.seq - 1 if of_last_event else NO_EVENT + self.pictures
         info = SnapshotInfo(
-            camera_id=self.camera_id, epoch=self.epoch, frame_index=self.pictures, time=moment,
-            blurred=blurred,
-        )  # fmt: skip
+            camera_id=self.camera_id, epoch=self.epoch, frame_index=index, time=moment
+        )
         file = io.BytesIO()
         Image.new("RGB", size, (40, 90, 120)).save(file, "JPEG", comment=info.to_json())
-        self.pictures += 1
         self.sink.put_snapshots([(Snapshot(info, file.getvalue(), time.monotonic()), 60.0)])
 
     def _publish(self, make, *, ago=0.0, **about):

@@ -50,8 +50,7 @@ def test_no_page_is_wider_than_a_phone(page, full, path):
 
 def test_the_theme_chosen_stays(page, sink):
     page.open()
-    page.js("(arguments[0].value = 'dark', arguments[0].dispatchEvent(new Event('change')))",
-            page.find("#theme"))  # fmt: skip
+    page.choose("#theme", "dark")
     page.open()
     assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)"
     assert page.js("document.querySelector('#theme').value") == "dark"

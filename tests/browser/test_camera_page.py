@@ -87,8 +87,7 @@ def test_boxes_in_an_area_are_drawn_as_left_out_by_the_anchor_chosen(page, gate)
     in_it = found("Person", box=(0.4, 0.3, 0.6, 0.9))  # its feet are, its centre is not
     left_out = "document.querySelectorAll('.boxes .ignored').length"
     wait_until(gate.detect_while(lambda: page.js(left_out) == 1, in_it), what="it to be left out")
-    page.js("(arguments[0].value = 'centre', arguments[0].dispatchEvent(new Event('change')))",
-            page.find(".result select"))  # fmt: skip
+    page.choose(".result select", "centre")
     wait_until(
         gate.detect_while(lambda: len(page.boxes()) == 1 and page.js(left_out) == 0, in_it),
         what="it to count",

@@ -40,6 +40,19 @@ def test_boxes_move_with_events_and_vanish_without(page, gate):
     wait_until(lambda: page.boxes() == [], what="the box to vanish")
 
 
+def test_boxes_are_those_of_the_picture_unless_the_newest_are_wanted(page, gate):
+    page.open()
+    gate.detect(found("Person", box=(0.1, 0.1, 0.2, 0.9)))
+    gate.snapshot(of_last_event=True)
+    page.wait_for("document.querySelector('.camera img:not([hidden])')")
+    gate.detect(found("Person", box=(0.6, 0.1, 0.7, 0.9)))
+    page.wait_for("document.querySelector('#feed').children.length > 0")
+    wait_until(lambda: page.boxes() == [["Person", 10, 10]], what="the box of the picture")
+    page.choose("#filters select", "newest")
+    gate.detect(found("Person", box=(0.7, 0.1, 0.8, 0.9)))
+    wait_until(lambda: page.boxes() == [["Person", 70, 10]], what="the newest box")
+
+
 def test_boxes_of_events_that_waited_are_not_drawn_as_live(page, gate):
     page.open()
     gate.detect(found("Person"), ago=60)
@@ -82,8 +95,7 @@ def test_filters_choose_boxes_feed_and_cameras(page, sink, gate):
     assert page.boxes()[0][0] == "Car"
     assert "Person" not in page.text("#feed")
     assert "label=Car" in page.driver.current_url
-    page.js("(arguments[0].value = 0.6, arguments[0].dispatchEvent(new Event('input')))",
-            page.find("#filters input[type=range]"))  # fmt: skip
+    page.choose("#filters input[type=range]", "0.6")
     wait_until(gate.detect_while(lambda: page.boxes() == [], *both), what="no box")
     page.open("/?camera=yard")
     wait_until(lambda: page.texts("#cameras h3") == ["yard"], what="the camera chosen alone")

@@ -38,7 +38,7 @@ let changes = [];
 const timers = new Map();
 
 const filters = new Filters(page.filters, () => picture.tick(), ["label"]);
-const picture = new Picture(id, { large: true, accepts: (detection) => filters.accepts(detection) });
+const picture = new Picture(id, { large: true, ...filters.wanted });
 const shell = new Shell(() => show());
 page.picture.append(picture.element);
 page.title.textContent = id;
@@ -76,7 +76,7 @@ function show() {
   const { kind, word, text } = describe(camera, shell.trusted);
   if (page.state.textContent !== word) page.state.replaceChildren(badge(kind, word));
   setText(page.since, text);
-  picture.explain(missingPicture(kind));
+  picture.explain(missingPicture(kind, camera));
   const current = shell.trusted && (kind === "up" || kind === "degraded");
   const values = FIGURES.map(([title, value]) => [title, current ? value(camera) : "–"]);
   values.push(["Newest event", camera.last_event ? clock(camera.last_event, now()) : "–"]);
@@ -166,7 +166,7 @@ async function loadCoverage() {
     const intervals = coverage.cameras[id];
     if (!intervals) return;
     const bounds = [Date.parse(coverage.from), Date.parse(coverage.to)];
-    page.coverage.replaceChildren(coverageBar(intervals, ...bounds, "Last 24 hours"), coverageLegend(), gaps(intervals));
+    page.coverage.replaceChildren(coverageBar(intervals, ...bounds), coverageLegend(), gaps(intervals));
   } catch {
     // The next round brings it.
   }
@@ -202,7 +202,7 @@ page.period.addEventListener("change", loadCounts);
 setInterval(() => {
   if (document.hidden) return;
   picture.tick();
-  setText(page.seen, summary(picture.shown()) || "Nothing detected at this moment");
+  setText(page.seen, summary(picture.current()) || "Nothing detected at this moment");
   if (camera) setText(page.since, describe(camera, shell.trusted).text);
 }, TICK_MS);
 setInterval(loadPicture, PICTURE_MS);

@@ -14,8 +14,9 @@ const FIGURES = [
 ];
 
 export class CameraCard {
-  constructor(camera, accepts) {
-    this.picture = new Picture(camera.id, { accepts });
+  /** `wanted`: see Picture. */
+  constructor(camera, wanted) {
+    this.picture = new Picture(camera.id, wanted);
     this.badge = element("span", {});
     this.text = element("p", { class: "since quiet" });
     this.seen = element("p", { class: "seen" });
@@ -41,7 +42,7 @@ export class CameraCard {
     setText(this.text, text);
     const current = trusted && (kind === "up" || kind === "degraded");
     FIGURES.forEach(([, , value], index) => setText(this.figures[index][1], current ? value(camera) : "–"));
-    this.picture.explain(missingPicture(kind));
+    this.picture.explain(missingPicture(kind, camera));
   }
 
   setEvent(event) {
@@ -53,16 +54,17 @@ export class CameraCard {
   tick() {
     this.picture.tick();
     setText(this.text, describe(this.camera, this.trusted).text);
-    setText(this.seen, summary(this.picture.shown()) || "\u00a0");
+    setText(this.seen, summary(this.picture.current()) || "\u00a0");
   }
 
   setCoverage(intervals, from, to) {
-    this.coverage.replaceChildren(coverageBar(intervals, from, to, "Last 24 hours"));
+    this.coverage.replaceChildren(coverageBar(intervals, from, to));
   }
 }
 
 /** Why there is no picture, as far as the page can know. */
-export function missingPicture(kind) {
+export function missingPicture(kind, camera) {
+  if (camera.snapshot) return "Loading the picture";
   if (kind === "up" || kind === "degraded") {
     return "No picture: workers publish them with --snapshots";
   }

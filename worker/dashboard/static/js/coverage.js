@@ -14,6 +14,7 @@ export const COVERAGE = {
   unknown: { word: "not known", top: 12.5 },
 };
 const HEIGHT = 14;
+const SPANS = [[600000, "last 10 minutes"], [3600000, "last hour"], [21600000, "last 6 hours"]];
 
 function kindOf(interval) {
   return Object.hasOwn(COVERAGE, interval.state) ? interval.state : "unknown";
@@ -39,15 +40,24 @@ export function coverageSentence(intervals, from, to) {
   const parts = Object.keys(COVERAGE)
     .filter((state) => state !== "unknown" && sums.has(state))
     .map((state) => `${COVERAGE[state].word} ${percent(sums.get(state) / known)}`);
-  const of = unknown > 0 ? ` of the ${duration(known / 1000)} known` : "";
+  const of = unknown > 0 ? ` of ${duration(known / 1000)} known` : "";
   return parts.join(", ") + of;
 }
 
-/** The bar with its sentence. `from` and `to` in milliseconds. */
-export function coverageBar(intervals, from, to, caption) {
+/** The shortest of SPANS that holds all that is known, at the end of [from, to]: its start, and words. */
+export function span(intervals, from, to) {
+  const known = intervals.find((interval) => kindOf(interval) !== "unknown");
+  const needed = known ? to - Date.parse(known.start) : to - from;
+  const [ms, words] = SPANS.find(([each]) => each >= needed && each < to - from) ?? [to - from, "last 24 hours"];
+  return { start: to - ms, words };
+}
+
+/** The bar with its sentence, over what is known of [whole, to]; milliseconds. */
+export function coverageBar(intervals, whole, to) {
+  const { start: from, words: caption } = span(intervals, whole, to);
   const sentence = coverageSentence(intervals, from, to);
   const bar = svg("svg", {
-    viewBox: `0 0 1000 ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${caption}: ${sentence}`,
+    viewBox: `0 0 1000 ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Watched, ${caption}: ${sentence}`,
   });
   for (const interval of intervals) {
     const start = Math.max(from, Date.parse(interval.start));
@@ -64,7 +74,7 @@ export function coverageBar(intervals, from, to, caption) {
   }
   return element("div", { class: "coverage" }, bar,
     element("div", { class: "coverage-text" },
-      element("span", {}, sentence), element("span", { class: "period" }, caption.toLowerCase())));
+      element("span", {}, sentence), element("span", { class: "period" }, caption)));
 }
 
 function intervalText(interval) {

@@ -71,7 +71,8 @@ export class ShapeEditor {
   }
 
   name(index) {
-    return `${this.kind.noun} ${index + 1}`;
+    const { noun } = this.kind;
+    return `${noun[0].toUpperCase()}${noun.slice(1)} ${index + 1}`;
   }
 
   changed(text) {

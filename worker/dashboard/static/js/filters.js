@@ -11,11 +11,12 @@ export class Filters {
     this.kinds = kinds;
     const query = new URLSearchParams(location.search);
     this.chosen = Object.fromEntries(kinds.map((kind) => [kind, new Set(query.getAll(kind))]));
+    this.newest = query.get("boxes") === "newest";
     const score = Number(query.get("score"));
     this.score = score > 0 && score <= 1 ? score : 0;
     this.menus = Object.fromEntries(kinds.map((kind) => [kind, this.menu(TITLES[kind])]));
     this.reset = element("button", { type: "button", class: "plain", onclick: () => this.clear() }, "Clear filters");
-    form.append(...Object.values(this.menus).map((menu) => menu.element), this.scoreField(), this.reset);
+    form.append(...Object.values(this.menus).map((menu) => menu.element), this.scoreField(), this.boxesField(), this.reset);
     form.addEventListener("submit", (event) => event.preventDefault());
     document.addEventListener("click", (event) => this.closeOthers(event.target));
     form.addEventListener("keydown", (event) => event.key === "Escape" && this.closeFocused());
@@ -77,6 +78,23 @@ export class Filters {
     return element("label", { class: "field" }, "Score from", this.range, this.output);
   }
 
+  boxesField() {
+    this.select = element("select", { name: "boxes", "aria-label": "Which boxes" },
+      element("option", { value: "picture" }, "Boxes of the picture"),
+      element("option", { value: "newest" }, "Newest boxes"));
+    this.select.value = this.newest ? "newest" : "picture";
+    this.select.addEventListener("change", () => {
+      this.newest = this.select.value === "newest";
+      this.changed();
+    });
+    return this.select;
+  }
+
+  /** What a Picture asks of its reader. */
+  get wanted() {
+    return { accepts: (detection) => this.accepts(detection), newest: () => this.newest };
+  }
+
   clear() {
     for (const kind of this.kinds) {
       this.chosen[kind].clear();
@@ -94,6 +112,7 @@ export class Filters {
       for (const name of this.chosen[kind]) query.append(kind, name);
     }
     if (this.score) query.set("score", this.score);
+    if (this.newest) query.set("boxes", "newest");
     history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
     this.show();
     this.onchange();

@@ -53,7 +53,7 @@ function takeCamera(camera) {
 }
 
 function addCard(camera) {
-  const card = new CameraCard(camera, (detection) => filters.accepts(detection));
+  const card = new CameraCard(camera, filters.wanted);
   cards.set(camera.id, card);
   const next = [...cards.keys()].filter((id) => id > camera.id).sort(byId)[0];
   page.cameras.insertBefore(card.element, next === undefined ? null : cards.get(next).element);

@@ -1,8 +1,12 @@
-// A camera's last picture with live boxes over it. Takes pictures and events; shows no old one as new:
-// the picture has its age on it, and is greyed beyond OLD_SECONDS; boxes vanish BOX_SECONDS after the
-// moment they were seen at, by the event's own time.
+// A camera's last picture with boxes over it. Takes pictures and events; shows no old one as new.
+//
+// Pictures come once a second, events more often. While a picture is in time, the boxes are those of its
+// own frame, or of the nearest within NEAR_SECONDS: those of a later one would stand beside the objects.
+// Without such a picture, and if the reader wants the newest, they are those of the newest event, and
+// vanish BOX_SECONDS after the moment that they show. A picture older than OLD_SECONDS is greyed and has
+// its age on it.
 
-import { boxLayer, drawBoxes } from "./boxes.js";
+import { boxLayer, drawBoxes, sizeOf } from "./boxes.js";
 import { now, secondsSince } from "./clock.js";
 import { element, setText } from "./dom.js";
 import { duration } from "./format.js";
@@ -10,14 +14,15 @@ import { duration } from "./format.js";
 const OLD_SECONDS = 5;
 const BOX_SECONDS = 2;
 const FADE_SECONDS = 1;
+const NEAR_SECONDS = 0.25;
+const KEPT_EVENTS = 40; // of the last eight seconds: the server sends five a second
 
 export class Picture {
-  /** `large`: with scores on the boxes. `accepts(detection)`: which boxes are wanted. */
-  constructor(id, { large = false, accepts = () => true } = {}) {
-    this.large = large;
-    this.accepts = accepts;
+  /** `large`: with scores on the boxes. `accepts(detection)`, `newest()`: what the reader wants to see. */
+  constructor(id, { large = false, accepts = () => true, newest = () => false } = {}) {
+    Object.assign(this, { large, accepts, newest });
     this.ignored = () => false;
-    this.event = null;
+    this.events = [];
     this.version = "";
     this.image = element("img", { alt: `Last picture of ${id}`, hidden: true });
     this.layer = boxLayer();
@@ -25,7 +30,7 @@ export class Picture {
     this.placeholder = element("p", { class: "no-picture" });
     this.age = element("span", { class: "age", hidden: true });
     this.element = element("div", { class: "frame" }, this.stage, this.placeholder, this.age);
-    this.explain("");
+    this.size = sizeOf(this.stage, () => this.tick());
   }
 
   /** Takes a JPEG, when it was captured, and (epoch, frame) as text that tells pictures apart. */
@@ -55,8 +60,8 @@ export class Picture {
 
   /** Takes an event of type detections. */
   setEvent(event) {
-    this.event = event;
-    this.arrived = now();
+    this.events.push({ ...event, arrived: now() });
+    if (this.events.length > KEPT_EVENTS) this.events.shift();
     if (this.image.hidden) this.setShape(event.width, event.height);
     this.tick();
   }
@@ -66,32 +71,52 @@ export class Picture {
     setText(this.placeholder, text);
   }
 
-  /** The detections that are shown at this moment. */
-  shown() {
-    if (!this.event || this.boxAge() > BOX_SECONDS) return [];
-    return this.event.detections.filter(this.accepts);
+  /** What is detected at this moment, as far as it is wanted: of the newest event, if it is not over. */
+  current() {
+    const event = this.events.at(-1);
+    return event && ageOf(event) <= BOX_SECONDS ? event.detections.filter(this.accepts) : [];
   }
 
-  /** By the event's time and by when it came: a camera's clock may be ahead. */
-  boxAge() {
-    const since = secondsSince(this.event.time) ?? 0;
-    return Math.max(since, (now() - this.arrived) / 1000);
+  /** The event whose boxes belong over what is shown, or undefined. */
+  eventToDraw() {
+    const newest = this.events.at(-1);
+    if (this.newest() || !this.isInTime()) return newest && ageOf(newest) <= BOX_SECONDS ? newest : undefined;
+    const captured = Date.parse(this.capturedAt);
+    const distance = (event) => Math.abs(Date.parse(event.time) - captured) / 1000;
+    const same = this.events.find(({ epoch, frame_index: frame }) => `${epoch}/${frame}` === this.version);
+    if (same) return same;
+    const [nearest] = this.events.filter((event) => distance(event) <= NEAR_SECONDS)
+      .sort((a, b) => distance(a) - distance(b));
+    return nearest;
+  }
+
+  isInTime() {
+    const age = this.image.hidden ? null : secondsSince(this.capturedAt);
+    return age !== null && age <= OLD_SECONDS;
   }
 
   /** What time changes: ages, and boxes that vanish. */
   tick() {
-    const shown = this.shown();
-    drawBoxes(this.layer, shown, { scores: this.large, ignored: this.ignored });
-    if (shown.length) {
-      const fading = (this.boxAge() - FADE_SECONDS) / (BOX_SECONDS - FADE_SECONDS);
-      this.layer.style.opacity = 1 - 0.6 * Math.min(1, Math.max(0, fading));
-    }
-    if (this.image.hidden) return;
+    const event = this.eventToDraw();
+    const shown = event?.detections.filter(this.accepts) ?? [];
+    drawBoxes(this.layer, shown, this.size, { scores: this.large, ignored: this.ignored });
+    const fades = event && (this.newest() || !this.isInTime());
+    const faded = fades ? (ageOf(event) - FADE_SECONDS) / (BOX_SECONDS - FADE_SECONDS) : 0;
+    this.layer.style.opacity = 1 - 0.6 * Math.min(1, Math.max(0, faded));
+    if (!this.image.hidden) this.showAge();
+  }
+
+  showAge() {
     const age = secondsSince(this.capturedAt);
-    const old = age === null || age > OLD_SECONDS;
+    const old = !this.isInTime();
     this.element.classList.toggle("old", old);
     this.age.hidden = !old && !this.blurred && !this.large;
     const text = age === null ? "of an unknown time" : `${duration(age)} old`;
     setText(this.age, this.blurred ? `blurred · ${text}` : text);
   }
+}
+
+/** Seconds since the moment of an event: by its time and by when it came, as a camera's clock may be ahead. */
+function ageOf({ time, arrived }) {
+  return Math.max(secondsSince(time) ?? 0, (now() - arrived) / 1000);
 }

@@ -2,7 +2,7 @@
 // pictures of a recording: the reader may open the file, which stays in the browser.
 
 import { getJson, idOfPage } from "./api.js";
-import { boxLayer, detectionRows, drawBoxes } from "./boxes.js";
+import { boxLayer, detectionRows, drawBoxes, sizeOf } from "./boxes.js";
 import { countsTable } from "./chart.js";
 import { badge, element, setText } from "./dom.js";
 import { position, summary, whole } from "./format.js";
@@ -24,10 +24,12 @@ const shell = new Shell(() => shell.trusted && load());
 const layer = boxLayer();
 const video = element("video", { muted: true, playsinline: true, preload: "auto", hidden: true, "aria-hidden": "true" });
 const stage = element("div", { class: "stage" }, video, layer);
+const size = sizeOf(stage, () => drawMoment());
 const placeholder = element("p", { class: "no-picture" }, "Redis holds no pictures of a recording");
 const timeline = new Timeline({ onchoose: (chosen) => chooseMoment(chosen), words });
 let replay = null;
 let request = null;
+let moment = { detections: [] };
 
 function words(value) {
   return replay?.axis === "frames" ? `frame ${Math.round(value)}` : position(value);
@@ -94,13 +96,18 @@ async function chooseMoment(chosen, first = false) {
 
 function showMoment(found) {
   stage.style.setProperty("--ratio", found.width / found.height);
-  drawBoxes(layer, found.detections, { scores: true });
+  moment = found;
+  drawMoment();
   const where = Number.isFinite(found.pts_seconds) ? `${position(found.pts_seconds)}, ` : "";
   setText(page.moment, `${where}frame ${found.frame_index}: ${summary(found.detections) || "nothing detected"}`);
   page.found.replaceChildren(...detectionRows(found.detections));
   if (Number.isFinite(found.pts_seconds)) {
     video.currentTime = Math.max(0, found.pts_seconds - (replay.start_seconds ?? 0)) + SEEK_SECONDS;
   }
+}
+
+function drawMoment() {
+  drawBoxes(layer, moment.detections, size, { scores: true });
 }
 
 function openRecording() {
