@@ -11,10 +11,11 @@ from unittest import mock
 from tests.events import MODEL, PERSON
 from tests.frames import frame
 from worker.frames import FrameBatch, StreamDown, StreamUp
+from worker.keys import Keys
 from worker.pipeline import event_maker
 from worker.pipeline.event_maker import LATE_SECONDS, RECOVERY_SECONDS, EventMaker
 
-T0 = datetime(2026, 11, 28, 3, tzinfo=UTC)
+T0 = datetime(2026, 11, 20, 3, tzinfo=UTC)
 STEP_SECONDS = 0.5
 
 
@@ -47,10 +48,15 @@ class Gone:
     skipped: int = 0
 
 
+def stream_of(camera_id):
+    return Keys().camera(camera_id, replay=False).stream
+
+
 class World:
     """A camera, the workers that watch it one after another, and the stream they publish to."""
 
-    def __init__(self, skipped=0, camera_clock_seconds=None):
+    def __init__(self, skipped=0, camera_clock_seconds=None, camera_id="gate"):
+        self.camera_id = camera_id
         self.now = 0.0
         self.events = []
         """As they stand in the stream."""
@@ -99,15 +105,17 @@ class World:
         if phase.are_events_lost:
             lost, self._held = len(self._held), []
             self._to_detect = 2  # what is skipped is told between two of them
-            self._publish(self._maker.lost({"gate": lost}))
+            self._publish(self._maker.lost({self.camera_id: lost}))
         self._publish([])
 
     def _down(self, phase):
         if self._is_up:
-            self._publish_item(StreamDown("gate", None, "down", phase.reason, frames=self._index))
+            self._publish_item(
+                StreamDown(self.camera_id, None, "down", phase.reason, frames=self._index)
+            )
         else:  # another reason; of a new worker, the first word
             epoch = self._epoch = self._epoch or self._next_epoch()
-            self._publish_item(StreamDown("gate", epoch, "down", phase.reason))
+            self._publish_item(StreamDown(self.camera_id, epoch, "down", phase.reason))
         self._is_up = False
         for _ in self._steps(phase.seconds):
             self.truth.append((self.now, "down", phase.reason))
@@ -133,7 +141,7 @@ class World:
 
     def _connect(self):
         self._epoch, self._is_up, self._index = self._next_epoch(), True, 0
-        self._publish_item(StreamUp("gate", self._epoch))
+        self._publish_item(StreamUp(self.camera_id, self._epoch))
 
     def _steps(self, seconds):
         for _ in range(round(seconds / STEP_SECONDS)):
@@ -153,7 +161,7 @@ class World:
         self.dropped += phase.dropped
         offset = self._camera_clock_seconds
         item = replace(
-            frame(index=self._index - 1, epoch=self._epoch, dropped=phase.dropped),
+            frame(self.camera_id, self._index - 1, epoch=self._epoch, dropped=phase.dropped),
             skipped=self._skipped,
             captured_at=self.utc_now() + timedelta(seconds=(offset or 0) - 0.1),
             captured_monotonic=self.monotonic() - 0.1,
@@ -173,6 +181,17 @@ class World:
             return
         for event in self._held:
             milliseconds = round((self.utc_now().timestamp() + 0.05) * 1000)
-            event._place = ("ssd:{gate}:detections", f"{milliseconds}-{next(self._counter)}")
+            event._place = (stream_of(self.camera_id), f"{milliseconds}-{next(self._counter)}")
         self.events += self._held
         self._held = []
+
+    def write(self, client):
+        """The stream into Redis, with the times at which its events were published."""
+        with client.pipeline(transaction=False) as pipeline:
+            for event in self.events:
+                stream, entry_id = event.place
+                fields = {"id": event.id, "type": event.type, "event": event.to_json()}
+                pipeline.xadd(stream, fields, id=entry_id)
+            pipeline.sadd("ssd:cameras", self.camera_id)
+            pipeline.execute()
+        return self

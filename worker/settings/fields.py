@@ -19,6 +19,7 @@ from worker.settings.base import (
     Sources,
     SpoolPlace,
 )
+from worker.settings.coverage import CoverageSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
 
 LIVE_STREAM_MAXLEN = 100_000
@@ -250,6 +251,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "replay": ReplaySettings,
     "train": TrainSettings,
     "subscribe": SubscribeSettings,
+    "coverage": CoverageSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
     "spool": SpoolSettings,
