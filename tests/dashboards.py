@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 
 import httpx
@@ -61,8 +62,10 @@ def sent_events(answer):
 
 
 def next_of(events, *names, **expected):
-    """The data of the next event with one of these names and these fields."""
+    """The data of the next event with one of these names and these fields, within some seconds."""
+    deadline = time.monotonic() + 20
     for name, data in events:
+        assert time.monotonic() < deadline, f"waited in vain for {names} {expected}"
         if name in names and all(data[key] == value for key, value in expected.items()):
             return data
     raise AssertionError("the stream has ended")

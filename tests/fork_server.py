@@ -26,6 +26,7 @@ MODULES = (
             "train",
             "subscribe",
             "dashboard",
+            "coverage",
             "spool",
             "forget",
             "models",

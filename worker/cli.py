@@ -25,6 +25,7 @@ from worker.secrecy.redaction import (
     redact_tracebacks,
 )
 from worker.settings.base import Settings
+from worker.settings.coverage import CoverageSettings
 from worker.settings.dashboard import DashboardSettings
 from worker.settings.fields import (
     COMMANDS,
@@ -50,6 +51,7 @@ usage: ssd-worker COMMAND ...
   dashboard              serve a web page that shows all cameras live
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
+  coverage [CAMERA...]   tell when cameras were watched, and when not and why
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
   forget ID...           delete what Redis holds of cameras and replays
@@ -138,6 +140,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.dashboard import run_dashboard
 
             return run_dashboard(settings)
+        case CoverageSettings():
+            from worker.commands.coverage import run_coverage
+
+            return run_coverage(settings)
         case EvaluateSettings():
             from worker.commands.evaluate import run_evaluate
 

@@ -3,6 +3,7 @@
 Imports no PyTorch, PyAV or NumPy, so that it starts at once.
 """
 
+import contextlib
 import logging
 import secrets
 import signal
@@ -10,10 +11,12 @@ import signal
 from worker.commands.wiring import on_stop_signals, resolve_redis_url
 from worker.dashboard.access import Credentials, is_loopback
 from worker.dashboard.application import Application
+from worker.dashboard.feed import REPLY_TIMEOUT_SECONDS
 from worker.dashboard.serving import listen
-from worker.errors import UsageError
+from worker.errors import SinkError, UsageError
 from worker.keys import Keys
 from worker.secrecy.names import fill_in_secret
+from worker.servers.address import connect
 from worker.settings.dashboard import DashboardSettings
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,8 @@ def run_dashboard(settings: DashboardSettings) -> int:
         )
     listener = listen(host, port)
     url = resolve_redis_url(settings, settings.redis_url or "embedded")
+    with contextlib.suppress(SinkError):  # the page says that Redis is away, and tries again
+        connect(url, REPLY_TIMEOUT_SECONDS).close()
     hosts = settings.allowed_hosts or []
     application = Application(
         url, Keys(settings.key_prefix), credentials, hosts if is_loopback(host) else None

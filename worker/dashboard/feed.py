@@ -23,7 +23,7 @@ from worker.dashboard.commands import replies_of, time_of
 from worker.dashboard.messages import Message
 from worker.dashboard.states import StateNote
 from worker.dashboard.times import iso
-from worker.errors import SinkError, SinkUnavailable
+from worker.errors import SinkUnavailable, WorkerError
 from worker.events import EVENT_TYPES, DetectionsEvent, Event, parse_event
 from worker.keys import Keys
 from worker.servers.address import (
@@ -116,7 +116,7 @@ class Feed:
         while not self._over.is_set():
             try:
                 self.poll()
-            except SinkError as error:
+            except WorkerError as error:
                 self._failed(error)
                 self._over.wait(delay)
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
@@ -125,7 +125,7 @@ class Feed:
                 self._over.wait(POLL_SECONDS)
 
     def poll(self) -> None:
-        """Read and send what is new. Raises SinkError, after which it can be called again."""
+        """Read and send what is new. Raises WorkerError, after which it can be called again."""
         try:
             self._poll()
         except REDIS_ERRORS as error:
@@ -153,7 +153,7 @@ class Feed:
         self._reader = PlainReader(self._client, server_of_url(self._url))
         self._next_tick = 0.0
 
-    def _failed(self, error: SinkError) -> None:
+    def _failed(self, error: WorkerError) -> None:
         """Redis is away: say so once, and show no camera as up until it is back."""
         if self._client is not None:  # its address may lead to another server by now
             disconnect(self._client)

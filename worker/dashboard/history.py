@@ -57,6 +57,7 @@ class CameraHistory:
         if info is None or not info["length"]:
             self._reached_start = True
             return
+        self._reached_start = self._reached_start and self._oldest is not None
         self._trimmed = info.get("max-deleted-entry-id", b"1-0") != b"0-0"
         self.counts.forget_before(int((time.time() - MAX_SPAN_SECONDS) // STEP_SECONDS))
         left = ENTRIES_PER_REQUEST

@@ -101,7 +101,7 @@ class Viewer:
         if self._needs_state:
             self._needs_state = False
             return frame("state", hub.state(self.wanted.cameras))
-        sent = b"".join([*self._waiting.values(), *self._changes])
+        sent = b"".join([*self._changes, *self._waiting.values()])
         self._waiting.clear()
         self._changes.clear()
         return sent

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -36,6 +37,7 @@ PING_SECONDS = 15
 HOUR_SECONDS = 3600.0
 DAY_SECONDS = 24 * HOUR_SECONDS
 MAX_BUCKETS = 1000
+NOTHING_HERE = "there is nothing at this address: begin at /"
 RETRY = b"retry: 1000\n\n"
 """Milliseconds after which a browser connects again."""
 
@@ -79,7 +81,10 @@ class Dashboard:
         except SinkError as error:
             log.debug("%s", error)
             answer = refuse(503, DOES_NOT_ANSWER, {"Retry-After": "1"})
-        await answer(scope, receive, send)
+        try:
+            await answer(scope, receive, send)
+        except HTTPException as error:  # of the files, before anything is sent
+            await refuse(error.status_code, NOTHING_HERE)(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
         if request.method not in ("GET", "HEAD"):
@@ -112,7 +117,7 @@ class Dashboard:
                 return await self._replay(replay_id)
             case ["api", "replays", replay_id, "at"]:
                 return await self._moment(replay_id, query)
-        raise NotFound("there is nothing at this address: begin at /")
+        raise NotFound(NOTHING_HERE)
 
     def _events(self, request: Request) -> ASGIApp:
         query = request.query_params
@@ -165,13 +170,16 @@ class Dashboard:
     async def _camera(self, camera_id: str) -> Response:
         camera = self._known(camera_id)
         start = self._clock.now() - DAY_SECONDS
+        if camera["reason"] == "not_a_stream":
+            return _json({**camera, "changes": [], "changes_complete": True, "ignore": None})
         changes, are_all = await self._histories.read(
             camera_id, start, lambda history: (history.changes(), history.has_all_changes)
         )
         return _json({**camera, "changes": changes, "changes_complete": are_all, "ignore": None})
 
     async def _counts(self, camera_id: str, query: QueryParams) -> Response:
-        self._known(camera_id)
+        if self._known(camera_id)["reason"] == "not_a_stream":
+            raise NotFound("the key of this camera in Redis is not a stream: delete or rename it")
         start, end = self._span(query, HOUR_SECONDS)
         buckets = int(_number("buckets", query.get("buckets") or "60"))
         if not 1 <= buckets <= MAX_BUCKETS:

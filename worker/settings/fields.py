@@ -19,6 +19,7 @@ from worker.settings.base import (
     Sources,
     SpoolPlace,
 )
+from worker.settings.coverage import CoverageSettings
 from worker.settings.dashboard import DashboardSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
 
@@ -262,6 +263,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "subscribe": SubscribeSettings,
     "dashboard": DashboardSettings,
+    "coverage": CoverageSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
     "spool": SpoolSettings,

@@ -86,7 +86,7 @@ def test_a_new_viewer_is_sent_the_state_and_then_what_changes(hub):
     assert (name, state["cameras"][0]["state"]) == ("state", "down")
     assert take(hub, viewer) == []
     hub.receive([camera(state="up"), detections(seq=3), change(1)])
-    assert [name for name, _ in take(hub, viewer)] == ["camera", "detections", "change"]
+    assert [name for name, _ in take(hub, viewer)] == ["change", "camera", "detections"]
 
 
 def test_the_newest_replaces_what_waits_but_every_change_is_sent(hub):

@@ -3,7 +3,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from worker.errors import UsageError
-from worker.secrecy.names import fill_in
+from worker.secrecy.names import fill_in, fill_in_secret
 
 URL = "gate=rtsp://{GATE_USER}:{GATE_PASSWORD}@camera.local/live?token={TOKEN}"
 VALUES = {"GATE_USER": "ad:min", "GATE_PASSWORD": "a@b:c/d#e?f%g h{TOKEN}ü", "TOKEN": "x&y=z"}
@@ -33,6 +33,14 @@ def test_names_in_braces_are_replaced_and_may_contain_any_character(secrets):
     assert unquote(parts.password) == VALUES["GATE_PASSWORD"]
     assert parts.hostname == "camera.local"
     assert unquote(parts.query) == f"token={VALUES['TOKEN']}"
+
+
+def test_a_secret_by_itself_may_be_a_name_in_braces_and_is_not_encoded(secrets):
+    assert fill_in_secret("{GATE_PASSWORD}", secrets) == VALUES["GATE_PASSWORD"]
+    for text in ("word", "{not a name}", "x{TOKEN}", ""):
+        assert fill_in_secret(text, secrets) == text
+    with pytest.raises(UsageError, match=r"\{NOBODYS\}"):
+        fill_in_secret("{NOBODYS}", secrets)
 
 
 def test_a_name_missing_in_the_file_comes_from_the_environment(tmp_path, monkeypatch):

@@ -3,7 +3,14 @@ from urllib.parse import quote
 import pytest
 
 from worker.secrecy import redaction
-from worker.secrecy.redaction import hide, hide_value, redact, redact_argument, redact_url
+from worker.secrecy.redaction import (
+    hide,
+    hide_value,
+    redact,
+    redact_argument,
+    redact_arguments,
+    redact_url,
+)
 
 PASSWORD = "alpha@bravo:charlie/delta#echo?fox%golf hotel"
 
@@ -89,3 +96,12 @@ def test_a_url_is_hidden_with_its_scheme_in_lower_case_too():
     redaction.hide("RTSP://admin:s3cret-word@camera.local/token-7f3a")
     said = redaction.redact("cannot open rtsp://admin:s3cret-word@camera.local/token-7f3a")
     assert said == "cannot open rtsp://camera.local"
+
+
+def test_the_secrets_of_options_are_not_in_the_command_line_nor_in_a_log_after_it():
+    shown = redact_arguments(
+        ["dashboard", "--auth-token", "alpha-bravo-charlie", "--auth-password=delta-echo"]
+    )
+    assert shown == ["dashboard", "--auth-token", "***", "--auth-password=***"]
+    assert redact("alpha-bravo-charlie and delta-echo") == "*** and ***"
+    assert redact_arguments(["run", "gate=rtsp://a:b@host/x"]) == ["run", "gate=rtsp://host"]
