@@ -1,0 +1,56 @@
+"""axe-core finds nothing serious, in either theme, and no page is wider than a phone."""
+
+import pytest
+
+from tests.browser.page import PHONE
+from tests.browser.publishing import PublishedCamera, found
+from tests.browser.test_replay_page import clip  # noqa: F401
+
+PAGES = ["/", "/camera/gate", "/replay/clip", "/camera/none"]
+
+
+@pytest.fixture
+def full(sink, gate, clip):  # noqa: F811
+    """Every state that a page may show."""
+    PublishedCamera(sink, "yard").down("timeout")
+    late = PublishedCamera(sink, "late-one-with-a-name-as-long-as-names-may-be-0123456789-0123456")
+    late.up()
+    late.say("degraded", "late")
+    gate.snapshot(ago=20)
+    gate.detect(found("Person"), found("Car", 0.5))
+    return gate
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing_serious(page, full, path):
+    page.open(path)
+    page.wait_for("document.querySelector('.chart, .row, .coverage svg, #missing:not([hidden])')")
+    if path == "/camera/gate":
+        page.find("#area-buttons button").click()
+        page.click_at(".surface", (0.1, 0.2), (0.6, 0.2), (0.6, 0.8), (0.1, 0.2))
+    for theme in ("light", "dark"):
+        page.prefer(theme)
+        assert page.accessibility_problems() == [], theme
+    assert page.errors() == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_page_is_wider_than_a_phone(page, full, path):
+    page.resize(PHONE)
+    page.open(path)
+    page.wait_for("document.querySelector('.chart, .row, .coverage svg, #missing:not([hidden])')")
+    assert page.js("document.documentElement.scrollWidth") <= PHONE[0]
+    small = (
+        "[...document.querySelectorAll('button, select, summary, input[type=file] + label')]"
+        ".filter((each) => each.checkVisibility() && each.offsetHeight < 24)"
+        ".map((each) => each.outerHTML)"
+    )
+    assert page.js(small) == []  # WCAG 2.2, target size
+
+
+def test_the_theme_chosen_stays(page, sink):
+    page.open()
+    page.choose("#theme", "dark")
+    page.open()
+    assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)"
+    assert page.js("document.querySelector('#theme').value") == "dark"
