@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Event as Signal
+from typing import TypeAlias
 
 import httpx
 import numpy as np
@@ -40,6 +41,8 @@ from worker.events import (
 )
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.snapshots import Snapshot, SnapshotInfo
+
+Counts: TypeAlias = "multiprocessing.Queue[dict[str, int]]"
 
 PICTURE_SECONDS = 1.0
 COVERAGE_SECONDS = 60.0
@@ -110,9 +113,7 @@ def _snapshot(picture: Image.Image, name: str, epoch: int, step: int, now: datet
     return Snapshot(info, jpeg, time.monotonic())
 
 
-def watch(
-    url: str, viewers: int, over: Signal, read: "multiprocessing.Queue[dict[str, int]]"
-) -> None:
+def watch(url: str, viewers: int, over: Signal, read: Counts) -> None:
     """Be the browsers until `over` is set; gives how much they have read."""
     counts = {"events": 0, "pictures": 0, "bytes": 0}
 
@@ -127,7 +128,7 @@ def watch(
         while True:
             answer = await client.get("/api/snapshots", params={"after": version}, timeout=60)
             version = answer.headers["X-Version"]
-            counts["pictures"] += answer.content.count(b'"frame_index"')
+            counts["pictures"] += answer.content.count(b'"bytes"')
             counts["bytes"] += len(answer.content)
             await asyncio.sleep(PICTURE_SECONDS)
 
@@ -185,7 +186,7 @@ def main() -> None:
         given.cameras, given.viewers, given.seconds = 5, 2, 3
     introduce("cpu", "starlette", "uvicorn", "sse-starlette", "redis")
     over = multiprocessing.Event()
-    read: multiprocessing.Queue[dict[str, int]] = multiprocessing.Queue()
+    read: Counts = multiprocessing.Queue()
     with server() as redis_server:
         publisher = multiprocessing.Process(
             target=publish, args=(redis_server.url, given.cameras, given.rate, over)

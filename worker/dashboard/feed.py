@@ -275,6 +275,7 @@ class Feed:
         found = self._client.xrevrange(stream.name, stream.position, "-", count=BACKFILL_ENTRIES)
         for entry in entries_of([(stream.name.encode(), found[::-1])]):
             self._take(camera, entry)
+            stream.was_read = True
         while camera.since_is_open and found and self._search_left > 0:
             before = id_before(found[-1][0])
             found = self._client.xrevrange(stream.name, before, "-", count=SEARCH_ENTRIES)
