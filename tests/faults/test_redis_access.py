@@ -1,5 +1,6 @@
 """Access to a real server: the shipped ACL rules, and TLS with certificates."""
 
+import asyncio
 import re
 import shutil
 import uuid
@@ -21,6 +22,14 @@ from tests.conftest import (
 from tests.events import camera_event, detections_event
 from tests.snapshots import snapshot
 from worker.consumer import EventConsumer
+from worker.dashboard.clock import RedisClock
+from worker.dashboard.coverage import CoverageStore
+from worker.dashboard.feed import Feed
+from worker.dashboard.history import CameraHistory, Histories
+from worker.dashboard.hub import Hub
+from worker.dashboard.pictures import Pictures
+from worker.dashboard.queries import Queries
+from worker.dashboard.replays import Replays
 from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.keys import Keys
 from worker.publishing.checkpoint import ReplayClaim
@@ -136,6 +145,24 @@ def read_in_a_group(url):
     EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
 
 
+def look(url):
+    """What the dashboard does for its page, once."""
+    hub, clock, queries = Hub(RedisClock()), RedisClock(), Queries(url)
+    coverage = CoverageStore(queries, Keys())
+    feed = Feed(url, Keys(), clock, hub.receive, coverage)
+    feed.poll()
+    assert hub.camera("gate")["snapshot"]
+    start, end = clock.now() - 3600, clock.now()
+
+    async def ask():
+        assert await Pictures(hub, queries, Keys()).of("gate")
+        assert await Histories(queries, Keys()).read("gate", start, CameraHistory.changes)
+        assert (await coverage.of(["gate"], start, end))[0]["gate"]
+        await Replays(queries, Keys()).use("clip", lambda client, replay: replay.read(client))
+
+    asyncio.run(ask())
+
+
 def operate(url):
     assert forget(url, Keys(), "gate")
     assert forget(url, Keys(), "clip", live=False)
@@ -143,7 +170,7 @@ def operate(url):
 
 WORK = {
     "publisher": publish, "replayer": replay, "reader": read, "group-reader": read_in_a_group,
-    "operator": operate,
+    "dashboard-reader": look, "operator": operate,
 }  # fmt: skip
 
 

@@ -311,6 +311,20 @@ def test_redis_may_be_away_at_the_start_and_later(serve, tmp_path, valkey_server
         next_of(events, "detections")
 
 
+def test_a_bug_leaves_no_camera_up_on_the_page(dashboard, monkeypatch, caplog):
+    def broken(client, key):
+        raise ZeroDivisionError
+
+    with dashboard.events() as events:
+        next_of(events, "state")
+        monkeypatch.setattr(feed, "announced_cameras", broken)
+        assert "see its log" in next_of(events, "redis", up=False)["problem"]
+        assert next_of(events, "camera")["state"] == "unknown"
+        assert caplog.text.count("please report this traceback") == 1
+        monkeypatch.undo()
+        next_of(events, "camera", state="up")
+
+
 # Access, and clients that behave badly
 
 

@@ -120,7 +120,7 @@ class Tries:
 
 def _network(address: str) -> str:
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = _ip(address)
     except ValueError:
         return address
     if ip.version == 4:
@@ -128,10 +128,16 @@ def _network(address: str) -> str:
     return str(ipaddress.ip_network((ip, 64), strict=False))
 
 
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; that of an IPv4 client of an IPv6 socket as IPv4. Raises ValueError."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return (ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None) or ip
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host to listen on can be reached from this machine only."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return _ip(host).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -33,6 +33,11 @@ MAX_COUNT = 2**53 - 1
 MAX_DETECTIONS = 300
 """Of one event, best first: a detector of this project gives at most 200."""
 
+UNKNOWN = "unknown"
+"""The state of a camera of which nothing is known, or nothing new."""
+NO_EVENTS = "no_events"
+DETECTS = "detections"
+"""The reason for ``up`` if no event gave one."""
 STOPPED = (("down", "stopped"), ("ended", ""))
 """What a worker says before it leaves a camera: state, and reason if it matters."""
 
@@ -129,8 +134,7 @@ class CameraRecord:
 
     def __init__(self, camera_id: str) -> None:
         self.camera_id = camera_id
-        self.state = "unknown"
-        self.reason = "no_events"
+        self.state, self.reason = UNKNOWN, NO_EVENTS
         self.detail = ""
         self.malformed = 0
         self.is_a_stream = True
@@ -155,9 +159,12 @@ class CameraRecord:
         """Take over the state that Redis keeps, if no event that was read says another."""
         if state not in get_args(CameraState) or not (epoch.isdecimal() and len(epoch) < 16):
             return
-        if self.reason in ("no_events", "detections") and int(epoch) >= (self._epoch or 0):
+        if self.reason in (NO_EVENTS, DETECTS) and int(epoch) >= (self._epoch or 0):
             time = self._since or self._last_entry or int(epoch) / 1000
-            self._enter(StateNote(self.camera_id, state, reason[:MAX_TEXT], "", time), int(epoch))
+            self._enter(self._note_of(state, reason[:MAX_TEXT], time), int(epoch))
+
+    def _note_of(self, state: str, reason: str, time: float) -> StateNote:
+        return StateNote(self.camera_id, state, reason, "", time)
 
     @property
     def since_is_open(self) -> bool:
@@ -194,11 +201,11 @@ class CameraRecord:
         worker = self._worker(now)
         state, reason, detail, since = self.state, self.reason, self.detail, self._since
         if not redis_up:
-            state, reason, detail, since = "unknown", "redis_unavailable", "", None
+            state, reason, detail, since = UNKNOWN, "redis_unavailable", "", None
         elif not self.is_a_stream:
-            state, reason, detail, since = "unknown", "not_a_stream", "", None
+            state, reason, detail, since = UNKNOWN, "not_a_stream", "", None
         elif worker == "silent" and self._last_entry is not None:
-            state, reason, since = "unknown", "worker_silent", self._last_entry
+            state, reason, since = UNKNOWN, "worker_silent", self._last_entry
             detail = "no event of its worker for 30 s: it is not running, or is cut off from Redis"
         looks = redis_up and state in ("up", "degraded")
         fps, analysed_fps = self._rates(now) if looks else (None, None)
@@ -232,11 +239,10 @@ class CameraRecord:
         data = event.data
         time = seconds_of(event.time)
         self._clock = data.clock
-        if self.state == "unknown" or (
+        if self.state == UNKNOWN or (
             self.state in ("down", "ended") and data.epoch > self._state_epoch
         ):  # the event that said so is lost, or comes from a tool that makes none
-            note = StateNote(self.camera_id, "up", "detections", "", time or published)
-            self._enter(note, data.epoch)
+            self._enter(self._note_of("up", DETECTS, time or published), data.epoch)
         if time is not None:
             self._frames.append(_Frames(time, data.frame_index + 1, data.dropped + data.skipped))
             self._latencies.append((published, published - time))
@@ -269,7 +275,7 @@ class CameraRecord:
     def _enter(self, note: StateNote, epoch: int) -> None:
         if note.state != self.state:
             connected = epoch / 1000
-            is_old = note.state == "up" and note.reason in ("heartbeat", "detections")
+            is_old = note.state == "up" and note.reason in ("heartbeat", DETECTS)
             # The epoch of a camera that is up already is the time of its connection.
             knows = is_old and iso(connected) is not None
             self._since = min(connected, note.time) if knows else note.time

@@ -74,6 +74,8 @@ class CoverageStore:
         """
         deadline = time.monotonic() + READ_SECONDS
         for camera_id in camera_ids:
+            if self._knows(camera_id, start):
+                continue
             async with self._reading:
                 if time.monotonic() < deadline and not self._knows(camera_id, start):
                     await self._read(camera_id, start)

@@ -56,6 +56,9 @@ PICTURE_HEAD_BYTES = 1024
 """Of a JPEG, where it says when it was taken."""
 DOES_NOT_ANSWER = "Redis does not answer: start it, or see the log of `ssd-worker dashboard`"
 REFUSES = "Redis refuses to be read: see the log of `ssd-worker dashboard`"
+INTERNAL_ERROR = (
+    "the dashboard cannot show what Redis holds: see its log, and report the traceback there"
+)
 CONNECTING = "Redis has not answered yet"
 
 GAP_SECONDS = 30.0
@@ -116,7 +119,7 @@ class Feed:
         while not self._over.is_set():
             try:
                 self.poll()
-            except WorkerError as error:
+            except Exception as error:  # a bug, too, must not leave an old state on the page
                 self._failed(error)
                 self._over.wait(delay)
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
@@ -153,15 +156,20 @@ class Feed:
         self._reader = PlainReader(self._client, server_of_url(self._url))
         self._next_tick = 0.0
 
-    def _failed(self, error: WorkerError) -> None:
+    def _failed(self, error: Exception) -> None:
         """Redis is away: say so once, and show no camera as up until it is back."""
         if self._client is not None:  # its address may lead to another server by now
             disconnect(self._client)
         if self._reader is not None:
             self._reader.lost_reply()
         problem = DOES_NOT_ANSWER if isinstance(error, SinkUnavailable) else REFUSES
+        if not isinstance(error, WorkerError):
+            problem = INTERNAL_ERROR
         if self._redis["problem"] != problem:
-            log.warning("%s; retrying", error)
+            if problem == INTERNAL_ERROR:
+                log.error("internal error, retrying: please report this traceback", exc_info=error)
+            else:
+                log.warning("%s; retrying", error)
             self._set_redis(up=False, problem=problem)
             self._describe()
             self._flush()
@@ -275,6 +283,7 @@ class Feed:
         found = self._client.xrevrange(stream.name, stream.position, "-", count=BACKFILL_ENTRIES)
         for entry in entries_of([(stream.name.encode(), found[::-1])]):
             self._take(camera, entry)
+            stream.was_read = True
         while camera.since_is_open and found and self._search_left > 0:
             before = id_before(found[-1][0])
             found = self._client.xrevrange(stream.name, before, "-", count=SEARCH_ENTRIES)

@@ -5,6 +5,7 @@ without credentials. Knows what needs none: the login form and what it is made o
 """
 
 import json
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -23,6 +24,8 @@ from worker.dashboard.access import (
     Tries,
     host_of,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_FORM_BYTES = 4096
 OPEN_PATHS = ("/static/",)
@@ -89,8 +92,12 @@ class Gate:
             return _too_many(wait)
         if self._credentials.fit_header(header):
             return None
-        self._tries.count(_address(request))
+        self._count_wrong(request)
         return self._ask(request)
+
+    def _count_wrong(self, request: Request) -> None:
+        log.warning("a wrong token or password from %s", _address(request))
+        self._tries.count(_address(request))
 
     def _ask(self, request: Request) -> Response:
         """For the credentials: in a form for people, in a line for programs."""
@@ -112,7 +119,7 @@ class Gate:
         if self._tries.wait_seconds(_address(request)):
             return RedirectResponse("/login?wait", 303)
         if not self._credentials.fit_token(fields.get("token", "").strip()):
-            self._tries.count(_address(request))
+            self._count_wrong(request)
             return RedirectResponse("/login?wrong", 303)
         answer = RedirectResponse(_local_path(fields.get("next", "/")), 303)
         answer.set_cookie(

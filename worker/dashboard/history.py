@@ -58,7 +58,8 @@ class CameraHistory:
             self._reached_start = True
             return
         self._reached_start = self._reached_start and self._oldest is not None
-        self._trimmed = info.get("max-deleted-entry-id", b"1-0") != b"0-0"
+        # A server before Redis 7 does not say it.
+        self._trimmed = info.get("entries-added", info["length"] + 1) > info["length"]
         self.counts.forget_before(int((time.time() - MAX_SPAN_SECONDS) // STEP_SECONDS))
         left = ENTRIES_PER_REQUEST
         if self._oldest is not None:

@@ -115,6 +115,14 @@ def test_the_addresses_of_one_ipv6_network_are_one(clock):
     assert tries.wait_seconds("2001:db8:0:1::1") == 0
 
 
+def test_the_ipv4_addresses_of_an_ipv6_socket_are_many(clock):
+    tries = Tries()
+    for _ in range(WRONG_TRIES):
+        tries.count("::ffff:10.0.0.1")
+    assert tries.wait_seconds("10.0.0.1") > 0
+    assert tries.wait_seconds("::ffff:10.0.0.2") == 0
+
+
 def test_tries_are_forgotten_before_memory_is_full(clock):
     tries = Tries()
     for number in range(MAX_ADDRESSES + 10):
@@ -128,6 +136,7 @@ def test_tries_are_forgotten_before_memory_is_full(clock):
     ("host", "is_it"),
     [
         ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("::ffff:127.0.0.1", True), ("::ffff:10.0.0.1", False),
         ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("gate.local", False), ("", False),
         ("localhost.evil.example", False),
     ],

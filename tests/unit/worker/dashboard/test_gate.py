@@ -136,6 +136,7 @@ def test_a_wrong_token_is_told_in_the_form_and_after_ten_all_have_to_wait(visit,
     assert int(answer.headers["Retry-After"]) > 0
     assert browser.post("/login", data={"token": TOKEN}).headers["Location"] == "/login?wait"
     assert browser.get("/api/state").status_code == 401  # to ask is no try
+    assert "a wrong token or password from 127.0.0.1" in caplog.text
     assert TOKEN not in caplog.text
     assert "wrong-token" not in caplog.text
 
