@@ -110,9 +110,7 @@ class SnapshotPublisher:
         now = time.monotonic()
         ages = [(snapshot, now - snapshot.captured_monotonic) for snapshot in snapshots]
         in_time = [
-            (snapshot, self._life_seconds - max(age, 0.0))
-            for snapshot, age in ages
-            if age <= LATE_SECONDS
+            (snapshot, self._life_seconds - age) for snapshot, age in ages if age <= LATE_SECONDS
         ]
         try:
             self._sink.put_snapshots(in_time)

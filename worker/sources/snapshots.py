@@ -93,9 +93,8 @@ class SnapshotMaker:
 
 def scaled_size(height: int, width: int, max_width: int) -> tuple[int, int]:
     """(height, width) in the same proportion, at most ``max_width`` wide, and never larger."""
-    if width <= max_width:
-        return height, width
-    return max(1, round(height * max_width / width)), max_width
+    scaled_width = min(width, max_width)
+    return max(1, round(height * scaled_width / width)), scaled_width
 
 
 def encoded(image: npt.NDArray[np.uint8], comment: str, *, blur: bool) -> bytes:
@@ -116,5 +115,5 @@ def encoded(image: npt.NDArray[np.uint8], comment: str, *, blur: bool) -> bytes:
 def blurred_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) that a picture is reduced to, and enlarged from, to blur it."""
     longer = max(height, width)
-    left = max(1, min(BLURRED_PX, longer // BLURRED_SHARE))
+    left = min(BLURRED_PX, longer // BLURRED_SHARE)
     return max(1, round(height * left / longer)), max(1, round(width * left / longer))

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tests.clocks import Clock
 from tests.conftest import wait_until
 from tests.snapshots import snapshot
 from worker.errors import SinkError, SinkUnavailable
@@ -83,11 +84,52 @@ def test_while_a_write_hangs_nothing_is_queued_and_the_newest_of_each_camera_is_
     assert sorted(sink.written) == [("gate", 999), ("other", 0), ("yard", 999)]
 
 
-def test_what_has_become_late_is_not_written(sink, publisher):
-    publisher.offer(snapshot("late", age_seconds=LATE_SECONDS + 1))
-    publisher.offer(snapshot("gate", age_seconds=LATE_SECONDS - 1))
-    wait_until(lambda: sink.written)
-    assert sink.written == [("gate", 0)]
+def test_what_has_become_late_is_not_written(sink, publisher, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(publishing, "time", clock)
+    hang(sink, publisher)
+    for name, age_seconds in (("late", LATE_SECONDS + 0.25), ("gate", LATE_SECONDS)):
+        publisher.offer(snapshot(name, age_seconds=age_seconds, now=clock.now))
+    sink.released.set()
+    wait_until(lambda: ("gate", 0) in sink.written)
+    assert ("late", 0) not in sink.written
+
+
+def test_a_write_that_succeeds_is_followed_by_the_next_at_once_and_by_no_word(
+    sink, publisher, caplog, monkeypatch
+):
+    monkeypatch.setattr(publishing, "RETRY_SECONDS", 1000)
+    caplog.set_level(logging.INFO)
+    for index in range(3):
+        publisher.offer(snapshot("gate", index))
+        wait_until(lambda before=index: len(sink.written) > before)
+    assert caplog.messages == []
+
+
+def test_a_write_that_fails_is_followed_by_a_wait(sink, publisher, monkeypatch):
+    monkeypatch.setattr(publishing, "RETRY_SECONDS", 1000)
+    sink.error = SinkUnavailable("no Redis answers")
+    publisher.offer(snapshot())
+    wait_until(lambda: sink.tries)
+    for index in range(1000):
+        publisher.offer(snapshot("gate", index))
+    assert sink.tries == 1
+
+
+def test_only_a_picture_that_was_written_shows_that_they_are_again(sink, publisher, caplog):
+    caplog.set_level(logging.INFO)
+    sink.error = SinkUnavailable("no Redis answers")
+    publisher.offer(snapshot())
+    wait_until(lambda: caplog.messages)
+    sink.error = None
+    for tries in (2, 3):
+        publisher.offer(snapshot("late", age_seconds=LATE_SECONDS + 1))
+        wait_until(lambda wanted=tries: sink.tries >= wanted)
+    assert "snapshots are published again" not in caplog.messages
+    for index in range(3):
+        publisher.offer(snapshot("gate", index))
+        wait_until(lambda before=index: len(sink.written) > before)
+    assert caplog.messages.count("snapshots are published again") == 1
 
 
 def test_what_could_not_be_written_is_not_written_again_and_said_once(sink, publisher, caplog):
@@ -116,7 +158,7 @@ def test_what_an_operator_has_to_change_is_a_warning(sink, publisher, caplog):
 
 
 def test_a_bug_ends_snapshots_and_not_the_run(sink, publisher, caplog):
-    sink.error = ZeroDivisionError()
+    sink.error = KeyError()
     publisher.offer(snapshot())
     wait_until(lambda: sink.closed)
     assert "please report this traceback" in caplog.text
