@@ -47,8 +47,10 @@ class SnapshotSettings:
 class SnapshotMaker:
     """Makes the snapshots of one camera, over all its connections."""
 
-    def __init__(self, settings: SnapshotSettings) -> None:
+    def __init__(self, settings: SnapshotSettings, *, fps: float | None = None) -> None:
+        """``fps``: of the frames that are analysed, if that is limited."""
         self._settings = settings
+        self._period_seconds = max(settings.seconds, 1 / fps if fps else 0.0)
         self._sampler = Sampler(fps=1 / settings.seconds)
         self._size: tuple[int, int] | None = None
         self._converter: PictureConverter
@@ -80,7 +82,7 @@ class SnapshotMaker:
                 )
             self._failed = True
             return None
-        return Snapshot(info, jpeg, frame.captured_monotonic)
+        return Snapshot(info, jpeg, frame.captured_monotonic, self._period_seconds)
 
     def _scaled(
         self, frame: Frame, picture: av.VideoFrame, orientation: Orientation

@@ -47,7 +47,7 @@ def sink(monkeypatch):
 
 @pytest.fixture
 def publisher(sink):
-    with SnapshotPublisher(sink, period_seconds=1) as publisher:
+    with SnapshotPublisher(sink) as publisher:
         yield publisher
         sink.released.set()
     assert sink.closed
@@ -65,6 +65,9 @@ def test_a_snapshot_is_written_and_lives_from_its_capture_on(sink, publisher):
     wait_until(lambda: sink.written)
     assert sink.written == [("gate", 3)]
     assert sink.lives == [pytest.approx(9, abs=0.9)]
+    publisher.offer(snapshot("slow", age_seconds=1, period_seconds=20))
+    wait_until(lambda: len(sink.written) == 2)
+    assert sink.lives[1] == pytest.approx(59, abs=0.9)
 
 
 @pytest.mark.parametrize(("period", "seconds"), [(1, 10), (3, 10), (4, 12), (60, 180)])
@@ -167,7 +170,7 @@ def test_a_bug_ends_snapshots_and_not_the_run(sink, publisher, caplog):
 
 def test_a_write_that_hangs_does_not_keep_a_run_from_ending(sink, monkeypatch):
     monkeypatch.setattr(publishing, "CLOSE_SECONDS", 0.01)
-    with SnapshotPublisher(sink, period_seconds=1) as publisher:
+    with SnapshotPublisher(sink) as publisher:
         hang(sink, publisher)
     assert not sink.closed
     sink.released.set()

@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from av.error import InvalidDataError
+from av.error import FFmpegError
 from PIL import Image
 
 from tests.clips import cut, pictures
@@ -145,6 +145,14 @@ def test_a_damaged_picture_gives_none_and_the_next_whole_one_does(picture, clock
     assert maker.of(live_frame(1), picture, UPRIGHT).info.frame_index == 1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "fps", "period"), [(1, None, 1), (1, 5, 1), (1, 0.05, 20), (60, 0.05, 60)]
+)
+def test_a_snapshot_says_when_the_next_may_be_expected(picture, seconds, fps, period):
+    maker = SnapshotMaker(SnapshotSettings(seconds), fps=fps)
+    assert maker.of(live_frame(), picture, UPRIGHT).period_seconds == period
+
+
 @pytest.mark.parametrize("unknown", ["captured_at", "captured_monotonic"])
 def test_a_frame_of_which_nobody_knows_the_time_gives_none(picture, unknown):
     maker = SnapshotMaker(SnapshotSettings())
@@ -168,7 +176,7 @@ class Scaler:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), OSError("no"), MemoryError("no"), InvalidDataError(1, "no")]
+    "error", [ValueError("no"), OSError("no"), MemoryError("no"), FFmpegError(1, "no")]
 )
 def test_a_picture_that_cannot_be_converted_is_one_log_line(
     clock, caplog, monkeypatch, picture, error
