@@ -193,6 +193,7 @@ PERIOD = ("--from", "2026-11-20T03:00Z", "--to", "2026-11-20T03:04:50Z")
 
 def test_the_command_prints_shares_and_intervals(cli, valkey_server, world):
     world.write(valkey_server.client)
+    cli.env["TZ"] = "UTC"
     done = cli("coverage", *PERIOD, "--redis-url", valkey_server.url)
     assert done.returncode == 0, done.stderr
     shares, rows = done.stdout.split("\n\n")
@@ -201,6 +202,9 @@ def test_the_command_prints_shares_and_intervals(cli, valkey_server, world):
     lines = rows.splitlines()
     expected = intervals(world.events, start=at(0), end=at(290))["gate"]
     assert len(lines) == 1 + len(expected)
+    page = (ROOT / "docs" / "coverage.md").read_text()
+    shown = "$ ssd-worker coverage gate --from 2026-11-20T03:00Z --to 2026-11-20T03:04:50Z\n"
+    assert f"{shown}{done.stdout}```" in page
     (down,) = [line for line in lines if "refused" in line]
     assert "30.0 s   down" in down
     assert any("events_lost (" in line for line in lines)

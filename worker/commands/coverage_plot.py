@@ -24,7 +24,7 @@ COLOURS = {
 too."""
 ORDER = ("unknown", *(name for name in COLOURS if name != "unknown"))
 WIDTH_INCHES, DPI = 11.0, 110
-BAR_PX = 900
+BAR_PX = 1000
 """About the width of the bars."""
 SHORTEST_PX = 2
 """What is not watched is drawn at least this wide: a minute is less than a pixel of a day."""
