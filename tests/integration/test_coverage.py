@@ -210,6 +210,14 @@ def test_the_command_prints_shares_and_intervals(cli, valkey_server, world):
     assert any("events_lost (" in line for line in lines)
 
 
+def test_an_id_of_another_tool_cannot_write_to_the_terminal(cli, valkey_server):
+    valkey_server.client.sadd("ssd:cameras", "a/{b}\x1b[31m\n\u00fc")
+    done = cli("coverage", "--redis-url", valkey_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "a/{b}\ufffd[31m\ufffd\u00fc  -" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_the_command_prints_json(cli, valkey_server, world):
     world.write(valkey_server.client)
     done = cli("coverage", "gate", *PERIOD, "--json", "--redis-url", valkey_server.url)

@@ -58,7 +58,7 @@ def write_plot(
             axes.broken_barh(
                 bars[kind], (row - 0.4, 0.8), facecolors=COLOURS[kind], linewidth=0, zorder=2
             )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(xlim=(first, last), ylim=(len(names) - 0.5, -0.5))
     locator = dates.AutoDateLocator(tz=zone)
     axes.xaxis.set_major_locator(locator)

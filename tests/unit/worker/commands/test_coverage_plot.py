@@ -62,6 +62,12 @@ def test_a_short_outage_can_be_seen_in_a_long_time(tmp_path):
     assert columns(path, "worker down", 0, 1) >= 1
 
 
+def test_an_id_of_another_tool_is_drawn_as_it_is(tmp_path):
+    found = {r"$\frac$ {a}/b \u00fc": [interval(0, 24, "watched")]}
+    write_plot(found, T0, T0 + timedelta(hours=24), tmp_path / "coverage.png")
+    assert columns(tmp_path / "coverage.png", "watched", 0, 1) > 100
+
+
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "coverage.png"
     path.write_text("old")
