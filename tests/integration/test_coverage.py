@@ -186,6 +186,14 @@ def test_the_user_reader_may_read_coverage(valkey_server, world):
     assert coverage_of(url, KEYS, None, at(0), at(290))["gate"][0].state == "reduced"
 
 
+def test_an_error_names_some_of_many_cameras(valkey_server):
+    valkey_server.client.sadd("ssd:cameras", "\x1b[31m", *(f"gate-{n:03}" for n in range(500)))
+    with pytest.raises(UsageError) as error:
+        coverage_of(valkey_server.client, KEYS, ["yard"], at(0), at(290))
+    assert r"it knows '\x1b[31m', gate-000, gate-001, " in str(error.value)
+    assert "gate-018 and 481 more; check --redis-url, --key-prefix" in str(error.value)
+
+
 # The command
 
 PERIOD = ("--from", "2026-11-20T03:00Z", "--to", "2026-11-20T03:04:50Z")

@@ -77,9 +77,7 @@ def _as_json(found: Found, start: datetime, end: datetime) -> dict[str, object]:
 
 def _shown(camera_id: str) -> str:
     """An id as a terminal may get it: other tools may have put any characters into it."""
-    return "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in camera_id
-    )
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in camera_id)
 
 
 def _summary(found: Found) -> list[list[str]]:
