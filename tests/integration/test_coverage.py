@@ -2,14 +2,16 @@
 
 import json
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WALKWAY, wait_until
 from tests.events import camera_event
 from tests.schedules import T0, Down, Gone, Watch, World, stream_of
+from tests.streams import frames_of, states_of
 from worker.consumer import EventConsumer
 from worker.coverage import Coverage, coverage_of, intervals, reading
 from worker.errors import SinkUnavailable, UsageError
@@ -293,3 +295,53 @@ def test_many_entries_are_read_in_little_memory(valkey_server):
         tracemalloc.stop()
     assert sum(i.frames_analysed for i in found["gate"]) == world.analysed
     assert peak < 10_000_000
+
+
+@pytest.mark.long
+def test_real_workers_tell_what_happened_to_them(cli, valkey_server, rtsp_server):
+    """A camera that goes and comes back, a worker that is killed, one that is stopped."""
+    client, server = valkey_server.client, ("--redis-url", valkey_server.url)
+    source = f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}"
+
+    def wait_for_frames():
+        seen = len(frames_of(client, "gate"))
+        wait_until(lambda: len(frames_of(client, "gate")) > seen + 20, 60, "frames")
+
+    begun = datetime.now(UTC)
+    worker = cli.start("run", source, *server)
+    wait_for_frames()
+    rtsp_server.stop()
+    wait_until(lambda: states_of(client, "gate")[-1][0] == "down", 20, "the loss")
+    rtsp_server.start()
+    wait_for_frames()
+    worker.kill()
+    worker.wait()
+    killed = datetime.now(UTC)
+    worker = cli.start("run", source, *server)
+    wait_for_frames()
+    worker.terminate()
+    assert worker.wait(20) == 0
+    stopped = datetime.now(UTC)
+    with EventConsumer(valkey_server.url) as consumer:
+        found = consumer.coverage(begun, stopped + timedelta(seconds=60))["gate"]
+    told = [
+        "watched" if each.state in ("watched", "reduced") else (each.state, each.reason)
+        for each in found
+    ]
+    told = [here for before, here in pairwise([None, *told]) if here != before]
+    down = [each for each in told if each[0] == "down"]
+    assert told == [
+        ("unknown", "no_events"),
+        "watched",
+        *down,
+        "watched",
+        ("worker_down", "silent"),
+        "watched",
+        ("worker_down", "stopped"),
+    ]
+    assert down
+    (silence,) = (each for each in found if each.reason == "silent")
+    assert abs((silence.start - killed).total_seconds()) < 11
+    assert abs((found[-1].start - stopped).total_seconds()) < 5
+    of_frames = sum(each.frames_analysed for each in found)
+    assert of_frames >= len(frames_of(client, "gate")) * 0.9
