@@ -1,6 +1,6 @@
 // Boxes over a picture. Takes detections whose boxes are fractions of it; draws into an SVG that covers
-// it, in per cent. A label goes above its box, else below; where both places are taken by labels of
-// better detections it is left out, so that what is written can be read.
+// it, in per cent. A label goes above its box (below, at the picture's upper edge); where the label of a
+// better detection is in the way it is left out, so that what is written can be read.
 
 import { element, setText, svg } from "./dom.js";
 import { colourOf } from "./palette.js";
@@ -28,9 +28,9 @@ function overlap(a, b) {
 /** Where a label of this width goes, in pixels of a layer of this size; null if there is no room. */
 function roomFor([x1, y1, , y2], width, size, taken) {
   const x = Math.max(0, Math.min(x1 * size.width, size.width - width));
-  const places = [y1 * size.height - TAG_HEIGHT, y2 * size.height].map((y) => ({ x, y, width }));
-  const free = places.filter(({ y }) => y >= 0 && y + TAG_HEIGHT <= size.height);
-  return free.find((place) => !taken.some((other) => overlap(place, other))) ?? null;
+  const above = y1 * size.height - TAG_HEIGHT;
+  const wanted = { x, y: above >= 0 ? above : Math.min(y2 * size.height, size.height - TAG_HEIGHT), width };
+  return taken.some((other) => overlap(wanted, other)) ? null : wanted;
 }
 
 function place(node, { label, box: [x1, y1, x2, y2] }, ignored) {

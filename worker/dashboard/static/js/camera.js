@@ -52,6 +52,7 @@ function takeCamera(found) {
   const isNew = camera === null;
   camera = found;
   if (isNew) loadHistory();
+  loadPicture();
   filters.offer("label", found.labels ?? []);
   show();
 }
@@ -93,10 +94,12 @@ function takeDetections(event) {
   filters.offer("label", event.detections.map(({ label }) => label));
 }
 
+let loadingPicture = false;
 async function loadPicture() {
   const { snapshot } = camera ?? {};
   const version = snapshot ? `${snapshot.epoch}/${snapshot.frame_index}` : "";
-  if (!version || version === picture.version || document.hidden) return;
+  if (!version || version === picture.version || document.hidden || loadingPicture) return;
+  loadingPicture = true;
   try {
     const response = await get(cameraPath(id, "/snapshot"));
     const { headers } = response;
@@ -104,6 +107,7 @@ async function loadPicture() {
   } catch {
     // None just now: the last one stays, and gets older.
   }
+  loadingPicture = false;
 }
 
 /** Asks once more after a while, for what the server was still reading. */
@@ -213,7 +217,6 @@ new Live(new URLSearchParams({ camera: id }).toString(), {
   camera: (found) => {
     if (found.id !== id) return;
     takeCamera(found);
-    loadPicture();
   },
   detections: takeDetections,
   change: (change) => {

@@ -34,12 +34,6 @@ export class Feed {
     else this.prepend(line);
   }
 
-  /** Puts changes of before this page was opened behind what has come since. */
-  addEarlier(changes) {
-    this.records.unshift(...changes.toReversed());
-    this.render();
-  }
-
   pause(paused) {
     this.paused = paused;
     if (!paused) this.render();

@@ -152,15 +152,6 @@ function giveCoverage(id) {
   if (intervals) cards.get(id).setCoverage(intervals, Date.parse(coverage.from), Date.parse(coverage.to));
 }
 
-async function loadEarlier() {
-  try {
-    feed.addEarlier((await getJson("/api/changes")).changes);
-  } catch {
-    return; // the feed then begins with what comes
-  }
-  page["feed-empty"].hidden = page.feed.children.length > 0;
-}
-
 page.pause.addEventListener("click", () => {
   feed.pause(!feed.paused);
   page.pause.setAttribute("aria-pressed", feed.paused);
@@ -173,7 +164,6 @@ page.legend.append(coverageLegend());
 setInterval(() => {
   if (!document.hidden) for (const card of cards.values()) card.tick();
 }, TICK_MS);
-loadEarlier();
 
 new Live("", {
   state: takeState,

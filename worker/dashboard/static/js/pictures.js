@@ -46,12 +46,17 @@ export class PictureFetcher {
       if (isIntersecting) this.visible.add(target.dataset.camera);
       else this.visible.delete(target.dataset.camera);
     }
+    if ([...this.visible].some((id) => !this.versions.has(id))) this.wake();
   }
 
   async run() {
     for (;;) {
+      const woken = new Promise((resolve) => {
+        this.wake = resolve; // what has just come into view does not wait
+        setTimeout(resolve, PERIOD_MS);
+      });
+      await woken;
       if (this.visible.size && !document.hidden) await this.fetch([...this.visible]);
-      await new Promise((resolve) => setTimeout(resolve, PERIOD_MS));
     }
   }
 
