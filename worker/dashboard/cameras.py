@@ -199,7 +199,9 @@ class CameraRecord:
     def newest(self) -> dict[str, Any] | None:
         """The newest detections, as the API shows them; made when asked for: most never are."""
         event = self.newest_event
-        return event and {
+        if event is None:
+            return None
+        return {
             "camera": self.camera_id,
             "epoch": event.data.epoch,
             "seq": event.data.seq,
