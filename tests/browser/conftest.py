@@ -71,15 +71,17 @@ class Dashboard:
         ]  # fmt: skip
 
     def start(self):
+        self.client = httpx.Client(base_url=self.url)
         self.process = subprocess.Popen(self.command)
         wait_until(self._answers, what="the dashboard")
 
     def stop(self):
+        self.client.close()
         self.process.terminate()
         self.process.wait()
 
     def state(self):
-        return httpx.get(f"{self.url}/api/state").json()
+        return self.client.get("/api/state").json()
 
     def _answers(self):
         assert self.process.poll() is None, "the dashboard has ended"

@@ -22,7 +22,7 @@ def full(sink, gate, clip):  # noqa: F811
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_nothing_serious(page, full, path):
+def test_a_page_fits_a_phone_and_axe_finds_nothing_serious(page, full, path):
     page.open(path)
     page.wait_for("document.querySelector('.chart, .row, .coverage svg, #missing:not([hidden])')")
     if path == "/camera/gate":
@@ -32,13 +32,7 @@ def test_axe_finds_nothing_serious(page, full, path):
         page.prefer(theme)
         assert page.accessibility_problems() == [], theme
     assert page.errors() == []
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_no_page_is_wider_than_a_phone(page, full, path):
     page.resize(PHONE)
-    page.open(path)
-    page.wait_for("document.querySelector('.chart, .row, .coverage svg, #missing:not([hidden])')")
     assert page.js("document.documentElement.scrollWidth") <= PHONE[0]
     small = (
         "[...document.querySelectorAll('button, select, summary, input[type=file] + label')]"
