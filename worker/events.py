@@ -114,6 +114,20 @@ class DetectionsEvent(_CloudEvent):
 
     type: Literal["ssd.detections.v1"] = "ssd.detections.v1"
     data: DetectionsData
+    _captured_monotonic: float | None = PrivateAttr(None)
+
+    @property
+    def captured_monotonic(self) -> float | None:
+        """When the frame was captured, by this process's monotonic clock.
+
+        None for an event that was read from JSON, and for a recording's. As ``entry_id``, it is no
+        part of the event.
+        """
+        return self._captured_monotonic
+
+    def note_capture(self, captured_monotonic: float | None) -> None:
+        """Keep when the frame was captured, to measure how long its event takes."""
+        self._captured_monotonic = captured_monotonic
 
 
 class CameraEvent(_CloudEvent):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from worker.errors import SinkUnavailable
 from worker.events import Event
 from worker.frames import FrameBatch
+from worker.observing import NOBODY, Observer
 from worker.pipeline.batching import Batcher
 from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
@@ -38,6 +39,7 @@ class Pipeline:
         lossless: bool,
         batches_ahead: int = 0,
         waits_for_cameras: bool = False,
+        observer: Observer = NOBODY,
         on_progress: Callable[[Summary], None] = lambda summary: None,
     ) -> None:
         """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone.
@@ -53,6 +55,7 @@ class Pipeline:
         self._publisher = publisher
         self._lossless = lossless
         self._waits_for_cameras = waits_for_cameras
+        self._observer = observer
         self._on_progress = on_progress
         self._stopping = False
         self._steps = 0
@@ -110,6 +113,7 @@ class Pipeline:
 
     def _start(self, batch: FrameBatch) -> None:
         """Batch to the detector; and the oldest batch there to its end, if that is one too many."""
+        self._observer.started(batch)
         self._in_flight.start(batch, self._events.filters(batch))
         if self._in_flight.is_full:
             self._finish()
@@ -118,6 +122,7 @@ class Pipeline:
         """Detections to events to the publisher, for the oldest batch at the detector."""
         batch, found = self._in_flight.finish()
         self._steps += 1
+        self._observer.finished(batch, found)
         self._submit(self._events.make(batch, found))
         self.summary.add(batch, found)
         self._on_progress(self.summary)

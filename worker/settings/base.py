@@ -15,6 +15,8 @@ INT_MAX = 2**31 - 1
 EMBEDDED_MIN_BYTES = 10_000_000
 """An empty Valkey takes 1 MB, each client up to 1 MB more for a moment."""
 
+MAX_PORT = 65535
+
 Transport = Literal["auto", "tcp", "udp"]
 
 
@@ -53,6 +55,34 @@ class StateSettings(Settings):
         user_state_path("ssd-worker", appauthor=False),
         description="where the embedded server and the spool keep their data",
     )
+
+
+class HttpSettings(Settings):
+    """Whether, and where, a command answers probes and Prometheus."""
+
+    http: str | None = Field(
+        None,
+        description="serve metrics, health and the state of cameras at HOST:PORT, or at PORT of "
+        "127.0.0.1; default: nowhere",
+    )
+
+    @field_validator("http", mode="before")
+    @classmethod
+    def _is_address(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        host, port = _host_and_port(str(value))
+        if not (port.isascii() and port.isdigit()) or int(port) > MAX_PORT or "/" in host:
+            raise ValueError("expected HOST:PORT or PORT, such as 127.0.0.1:9464 or 9464")
+        return str(value)
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """(host, port) to listen at; None: nowhere."""
+        if self.http is None:
+            return None
+        host, port = _host_and_port(self.http)
+        return host or "0.0.0.0", int(port)
 
 
 class SecretsSettings(Settings):
@@ -193,3 +223,9 @@ class SpoolPlace(StateSettings):
     def spool_directory(self) -> Path:
         """The directory, or the default."""
         return (self.spool_dir or self.state_dir / "spool").expanduser()
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    """The parts of HOST:PORT, [HOST]:PORT or PORT; an IPv6 address stands in brackets."""
+    host, colon, port = address.rpartition(":")
+    return (host.removeprefix("[").removesuffix("]") if colon else "127.0.0.1"), port

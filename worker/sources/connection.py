@@ -388,6 +388,9 @@ class Connection:
             arrival, datetime.now(UTC), time.monotonic()
         )
         height, width = upright_size(image, orientation)
+        began = time.perf_counter()
+        converted = self._converter.convert(image, orientation)
+        seconds = time.perf_counter() - began
         return Frame(
             camera_id=self._camera_id,
             epoch=self.epoch,
@@ -398,11 +401,13 @@ class Connection:
             clock=clock,
             width=width,
             height=height,
-            image=self._converter.convert(image, orientation),
+            image=converted,
             captured_monotonic=arrival.captured_at,
             damaged=picture.damaged,
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
+            decode_seconds=picture.decode_seconds + seconds,
+            read_at=time.monotonic(),
         )
 
 

@@ -1,0 +1,53 @@
+"""What the HTTP server of a worker answers: metrics, health, readiness and its cameras.
+
+Takes a RunState and a registry; gives handlers by path. A probe gets 200 or 503, and one line.
+"""
+
+import json
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from worker.health.http_server import TEXT, Handler, Response
+from worker.health.run_state import Answer, RunState
+
+CONTENTS = """\
+/metrics   for Prometheus
+/healthz   whether the process makes progress
+/readyz    whether frames are analysed and published
+/cameras   what each camera does, as JSON
+"""
+
+
+def endpoints(state: RunState, registry: CollectorRegistry) -> dict[str, Handler]:
+    """Every path of ``run`` and ``replay``."""
+    return {
+        "/": lambda accept: Response(200, TEXT, CONTENTS.encode()),
+        "/metrics": metrics(registry),
+        "/healthz": _probe(state.alive),
+        "/readyz": _probe(state.ready),
+        "/cameras": lambda accept: _json(state.table()),
+    }
+
+
+def metrics(registry: CollectorRegistry) -> Handler:
+    """All of a registry, in the form that the client accepts."""
+
+    def handler(accept: str) -> Response:
+        encode, content_type = choose_encoder(accept)
+        return Response(200, content_type, encode(registry))
+
+    return handler
+
+
+def _probe(ask: Callable[[], Answer]) -> Handler:
+    def handler(accept: str) -> Response:
+        ok, why = ask()
+        return Response(200 if ok else 503, TEXT, f"{why}\n".encode())
+
+    return handler
+
+
+def _json(value: object) -> Response:
+    return Response(200, "application/json", json.dumps(value).encode() + b"\n")
