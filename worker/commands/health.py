@@ -1,6 +1,6 @@
-"""What `--http` starts for `run` and `replay`: the server, and the observer whose counts it shows.
+"""What `--http` starts: the server, and the observer whose counts it shows, or a consumer's lag.
 
-Without the option nothing is measured, and nothing of it is imported.
+Without the option nothing is measured, and Prometheus's client is not imported.
 """
 
 import logging
@@ -13,6 +13,7 @@ from worker.observing import NOBODY, Observer
 from worker.settings.base import HttpSettings
 
 if TYPE_CHECKING:
+    from worker.health.consumer_lag import Lagging
     from worker.health.run_state import RunState
     from worker.pipeline.detection import FrameDetector
 
@@ -51,18 +52,44 @@ def serving_health(settings: HttpSettings) -> Iterator[Health]:
     if address is None:
         yield Health()
         return
-    from prometheus_client import CollectorRegistry
-
     from worker.health.endpoints import endpoints
-    from worker.health.exposition import register
+    from worker.health.exposition import WorkerCollector, new_registry
     from worker.health.http_server import serving
     from worker.health.measurements import Measurements
     from worker.health.run_state import RunState
 
-    registry = CollectorRegistry()
+    registry = new_registry()
     state = RunState(Measurements(registry))
-    register(registry, state)
+    registry.register(WorkerCollector(state))
     with serving(address, endpoints(state, registry), state.look) as port:
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        log.info("metrics and health are at http://%s:%d/", host, port)
+        _report(address[0], port)
         yield Health(state)
+
+
+@contextmanager
+def serving_lag(settings: HttpSettings, consumer: "Lagging", group: str | None) -> Iterator[None]:
+    """Serve a consumer's lag meanwhile. Raises UsageError if it cannot listen there."""
+    address = settings.http_address
+    if address is None:
+        yield
+        return
+    from worker.health.consumer_lag import ConsumerLag
+    from worker.health.endpoints import consumer_endpoints
+    from worker.health.exposition import new_registry
+    from worker.health.http_server import serving
+
+    registry = new_registry()
+    lag = ConsumerLag(consumer, group)
+    registry.register(lag)
+    with serving(address, consumer_endpoints(lag.ready, registry)) as port:
+        _report(address[0], port)
+        lag.start()
+        try:
+            yield
+        finally:
+            lag.stop()
+
+
+def _report(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    log.info("metrics and health are at http://%s:%d/", shown, port)

@@ -12,26 +12,45 @@ from prometheus_client.exposition import choose_encoder
 from worker.health.http_server import TEXT, Handler, Response
 from worker.health.run_state import Answer, RunState
 
-CONTENTS = """\
-/metrics   for Prometheus
-/healthz   whether the process makes progress
-/readyz    whether frames are analysed and published
-/cameras   what each camera does, as JSON
-"""
+ABOUT = {
+    "/metrics": "for Prometheus",
+    "/healthz": "whether the process makes progress",
+    "/readyz": "whether it does its work",
+    "/cameras": "what each camera does, as JSON",
+}
 
 
 def endpoints(state: RunState, registry: CollectorRegistry) -> dict[str, Handler]:
     """Every path of ``run`` and ``replay``."""
-    return {
-        "/": lambda accept: Response(200, TEXT, CONTENTS.encode()),
-        "/metrics": metrics(registry),
-        "/healthz": _probe(state.alive),
-        "/readyz": _probe(state.ready),
-        "/cameras": lambda accept: _json(state.table()),
-    }
+    return _with_contents(
+        {
+            "/metrics": _metrics(registry),
+            "/healthz": _probe(state.alive),
+            "/readyz": _probe(state.ready),
+            "/cameras": lambda accept: _json(state.table()),
+        }
+    )
 
 
-def metrics(registry: CollectorRegistry) -> Handler:
+def consumer_endpoints(
+    ready: Callable[[], Answer], registry: CollectorRegistry
+) -> dict[str, Handler]:
+    """Every path of ``subscribe``."""
+    return _with_contents(
+        {
+            "/metrics": _metrics(registry),
+            "/healthz": _probe(lambda: Answer(True, "alive")),
+            "/readyz": _probe(ready),
+        }
+    )
+
+
+def _with_contents(handlers: dict[str, Handler]) -> dict[str, Handler]:
+    contents = "".join(f"{path:10} {ABOUT[path]}\n" for path in handlers)
+    return {"/": lambda accept: Response(200, TEXT, contents.encode()), **handlers}
+
+
+def _metrics(registry: CollectorRegistry) -> Handler:
     """All of a registry, in the form that the client accepts."""
 
     def handler(accept: str) -> Response:

@@ -25,16 +25,26 @@ FINISHED = "end_of_file"
 """Why a file that was played like a camera has ended, if nothing is wrong."""
 
 
-class WorkerCollector(Collector):
-    """The metrics that are read from a RunState."""
+class BuildCollector(Collector):
+    """What runs here."""
 
-    def __init__(self, state: RunState) -> None:
-        self._state = state
+    def __init__(self) -> None:
         self._build = {
             "version": version("ssd-worker"),
             "python": platform.python_version(),
             "torch": version("torch"),
         }
+
+    def collect(self) -> Iterator[Metric]:
+        """One metric, which is always 1; its labels say what runs."""
+        yield _info("build", "Versions of the worker and what it runs on", self._build)
+
+
+class WorkerCollector(Collector):
+    """The metrics that are read from a RunState."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
 
     def describe(self) -> Iterable[Metric]:
         """Nothing beforehand: which there are depends on the run."""
@@ -42,7 +52,6 @@ class WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric that there is now."""
-        yield _info("build", "Versions of the worker and what it runs on", self._build)
         yield from self._model()
         yield from self._sinks()
         run = self._state.run
@@ -159,7 +168,9 @@ def _info(name: str, help_text: str, facts: Mapping[str, str]) -> InfoMetricFami
     return InfoMetricFamily(f"{PREFIX}{name}", help_text, dict(facts))
 
 
-def register(registry: CollectorRegistry, state: RunState) -> None:
-    """Add a worker's metrics, and those of its process, to a registry."""
-    registry.register(WorkerCollector(state))
+def new_registry() -> CollectorRegistry:
+    """A registry with what every command exports: versions, and the process's own metrics."""
+    registry = CollectorRegistry()
+    registry.register(BuildCollector())
     ProcessCollector(registry=registry)
+    return registry

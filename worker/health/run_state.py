@@ -6,17 +6,17 @@ and the table of cameras. Asks no server, so that no answer waits for one. Knows
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from worker.events import CameraState, ModelInfo
-from worker.pipeline.cameras import CameraRecord, CameraRecords
-from worker.pipeline.watchdog import Watched
 from worker.secrecy.redaction import redact
 
-if TYPE_CHECKING:  # imports prometheus_client, which a run without --http does not need
+if TYPE_CHECKING:  # they import prometheus_client and NumPy, which not every command needs
     from worker.health.measurements import CameraCounts, Measurements
+    from worker.pipeline.cameras import CameraRecord, CameraRecords
+    from worker.pipeline.watchdog import Watched
 
 STALLED_SECONDS = 30.0
 """Without progress while work waits: far above any batch at the default settings, and early enough
@@ -83,9 +83,9 @@ class Spooled(Protocol):
 class Run:
     """A pipeline at work: over cameras, or over one recording."""
 
-    records: CameraRecords
+    records: "CameraRecords"
     publisher: Waits
-    watched: Sequence[Watched]
+    watched: "Sequence[Watched]"
     """What should make progress."""
     is_replay: bool
     uses_redis: bool = True
@@ -99,9 +99,9 @@ class Run:
 class _Progress:
     """What a part was last seen at, and since when."""
 
-    part: Watched
+    part: "Watched"
+    since: float
     seen: Any = None
-    since: float = field(default_factory=time.monotonic)
 
 
 class CameraView(NamedTuple):
@@ -123,8 +123,12 @@ class CameraView(NamedTuple):
 class RunState:
     """The state of one process; read by the threads of the HTTP server."""
 
-    def __init__(self, measurements: "Measurements") -> None:
+    def __init__(
+        self, measurements: "Measurements", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``clock`` is the monotonic one, by which frames are captured."""
         self.measurements = measurements
+        self._clock = clock
         self.detector: Loaded | None = None
         """None until it is loaded."""
         self.run: Run | None = None
@@ -133,7 +137,7 @@ class RunState:
 
     def watch(self, run: Run) -> None:
         """A run is about to begin."""
-        self._progress = [_Progress(part) for part in run.watched]
+        self._progress = [_Progress(part, self._clock()) for part in run.watched]
         self.run = run
 
     def look(self) -> None:
@@ -141,7 +145,7 @@ class RunState:
         for part in self._progress:
             now = part.part.progress()
             if now != part.seen or not part.part.has_work():
-                part.seen, part.since = now, time.monotonic()
+                part.seen, part.since = now, self._clock()
 
     def alive(self) -> Answer:
         """Whether the process makes progress, or has nothing to do."""
@@ -149,7 +153,7 @@ class RunState:
         if run is None:
             return Answer(True, "alive: starting")
         self.look()
-        now = time.monotonic()
+        now = self._clock()
         seconds = max((now - part.since for part in self._progress), default=0.0)
         if seconds > run.stalled_seconds:
             return Answer(False, f"stalled: no progress for {seconds:.0f} s with work waiting")
@@ -179,7 +183,7 @@ class RunState:
         if run is None:
             return
         held, refused = run.publisher.held, run.publisher.refused
-        now = time.monotonic()
+        now = self._clock()
         records = [record for record in run.records if record.wanted]
         self.measurements.forget_all_but({record.camera_id for record in run.records})
         for record in sorted(records, key=lambda record: record.camera_id):
@@ -187,7 +191,7 @@ class RunState:
 
     def table(self) -> dict[str, Any]:
         """The cameras as JSON."""
-        now = time.monotonic()
+        now = self._clock()
         return {
             "time": _utc(datetime.now(UTC)),
             "cameras": [_row(view, now) for view in self.cameras()],
@@ -206,7 +210,7 @@ class RunState:
 
 
 def _view(
-    record: CameraRecord,
+    record: "CameraRecord",
     held: Mapping[str, str],
     refused: Mapping[str, str],
     counts: "CameraCounts",
