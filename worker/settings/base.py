@@ -1,5 +1,6 @@
 """What the settings of several commands have in common."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ INT_MAX = 2**31 - 1
 EMBEDDED_MIN_BYTES = 10_000_000
 """An empty Valkey takes 1 MB, each client up to 1 MB more for a moment."""
 
+ADDRESS = re.compile(r"(?:(?P<host>[\w.-]*|\[[\w.:%]+\]):)?(?P<port>[0-9]{1,5})")
+"""HOST:PORT, [IPV6]:PORT, :PORT for every address of this machine, or PORT."""
 MAX_PORT = 65535
 
 Transport = Literal["auto", "tcp", "udp"]
@@ -71,8 +74,8 @@ class HttpSettings(Settings):
     def _is_address(cls, value: Any) -> Any:
         if value is None:
             return None
-        host, port = _host_and_port(str(value))
-        if not (port.isascii() and port.isdigit()) or int(port) > MAX_PORT or "/" in host:
+        parts = ADDRESS.fullmatch(str(value))
+        if parts is None or int(parts["port"]) > MAX_PORT:
             raise ValueError("expected HOST:PORT or PORT, such as 127.0.0.1:9464 or 9464")
         return str(value)
 
@@ -81,8 +84,10 @@ class HttpSettings(Settings):
         """(host, port) to listen at; None: nowhere."""
         if self.http is None:
             return None
-        host, port = _host_and_port(self.http)
-        return host or "0.0.0.0", int(port)
+        parts = ADDRESS.fullmatch(self.http)
+        assert parts is not None
+        host = "127.0.0.1" if parts["host"] is None else parts["host"].strip("[]")
+        return host or "0.0.0.0", int(parts["port"])
 
 
 class SecretsSettings(Settings):
@@ -223,9 +228,3 @@ class SpoolPlace(StateSettings):
     def spool_directory(self) -> Path:
         """The directory, or the default."""
         return (self.spool_dir or self.state_dir / "spool").expanduser()
-
-
-def _host_and_port(address: str) -> tuple[str, str]:
-    """The parts of HOST:PORT, [HOST]:PORT or PORT; an IPv6 address stands in brackets."""
-    host, colon, port = address.rpartition(":")
-    return (host.removeprefix("[").removesuffix("]") if colon else "127.0.0.1"), port
