@@ -1,11 +1,13 @@
 """A RunState with the parts of a run, which tests move by hand."""
 
 import time
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from tests.events import MODEL
-from worker.frames import Frame, FrameBatch
+from tests.events import MODEL, PERSON, detections_event
+from tests.frames import frame
+from worker.frames import Frame, FrameBatch, StreamUp
 from worker.health.exposition import WorkerCollector
 from worker.health.measurements import Measurements
 from worker.health.run_state import Run, RunState
@@ -83,6 +85,10 @@ class Worker:
         self.events.make(batch, found)
         return self
 
+    def analyses(self, camera_id, frames=1):
+        """Frames of a recording."""
+        return self.takes(*(frame(camera_id, index, epoch=0) for index in range(frames)))
+
     def series(self, name):
         """Values of a metric's samples by their labels."""
         return {
@@ -95,3 +101,17 @@ class Worker:
     def names(self):
         """Of all metrics that have a sample."""
         return {s.name for metric in self.registry.collect() for s in metric.samples}
+
+
+def picture(age_seconds=0.2, **options):
+    """A frame of a camera that was captured lately."""
+    return replace(frame(**options), captured_monotonic=time.monotonic() - age_seconds)
+
+
+def busy():
+    """A live worker of which every metric has a sample."""
+    worker = Worker().begin().takes(StreamUp("gate", 1), picture())
+    worker.measurements.finished(FrameBatch((picture(index=1),)), [[PERSON, PERSON]])
+    worker.measurements.published("Redis", [detections_event()], 0.001)
+    worker.detector.gpu_memory_bytes = 5
+    return worker

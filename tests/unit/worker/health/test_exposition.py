@@ -1,13 +1,10 @@
-import time
 from dataclasses import replace
 
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from tests.events import PERSON, detections_event
-from tests.frames import frame
-from tests.unit.worker.health.states import Worker
-from worker.frames import FrameBatch, StreamDown, StreamUp
+from tests.unit.worker.health.states import Worker, busy, picture
+from worker.frames import StreamDown, StreamUp
 from worker.health.exposition import new_registry
 
 UP = StreamUp("gate", 1)
@@ -21,19 +18,6 @@ NAMES = {
     "redis_errors_total", "redis_up", "spool_bytes", "spool_events", "stage_seconds",
 }  # fmt: skip
 """Of a live worker, as docs/monitoring.md and the rules of Prometheus have them."""
-
-
-def picture(**options):
-    return replace(frame(**options), captured_monotonic=time.monotonic() - 0.2)
-
-
-def busy():
-    """A worker of which every metric has a sample."""
-    worker = Worker().begin().takes(UP, picture())
-    worker.measurements.finished(FrameBatch((picture(index=1),)), [[PERSON, PERSON]])
-    worker.measurements.published("Redis", [detections_event()], 0.001)
-    worker.detector.gpu_memory_bytes = 5
-    return worker
 
 
 def test_a_live_worker_exports_the_metrics_that_are_promised():
@@ -111,8 +95,7 @@ def test_what_waits_on_disk_is_shown():
 
 
 def test_a_replay_shows_where_it_is():
-    worker = Worker(is_replay=True).begin()
-    worker.takes(*(replace(frame("clip", index, epoch=0)) for index in range(25)))
+    worker = Worker(is_replay=True).begin().analyses("clip", frames=25)
     assert worker.series("replay_frames_total") == {"clip": 25}
     assert worker.series("replay_position_seconds") == {"clip": pytest.approx(2.4)}
     assert worker.series("camera_up") == worker.series("spool_events") == {}

@@ -1,18 +1,11 @@
 import json
-import time
-from dataclasses import replace
 
 from tests.clocks import Clock
-from tests.frames import frame
-from tests.unit.worker.health.states import Worker
+from tests.unit.worker.health.states import Worker, picture
 from worker.frames import StreamDown, StreamLate, StreamUp
 
 UP = StreamUp("gate", 1)
 DOWN = StreamDown("gate", 1, "down", "stall")
-
-
-def picture(age_seconds=0.2, **options):
-    return replace(frame(**options), captured_monotonic=time.monotonic() - age_seconds)
 
 
 def test_a_worker_that_loads_its_model_is_alive_and_not_ready():
