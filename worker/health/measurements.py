@@ -196,10 +196,12 @@ class Measurements(Observer):
             return
         now = self._clock()
         for event in events:
-            if isinstance(event, DetectionsEvent) and event.captured_monotonic is not None:
-                latency = now - event.captured_monotonic
-                self._latency.observe(latency)
-                self.of(event.data.camera_id).latencies.append((now, latency))
+            if type(event) is not DetectionsEvent:  # isinstance takes 1 us for pydantic's classes
+                continue
+            captured = event.captured_monotonic
+            if captured is not None:
+                self._latency.observe(now - captured)
+                self.of(event.data.camera_id).latencies.append((now, now - captured))
 
     def sink_answered(self, sink: str) -> None:
         """Note that a sink is available."""
