@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 from tests.conftest import ROOT
@@ -50,8 +51,8 @@ EXPORTED = exported()
 
 def expressions():
     """(where, PromQL) of every alert and panel."""
-    for block in re.findall(r"expr: (>-\n(?: {10}.*\n)+|.*\n)", ALERTS):
-        yield "alerts.yml", block
+    for alert in yaml.safe_load(ALERTS)["groups"][0]["rules"]:
+        yield alert["alert"], alert["expr"]
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
@@ -95,6 +96,14 @@ def test_every_alert_is_tested_on_what_it_fires_on():
     assert set(fired) == set(re.findall(r"alert: (\w+)", ALERTS))
 
 
+def promtool(*arguments):
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("Prometheus's promtool (Debian: prometheus)")
+    done = subprocess.run([program, *arguments], cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -104,11 +113,14 @@ def test_every_alert_is_tested_on_what_it_fires_on():
     ],
 )
 def test_promtool_accepts_it(arguments):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("Prometheus's promtool (Debian: prometheus)")
-    done = subprocess.run([promtool, *arguments], cwd=FOLDER, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool(*arguments)
+
+
+def test_promtool_understands_every_panel(tmp_path):
+    rules = [{"record": "a_panel", "expr": text} for where, text in expressions()]
+    file = tmp_path / "panels.yml"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", "--lint=none", str(file))
 
 
 def test_no_two_panels_lie_on_each_other():

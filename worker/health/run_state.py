@@ -162,8 +162,10 @@ class RunState:
     def ready(self) -> Answer:
         """Whether frames are analysed, and what is detected is published or kept."""
         run = self.run
-        if self.detector is None or run is None:
+        if self.detector is None:
             return Answer(False, "not ready: the model is loading")
+        if run is None:
+            return Answer(False, "not ready: starting")
         redis_up = self.measurements.sinks_up.get(REDIS)
         if run.uses_redis and redis_up is None:
             return Answer(False, "not ready: Redis has not answered yet")

@@ -1,7 +1,11 @@
 from dataclasses import replace
 
 import pytest
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.worker.health.states import Worker, busy, picture
 from worker.frames import StreamDown, StreamUp
@@ -108,3 +112,17 @@ def test_what_runs_is_shown_by_labels():
     assert "process_cpu_seconds_total" in text
     (labels,) = busy().series("model_info")
     assert labels == "ssd_mobilenet_v2_oid,cpu,fp32"
+
+
+def test_what_is_exported_is_valid_in_both_forms():
+    registries = [busy().registry, Worker(is_replay=True).begin().analyses("clip").registry]
+    for registry in [*registries, new_registry()]:
+        for accept, parse in (
+            ("text/plain", text_string_to_metric_families),
+            ("application/openmetrics-text; version=1.0.0", parse_openmetrics),
+        ):
+            encode, content_type = choose_encoder(accept)
+            assert content_type.startswith(accept.partition(";")[0])
+            text = encode(registry).decode()
+            parsed = {s.name for family in parse(text) for s in family.samples}
+            assert parsed == {s.name for m in registry.collect() for s in m.samples}

@@ -9,9 +9,12 @@ DOWN = StreamDown("gate", 1, "down", "stall")
 
 
 def test_a_worker_that_loads_its_model_is_alive_and_not_ready():
-    state = Worker().state
+    worker = Worker()
+    state = worker.state
     assert state.alive() == (True, "alive: starting")
     assert state.ready() == (False, "not ready: the model is loading")
+    state.detector = worker.detector
+    assert state.ready() == (False, "not ready: starting")
     assert state.table()["cameras"] == []
 
 
