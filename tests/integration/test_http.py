@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import free_port, wait_until
 from tests.events import camera_event, detections_event
+from tests.faults.test_worker import HANGING_DETECTOR, HANGING_SINK, run_patched
 from worker.sinks.redis_stream import RedisStreamSink
 
 SECRETS = ("s3cret", "admin", "rtsp:")
@@ -54,12 +55,13 @@ def test_a_live_worker_tells_probes_prometheus_and_people_how_it_is(
 ):
     worker = cli.start(
         "run", f"gate={short_clip}", f"dead=rtsp://admin:s3cret@127.0.0.1:{free_port()}/x",
-        "--loop", "--redis-url", valkey_server.url, "--http", server.port, "--log-json",
+        "--loop", "--fps", 4, "--redis-url", valkey_server.url, "--http", server.port, "--log-json",
     )  # fmt: skip
     wait_until(lambda: server.answers("/healthz", 200, "alive"), 40, "the server")
     wait_until(lambda: server.answers("/readyz", 200, "ready"), 40, "a camera")
     wait_until(lambda: server.series("camera_frames_analysed_total").get("gate", 0) > 5)
     wait_until(lambda: server.series("camera_up") == {"dead": 0, "gate": 1})
+    assert server.series("camera_frames_skipped_total")["gate"] > 0
     assert server.series("redis_up") == {"": 1}
     wait_until(lambda: server.series("publish_latency_seconds_count").get("", 0) > 0)
     stages = server.series("stage_seconds_count")
@@ -152,3 +154,19 @@ def test_a_camera_that_is_taken_out_of_the_file_leaves_the_metrics(
     file.write_text(gate + yard)
     wait_until(lambda: server.series("camera_up") == {"gate": 1, "yard": 1}, 20, "both again")
     assert server.series("camera_reconnects_total") == {"gate": 0, "yard": 0}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("patch", [HANGING_DETECTOR, HANGING_SINK])
+def test_a_worker_that_is_stuck_says_so_before_its_watchdog_ends_it(
+    exec_cli, valkey_server, server, short_clip, patch
+):
+    worker = run_patched(
+        exec_cli, patch, "run", f"gate={short_clip}", "--loop", "--redis-url", valkey_server.url,
+        "--http", server.port, "--watchdog-seconds", 8,
+    )  # fmt: skip
+    wait_until(lambda: server.answers("/readyz", 200, "ready"), 40, "the worker")
+    assert server.answers("/healthz", 200, "alive")
+    wait_until(lambda: server.answers("/healthz", 503, "stalled: no progress for"), 20, "the hang")
+    worker.communicate(timeout=30)
+    assert worker.returncode == 70

@@ -41,8 +41,11 @@ class Health:
 
 
 def stalled_seconds(watchdog_seconds: float) -> float:
-    """How long a part may make no progress before the process counts as stuck."""
-    return min(STALLED_SECONDS, watchdog_seconds or STALLED_SECONDS)
+    """How long a part may make no progress before the process counts as stuck.
+
+    Half of the watchdog's time at most: a probe is to see it before the watchdog ends the process.
+    """
+    return min(STALLED_SECONDS, watchdog_seconds / 2 or STALLED_SECONDS)
 
 
 @contextmanager
