@@ -105,14 +105,14 @@ class Decoding:
         """The pictures that a packet completes; none for one that cannot be decoded."""
         if arrival.packet.size:
             self._order.sent(arrival)
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             images = arrival.packet.decode()
         except FFmpegError:
             self._damaged = True
             return []
         finally:
-            self._seconds += time.perf_counter() - began
+            self._seconds += time.monotonic() - began
         pictures = []
         for image in images:
             self._meter.frame(image.width, image.height)

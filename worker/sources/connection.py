@@ -388,9 +388,9 @@ class Connection:
             arrival, datetime.now(UTC), time.monotonic()
         )
         height, width = upright_size(image, orientation)
-        began = time.perf_counter()
+        began = time.monotonic()
         converted = self._converter.convert(image, orientation)
-        seconds = time.perf_counter() - began
+        seconds = time.monotonic() - began
         return Frame(
             camera_id=self._camera_id,
             epoch=self.epoch,

@@ -259,9 +259,9 @@ class RecordingSource:
             captured_at = _capture_time(recording.start, seconds - recording.start_seconds)
         else:
             captured_at = decoded.taken_at
-        began = time.perf_counter()
+        began = time.monotonic()
         image = self._converter.convert(picture, decoded.orientation)
-        decode_seconds += time.perf_counter() - began
+        decode_seconds += time.monotonic() - began
         return Frame(
             camera_id=self.camera_id,
             epoch=0,
@@ -323,12 +323,12 @@ def _timed(items: Iterable[T]) -> Iterator[tuple[T, float]]:
     """Each item, and how many seconds it took to get it."""
     iterator = iter(items)
     while True:
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             item = next(iterator)
         except StopIteration:
             return
-        yield item, time.perf_counter() - began
+        yield item, time.monotonic() - began
 
 
 def _capture_time(start: datetime | None, seconds: float) -> datetime | None:
