@@ -17,6 +17,7 @@ from fractions import Fraction
 
 import numpy as np
 from common import finish, introduce, parser
+from prometheus_client.exposition import generate_latest
 
 from worker.events import Detection, DetectionsData, DetectionsEvent, ModelInfo
 from worker.frames import Frame, FrameBatch, StreamUp
@@ -63,7 +64,7 @@ def main() -> None:
     silent = cpu_seconds(report_to(NOBODY)) / seconds
     measured = cpu_seconds(report_to(measurements)) / seconds
     paths = endpoints(state, registry)
-    scrape = repeated(lambda: paths["/metrics"]("text/plain")) / SCRAPE_SECONDS
+    scrape = repeated(lambda: generate_latest(registry)) / SCRAPE_SECONDS
     probes = repeated(lambda: (paths["/healthz"](""), paths["/readyz"](""))) / PROBE_SECONDS
     look = repeated(state.look) * LOOKS_PER_SECOND
     share = measured - silent + scrape + probes + look
