@@ -10,6 +10,8 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from worker.snapshots import Snapshot
+
 Clock = Literal["rtcp", "arrival", "file"]
 """Where a capture time comes from: the camera's RTCP reports, this host's clock, the file."""
 
@@ -74,6 +76,8 @@ class Frame:
     """How long its source took to decode and convert it, without waiting for the camera."""
     read_at: float | None = None
     """When its source had it ready, by the monotonic clock."""
+    snapshot: Snapshot | None = None
+    """Of this frame's picture, or of one in the same epoch that this frame has replaced."""
 
 
 @dataclass(frozen=True, slots=True)

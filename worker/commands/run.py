@@ -27,6 +27,7 @@ from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
 from worker.publishing.observed import ObservedOwningSink
 from worker.publishing.ownership import Ownership
+from worker.publishing.snapshots import SnapshotPublisher
 from worker.publishing.spool import Spool
 from worker.publishing.spool_contents import contents
 from worker.servers.address import LIVE_REPLY_TIMEOUT_SECONDS
@@ -67,6 +68,8 @@ def _run(settings: RunSettings, health: Health) -> int:
     )
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
     events = EventMaker(setup.detector.model, publish_all=settings.publish == "all")
+    # With a connection of its own, so that pictures delay no event.
+    snapshots = SnapshotPublisher(make_sink())
     pipeline = Pipeline(
         cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000, health.observer),
@@ -78,6 +81,7 @@ def _run(settings: RunSettings, health: Health) -> int:
         batches_ahead=1 if setup.detector.works_ahead else 0,
         # Who named no SOURCE has a file, to which cameras can be added at any time.
         waits_for_cameras=settings.cameras is not None or not settings.sources,
+        on_snapshot=snapshots.offer,
         observer=health.observer,
     )
     seconds = settings.watchdog_seconds
@@ -98,6 +102,7 @@ def _run(settings: RunSettings, health: Health) -> int:
     try:
         with (
             on_stop_signals(pipeline.stop) as signals,
+            snapshots,
             watchdog(pipeline, seconds),
             watchdog(publisher, seconds),
             watching_embedded(settings, settings.redis_url or "embedded"),

@@ -143,11 +143,13 @@ def _take_waiting(queue: deque[SourceItem]) -> Frame | None:
 
 
 def _with_counts_of(replaced: Frame, frame: Frame) -> Frame:
-    """The frame with the counts of the one that it replaces, and that one counted as dropped."""
+    """The frame, with counts and snapshot of the one that it replaces: that one is dropped."""
+    snapshot = replaced.snapshot if replaced.epoch == frame.epoch else None
     return replace(
         frame,
         dropped=frame.dropped + replaced.dropped + 1,
         skipped=frame.skipped + replaced.skipped,
+        snapshot=frame.snapshot or snapshot,
     )
 
 

@@ -19,6 +19,7 @@ from worker.pipeline.in_flight import Detect, InFlight
 from worker.pipeline.readers import Readers
 from worker.pipeline.summary import Summary
 from worker.publishing import Publisher
+from worker.snapshots import Snapshot
 
 POLL_SECONDS = 0.1
 SOURCE_STOP_SECONDS = 1.0
@@ -41,11 +42,13 @@ class Pipeline:
         waits_for_cameras: bool = False,
         observer: Observer = NOBODY,
         on_progress: Callable[[Summary], None] = lambda summary: None,
+        on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
         """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone.
 
         ``batches_ahead``: see InFlight. ``waits_for_cameras``: without any, keep running until
-        ``watch`` brings some.
+        ``watch`` brings some. ``on_snapshot`` gets what frames bring for people to look at; it
+        must not block.
         """
         self._batcher = batcher
         self._readers = Readers(batcher, publisher, events.records, lossless=lossless)
@@ -57,6 +60,7 @@ class Pipeline:
         self._waits_for_cameras = waits_for_cameras
         self._observer = observer
         self._on_progress = on_progress
+        self._on_snapshot = on_snapshot
         self._stopping = False
         self._steps = 0
         self.summary = Summary()
@@ -124,6 +128,9 @@ class Pipeline:
         self._steps += 1
         self._observer.finished(batch, found)
         self._submit(self._events.make(batch, found))
+        for frame in batch.frames:
+            if frame.snapshot is not None:
+                self._on_snapshot(frame.snapshot)
         self.summary.add(batch, found)
         self._on_progress(self.summary)
 

@@ -301,3 +301,17 @@ def test_http_that_is_no_address_is_refused(value):
 
 def test_http_is_off_by_default():
     assert run_settings("cam.mp4").http_address is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--snapshot-seconds", "0.5", "greater than or equal to 1"),
+        ("--snapshot-seconds", "3601", "less than or equal to 3600"),
+        ("--snapshot-width", "0", "greater than or equal to 64"),
+        ("--snapshot-width", "100000", "less than or equal to 3840"),
+    ],
+)
+def test_snapshots_are_neither_more_often_nor_larger_than_they_may_be(option, value, words):
+    with pytest.raises(UsageError, match=f"{option}.*{words}"):
+        run_settings("rtsp://h/x", option, value)
