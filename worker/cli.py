@@ -5,20 +5,17 @@ settings, 70 no progress (the watchdog's), 130 interrupted.
 """
 
 import contextlib
-import json
-import logging
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NoReturn, cast
 
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
+from worker.logs import set_up_logging
 from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
-from worker.settings.base import Settings
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
@@ -105,7 +102,7 @@ def _run(command: str, arguments: list[str]) -> int:
     settings = load_settings(COMMANDS[command], command, arguments)
     # Outside a pipeline (loading, drawing), SIGTERM ends the process as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-    _set_up_logging(settings)
+    set_up_logging(settings.log_level, as_json=settings.log_json)
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:
         case RunSettings():
@@ -151,40 +148,6 @@ def _run(command: str, arguments: list[str]) -> int:
 
             return run_doctor(settings)
     raise AssertionError(command)
-
-
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": redact(record.getMessage()),
-        }
-        if record.exc_info:
-            line["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(line)
-
-
-def _set_up_logging(settings: Settings) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonFormatter()
-        if settings.log_json
-        else _TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    )
-    # Warnings and errors of libraries: Python's own handler would bypass the formatter.
-    logging.lastResort = handler
-    for package in ("worker", "ssd_core"):
-        root = logging.getLogger(package)
-        root.handlers[:] = [handler]
-        root.setLevel(settings.log_level.upper())
-        root.propagate = False
 
 
 def run_and_exit() -> NoReturn:

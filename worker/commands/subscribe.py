@@ -6,6 +6,7 @@ Imports no PyTorch, PyAV or NumPy, so that it starts at once.
 import json
 import signal
 
+from worker.commands.health import serving_lag
 from worker.commands.wiring import on_stop_signals, resolve_redis_url
 from worker.consumer import EventConsumer
 from worker.consuming.lag import backlogs
@@ -33,7 +34,11 @@ def run_subscribe(settings: SubscribeSettings) -> int:
         states=settings.filter_states,
     )
     printed = 0
-    with consumer, on_stop_signals(consumer.stop) as signals:
+    with (
+        consumer,
+        serving_lag(settings, consumer, settings.group),
+        on_stop_signals(consumer.stop) as signals,
+    ):
         for event in consumer:
             print(event.to_json(), flush=True)
             if settings.group is not None:

@@ -14,6 +14,7 @@ from worker.events import CameraState
 from worker.settings.base import (
     CameraDefaults,
     DetectorSettings,
+    HttpSettings,
     RedisSettings,
     Settings,
     Sources,
@@ -26,7 +27,7 @@ SPOOL_MAX_BYTES = 1 << 30
 """About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
 
 
-class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
+class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace, HttpSettings):
     """Watch cameras until stopped."""
 
     sources: Sources = Field(
@@ -91,7 +92,7 @@ class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
         return self
 
 
-class ReplaySettings(DetectorSettings):
+class ReplaySettings(DetectorSettings, HttpSettings):
     """Analyse every frame of recordings."""
 
     paths: Sources = Field(
@@ -133,7 +134,7 @@ class ReplaySettings(DetectorSettings):
         return self.redis_url or ("none" if has_file else "embedded")
 
 
-class SubscribeSettings(RedisSettings):
+class SubscribeSettings(RedisSettings, HttpSettings):
     """Print events as JSON Lines."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
