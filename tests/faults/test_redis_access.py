@@ -132,6 +132,8 @@ def read_in_a_group(url):
             assert set(consumer.lag().values()) == {0}
             assert set(consumer.pending().values()) == {0}
     EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
+    with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:  # subscribe --pretty
+        assert list(consumer) == []
 
 
 def operate(url):

@@ -124,7 +124,7 @@ class ReplaySettings(DetectorSettings):
 
 
 class SubscribeSettings(RedisSettings):
-    """Print events as JSON Lines."""
+    """Print events as JSON Lines, or as a live table."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
 
@@ -158,6 +158,11 @@ class SubscribeSettings(RedisSettings):
         description="print only camera events with one of these states, separated by commas: up, "
         "down, degraded, ended",
     )
+    pretty: bool = Field(
+        False,
+        description="show a table of the cameras, their state, rate, latency and detections on the "
+        "terminal, instead of JSON Lines",
+    )
     lag: bool = Field(
         False,
         description="print per camera how many entries the --group has not read (lag) and not "
@@ -181,6 +186,8 @@ class SubscribeSettings(RedisSettings):
             raise ValueError("--consumer names a member of a group: give --group too")
         if self.lag and self.group is None:
             raise ValueError("--lag is that of a group: give --group too")
+        if self.lag and self.pretty:
+            raise ValueError("--lag prints and exits: leave out --pretty")
         if self.redis_url == "none":
             raise ValueError("--redis-url none has no events to read")
         return self
