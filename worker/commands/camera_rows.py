@@ -13,6 +13,7 @@ from statistics import median
 
 from worker.consuming.entries import parse_id
 from worker.events import CameraData, CameraEvent, DetectionsEvent, Event
+from worker.text import in_words
 
 HEARTBEAT_SECONDS = 10.0
 """A worker's, for a camera without other events: worker.pipeline.event_maker."""
@@ -206,11 +207,3 @@ class CameraRow:
 def _published_at(event: Event) -> float:
     """When it was added to its stream, by the clock of Redis; now, for one from elsewhere."""
     return parse_id(event.entry_id)[0] / 1000 if event.entry_id else time.time()
-
-
-def in_words(seconds: float) -> str:
-    """A duration for a narrow column: 45 s, 12 min, 5 h, 3 d."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{int(seconds)} s"

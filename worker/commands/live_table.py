@@ -27,6 +27,7 @@ from worker.consuming.latest import newest_events
 from worker.errors import UsageError, WorkerError
 from worker.events import DetectionsEvent, Event
 from worker.settings.fields import SubscribeSettings
+from worker.text import printable
 
 REDRAWS_PER_SECOND = 2
 """50 cameras take 3 % of a core to draw twice a second (Xeon, Python 3.11)."""
@@ -169,11 +170,6 @@ class LiveTable:
             f"frame by frame, since {self._began}; Ctrl-C ends",
             "dim",
         )
-
-
-def printable(text: str) -> str:
-    """Text without what would move the cursor or reorder the line."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _consumer(

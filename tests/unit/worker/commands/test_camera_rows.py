@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.events import PERSON, camera_event, detections_event
-from worker.commands.camera_rows import MOST_LABELS, OTHER_LABELS, CameraRow, in_words
+from worker.commands.camera_rows import MOST_LABELS, OTHER_LABELS, CameraRow
 
 
 def placed(event, ago=0.0, latency=0.0):
@@ -150,11 +150,3 @@ def test_labels_without_number_take_no_memory_without_end():
     row.count([PERSON.label])
     assert len(row.counts) == MOST_LABELS + 1
     assert row.counts[OTHER_LABELS] == 9 * MOST_LABELS + 1
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (2e6, "23 d")],
-)
-def test_durations_fit_a_column(seconds, words):
-    assert in_words(seconds) == words

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from tests.events import PERSON, camera_event, detections_event
-from worker.commands.live_table import LiveTable, printable
+from worker.commands.live_table import LiveTable
 from worker.events import Detection
+from worker.text import printable
 
 CAR = Detection(label="Car", class_id=5, score=0.5, box=(0.1, 0.2, 0.3, 0.4))
 
