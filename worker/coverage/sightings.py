@@ -1,0 +1,120 @@
+"""What an event says of when its camera was watched: an event, or its JSON, in, a sighting out.
+
+Of an event's JSON only these fields are validated, not the detections: a day has millions of them.
+"""
+
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from worker.events import CameraEvent, CameraState, Event
+
+AHEAD_SECONDS = 2.0
+"""An event is not published before it is made: one whose time is further ahead of its entry's than
+two hosts' clocks are apart counts from when it was published."""
+
+
+class Sighting(NamedTuple):
+    """What one event says. Times are seconds since 1970."""
+
+    camera_id: str
+    epoch: int
+    seq: int
+    at: float
+    """The event's time."""
+    published_at: float | None
+    """The time of its entry in Redis, by the server's clock; None if it was not read from one."""
+    by_camera: bool
+    """Whether ``at`` is by the camera's clock, which may be a minute off, or by the worker's."""
+    is_frame: bool
+    """Whether it is an analysed frame."""
+    state: CameraState | None
+    """None for an analysed frame, and for events of a later version, which only say that it was
+    watched."""
+    reason: str
+    frames: int
+    """Decoded in the epoch so far."""
+    dropped: int
+    """In the epoch so far; of an analysed frame, and for ``events_lost``, since the last report."""
+    skipped: int
+    """Since the last analysed frame with an event; 0 for a state."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    camera_id: str
+    mode: Literal["live", "replay"]
+    epoch: int
+    seq: int
+    dropped: int = 0
+    clock: str = ""
+    frame_index: int = -1
+    skipped: int = 0
+    state: CameraState | None = None
+    reason: str = ""
+    frames: int = 0
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: str
+    time: datetime | None = None
+    data: _Data
+
+
+def sighting_of(event: Event) -> Sighting | None:
+    """What an event says; None for a replay's, and for one without a time."""
+    data = event.data
+    if data.mode != "live" or event.time is None:
+        return None
+    at, published_at = _times(event.time, event.entry_id)
+    numbers = (data.camera_id, data.epoch, data.seq, at, published_at)
+    if isinstance(event, CameraEvent):
+        state = event.data
+        return Sighting(
+            *numbers, False, False, state.state, state.reason, state.frames, state.dropped, 0
+        )
+    frame = event.data
+    by_camera = frame.clock == "rtcp"
+    frames = frame.frame_index + 1
+    return Sighting(*numbers, by_camera, True, None, "", frames, frame.dropped, frame.skipped)
+
+
+def parse_sighting(text: bytes, entry_id: str) -> Sighting | None:
+    """The same from an event's JSON; raises ValueError for what is not an event."""
+    event = _Event.model_validate_json(text)
+    data = event.data
+    is_frame = event.type == "ssd.detections.v1"
+    if is_frame and data.frame_index < 0:
+        raise ValueError("an analysed frame without its number")
+    if event.type == "ssd.camera.v1" and data.state is None:
+        raise ValueError("a state without a state")
+    if data.mode != "live" or event.time is None:
+        return None
+    at, published_at = _times(event.time, entry_id)
+    return Sighting(
+        data.camera_id,
+        data.epoch,
+        data.seq,
+        at,
+        published_at,
+        data.clock == "rtcp",
+        is_frame,
+        data.state if event.type == "ssd.camera.v1" else None,
+        data.reason,
+        data.frame_index + 1 if is_frame else data.frames,
+        data.dropped,
+        data.skipped,
+    )
+
+
+def _times(time: datetime, entry_id: str | None) -> tuple[float, float | None]:
+    """When an event was made, and when it was published."""
+    at = time.timestamp()
+    if entry_id is None:
+        return at, None
+    published_at = int(entry_id.partition("-")[0]) / 1000
+    return (published_at if at > published_at + AHEAD_SECONDS else at), published_at
