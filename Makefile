@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := ssd_core/ops/decode_nms_native.cpp
 
-.PHONY: install demo test test-faults test-newest test-oldest mutants lint lock format bench bench-gpu test-gpu clean
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: install demo demo-live test test-faults test-newest test-oldest mutants lint lock format bench bench-gpu test-gpu clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +19,10 @@ demo: install
 	@echo "Read them as JSON Lines: head -n 2 demo/detections.jsonl"
 	@echo "Read them from Redis:    $(BIN)/ssd-worker subscribe --replay --from start --count 2"
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
+
+# A worker that watches the sample clip as a camera, and the page that shows it, until Ctrl-C.
+demo-live: install
+	@$(BIN)/python samples/demo_live.py --listen $(LISTEN)
 
 # Four at a time also on two cores: most tests wait for servers and processes. Threads of PyTorch
 # that spin while they wait cost them a third of the processor time (tests/unit/ssd_core on two

@@ -7,7 +7,7 @@ import numpy as np
 from worker.frames import Frame
 
 
-def frame(camera_id="gate", index=0, *, epoch=1, skipped=0, dropped=0, pts=None):
+def frame(camera_id="gate", index=0, *, epoch=1, skipped=0, dropped=0, pts=None, snapshot=None):
     return Frame(
         camera_id=camera_id,
         epoch=epoch,
@@ -21,4 +21,5 @@ def frame(camera_id="gate", index=0, *, epoch=1, skipped=0, dropped=0, pts=None)
         image=np.full((4, 4, 3), index % 256, dtype=np.uint8),
         skipped=skipped,
         dropped=dropped,
+        snapshot=snapshot,
     )

@@ -10,6 +10,8 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from worker.snapshots import Snapshot
+
 Clock = Literal["rtcp", "arrival", "file"]
 """Where a capture time comes from: the camera's RTCP reports, this host's clock, the file."""
 
@@ -70,6 +72,8 @@ class Frame:
     """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0
     """Frames dropped under overload since the last one yielded."""
+    snapshot: Snapshot | None = None
+    """Of this frame's picture, or of one in the same epoch that this frame has replaced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from tests.conftest import (
     wait_until,
 )
 from tests.events import camera_event, detections_event
+from tests.snapshots import snapshot
 from worker.consumer import EventConsumer
 from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.keys import Keys
@@ -95,6 +96,7 @@ def publish(url):
         sink.last_epoch("gate")
         sink.own({"gate": Bid("worker", NOBODY)})
         sink.publish(CAMERA_EVENTS)
+        sink.put_snapshots([(snapshot(epoch=CAMERA_EVENTS[-1].data.epoch), 10)])
         sink.own({"gate": Bid("", "worker")})
     finally:
         sink.close()

@@ -12,6 +12,7 @@ import pytest
 from ssd_core import MODELS
 from tests.conftest import ROOT, wait_until
 from tests.events import camera_event, detections_event
+from tests.snapshots import snapshot
 from worker.events import CameraState, parse_event
 from worker.settings.fields import COMMANDS
 from worker.sinks.redis_stream import RedisStreamSink
@@ -276,7 +277,8 @@ def test_the_toml_shown_can_be_read(text):
 
 
 CONSUMERS = [block for block in blocks("python") if "EventConsumer" in block.values[0]]
-DETECTORS = [block for block in blocks("python") if "EventConsumer" not in block.values[0]]
+SNAPSHOTS = [block for block in blocks("python") if "read_snapshot" in block.values[0]]
+DETECTORS = [block for block in blocks("python") if block not in CONSUMERS + SNAPSHOTS]
 PRINTED = {
     "README.md-0": ["gate ['Person']\n"],
     "docs/consuming.md-0": [
@@ -304,6 +306,18 @@ def test_each_consumer_example_runs_as_it_stands(text, valkey_server, tmp_path, 
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("text", SNAPSHOTS)
+def test_each_snapshot_example_runs_as_it_stands(text, valkey_server, capsys):
+    program = compile(text.replace("redis://127.0.0.1:6390", valkey_server.url), "example", "exec")
+    exec(program, {})
+    assert capsys.readouterr().out == ""
+    sink = RedisStreamSink(valkey_server.url)
+    sink.put_snapshots([(made := snapshot("gate", 3), 10)])
+    sink.close()
+    exec(program, {})
+    assert capsys.readouterr().out == f"2026-01-01 12:00:00.123456+00:00 3 {len(made.jpeg)}\n"
 
 
 @pytest.mark.parametrize("text", DETECTORS)

@@ -91,7 +91,7 @@ def _read_labels(settings: CamerasSettings) -> tuple[str, ...]:
 
 def _rows(cameras: Collection[CameraSettings]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("CAMERA", "SOURCE", "FPS", "LABELS", "SCORE ABOVE", "TRANSPORT", "IGNORE")
+        ("CAMERA", "SOURCE", "FPS", "LABELS", "SCORE ABOVE", "TRANSPORT", "IGNORE", "SNAPSHOTS")
     ]
     for camera in cameras:
         rows.append(
@@ -103,6 +103,7 @@ def _rows(cameras: Collection[CameraSettings]) -> list[tuple[str, ...]]:
                 "model's" if camera.score_threshold is None else f"{camera.score_threshold:g}",
                 camera.transport,
                 _counted(len(camera.ignore), "polygon"),
+                camera.snapshots,
             )
         )
     return rows
@@ -129,6 +130,7 @@ def _as_json(inspection: Inspection, wrong: list[str]) -> dict[str, object]:
                 "transport": camera.transport,
                 "ignore": camera.ignore,
                 "anchor": camera.anchor,
+                "snapshots": camera.snapshots,
             }
             for camera in inspection.cameras.values()
         ],

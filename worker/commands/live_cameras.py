@@ -19,6 +19,7 @@ from worker.settings.fields import RunSettings
 from worker.sinks.redis_stream import RedisStreamSink
 from worker.sources.live import LiveSource
 from worker.sources.recording import check_playable, probe_recording
+from worker.sources.snapshots import SnapshotSettings
 
 
 def settings_of_cameras(
@@ -79,6 +80,11 @@ class LiveCameras:
         settings, detector = self._settings, self._setup.detector
         source = fill_in(camera.source, settings.secrets)
         threshold = camera.score_threshold
+        snapshots = None
+        if camera.snapshots != "off":
+            snapshots = SnapshotSettings(
+                settings.snapshot_seconds, settings.snapshot_width, blur=camera.snapshots == "blur"
+            )
         return Camera(
             camera.camera_id,
             partial(
@@ -95,8 +101,9 @@ class LiveCameras:
                 limits=settings.limits,
                 allow_playlists=settings.allow_playlists,
                 transport=camera.transport,
+                snapshots=snapshots,
             ),
-            source_settings=(source, camera.fps, camera.transport),
+            source_settings=(source, camera.fps, camera.transport, snapshots),
             filter=DetectionFilter(
                 None if camera.labels is None else frozenset(camera.labels),
                 detector.default_threshold if threshold is None else threshold,

@@ -24,6 +24,7 @@ from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
 from worker.publishing.ownership import Ownership
+from worker.publishing.snapshots import SnapshotPublisher
 from worker.publishing.spool import Spool
 from worker.publishing.spool_contents import contents
 from worker.servers.address import LIVE_REPLY_TIMEOUT_SECONDS
@@ -56,6 +57,8 @@ def run_live(settings: RunSettings) -> int:
         sink, owner, take_over=settings.take_over, on_taken=live_cameras.epochs.raise_to
     )
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
+    # With a connection of its own, so that pictures delay no event.
+    snapshots = SnapshotPublisher(make_sink(), period_seconds=settings.snapshot_seconds)
     pipeline = Pipeline(
         cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
@@ -67,6 +70,7 @@ def run_live(settings: RunSettings) -> int:
         batches_ahead=1 if setup.detector.works_ahead else 0,
         # Who named no SOURCE has a file, to which cameras can be added at any time.
         waits_for_cameras=settings.cameras is not None or not settings.sources,
+        on_snapshot=snapshots.offer,
     )
     names = ", ".join(camera.camera_id for camera in cameras)
     log.info("this is worker %s", owner)  # as others name it, if they find it has a camera
@@ -75,6 +79,7 @@ def run_live(settings: RunSettings) -> int:
     try:
         with (
             on_stop_signals(pipeline.stop) as signals,
+            snapshots,
             watchdog(pipeline, seconds),
             watchdog(publisher, seconds),
             watching_embedded(settings, settings.redis_url or "embedded"),

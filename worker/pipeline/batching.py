@@ -126,7 +126,7 @@ class LatestFrameBatcher:
 
 
 def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
-    """Remove the waiting frame, if any; the new frame takes over its counts."""
+    """Remove the waiting frame, if any; the new frame takes over its counts and its snapshot."""
     for old in queue:
         if isinstance(old, Frame):
             queue.remove(old)
@@ -134,6 +134,7 @@ def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
                 frame,
                 dropped=frame.dropped + old.dropped + 1,
                 skipped=frame.skipped + old.skipped,
+                snapshot=frame.snapshot or (old.snapshot if old.epoch == frame.epoch else None),
             )
     return frame
 

@@ -18,6 +18,7 @@ from worker.pipeline.in_flight import Detect, InFlight
 from worker.pipeline.readers import Readers
 from worker.pipeline.summary import Summary
 from worker.publishing import Publisher
+from worker.snapshots import Snapshot
 
 POLL_SECONDS = 0.1
 SOURCE_STOP_SECONDS = 1.0
@@ -39,11 +40,13 @@ class Pipeline:
         batches_ahead: int = 0,
         waits_for_cameras: bool = False,
         on_progress: Callable[[Summary], None] = lambda summary: None,
+        on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
         """``lossless``: a failing source ends the run, and a stop leaves waiting frames alone.
 
         ``batches_ahead``: see InFlight. ``waits_for_cameras``: without any, keep running until
-        ``watch`` brings some.
+        ``watch`` brings some. ``on_snapshot`` gets what frames bring for people to look at; it
+        must not block.
         """
         self._batcher = batcher
         self._readers = Readers(batcher, publisher, events.records, lossless=lossless)
@@ -54,6 +57,7 @@ class Pipeline:
         self._lossless = lossless
         self._waits_for_cameras = waits_for_cameras
         self._on_progress = on_progress
+        self._on_snapshot = on_snapshot
         self._stopping = False
         self._steps = 0
         self.summary = Summary()
@@ -119,6 +123,9 @@ class Pipeline:
         batch, found = self._in_flight.finish()
         self._steps += 1
         self._submit(self._events.make(batch, found))
+        for frame in batch.frames:
+            if frame.snapshot is not None:
+                self._on_snapshot(frame.snapshot)
         self.summary.add(batch, found)
         self._on_progress(self.summary)
 

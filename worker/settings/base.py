@@ -178,6 +178,14 @@ class CameraDefaults(DetectionSettings, SecretsSettings):
         "auto",
         description="how RTSP cameras send: tcp, udp, or auto: TCP, but UDP if a camera refuses it",
     )
+    snapshots: bool = Field(
+        False,
+        description="publish a picture of each camera in Redis, for the dashboard: consider the "
+        "privacy of the people in it",
+    )
+    snapshot_blur: bool = Field(
+        False, description="blur snapshots until no face and no plate can be recognised"
+    )
 
 
 class SpoolPlace(StateSettings):

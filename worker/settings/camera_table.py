@@ -15,6 +15,7 @@ from worker.secrecy.redaction import redact_argument
 from worker.settings.base import Transport
 
 Anchor = Literal["bottom", "centre"]
+Snapshots = Literal[True, False, "blur"]
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]
 
@@ -45,6 +46,12 @@ def _is_fraction(value: Any) -> bool:
     return is_number and 0 <= value <= 1
 
 
+def _snapshots(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "blur":
+        raise ValueError('expected true, false or "blur"')
+    return value
+
+
 class CameraTable(BaseModel):
     """A table as it was written; None for what it leaves to the general options."""
 
@@ -57,6 +64,7 @@ class CameraTable(BaseModel):
     transport: Transport | None = None
     ignore: list[Annotated[Polygon, PlainValidator(_polygon)]] = []
     anchor: Anchor = "bottom"
+    snapshots: Annotated[Snapshots, PlainValidator(_snapshots)] | None = None
 
     @field_validator("labels", mode="before")
     @classmethod

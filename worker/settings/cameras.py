@@ -45,6 +45,8 @@ class CameraSettings:
     """Polygons of at least 3 points (x, y), fractions of the picture, origin top left."""
     anchor: Anchor
     """The point of a box that decides whether it lies in a polygon."""
+    snapshots: Literal["off", "on", "blur"] = "off"
+    """Whether pictures of it are published, and how."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,19 @@ class _Inspector:
             transport=table.transport or general.transport,
             ignore=tuple(table.ignore),
             anchor=table.anchor,
+            snapshots=_snapshots(table, general),
         )
+
+
+def _snapshots(table: CameraTable, general: CameraDefaults) -> Literal["off", "on", "blur"]:
+    """What holds for a camera: only its own table can switch on what is off in general.
+
+    ``true`` does not undo ``--snapshot-blur``.
+    """
+    wanted = general.snapshots if table.snapshots is None else table.snapshots
+    if not wanted:
+        return "off"
+    return "blur" if wanted == "blur" or general.snapshot_blur else "on"
 
 
 def _not_here(key: str) -> str:

@@ -61,6 +61,16 @@ class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
         ge=0,
         description="approximate number of entries kept per camera; 0: all",
     )
+    snapshot_seconds: float = Field(
+        1,
+        ge=1,
+        le=3600,
+        allow_inf_nan=False,
+        description="at most one snapshot per camera in this many seconds",
+    )
+    snapshot_width: int = Field(
+        640, ge=64, le=3840, description="maximum width of a snapshot in pixels"
+    )
 
     spool_max_bytes: int = Field(
         SPOOL_MAX_BYTES,

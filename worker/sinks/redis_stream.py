@@ -41,6 +41,7 @@ from worker.servers.address import (
     is_cluster,
     server_of_url,
 )
+from worker.snapshots import Snapshot
 
 ANNOUNCE_SECONDS = 30.0
 
@@ -145,6 +146,21 @@ class RedisStreamSink:
         self._claims[camera_id] = claim.digest
         return checkpoint
 
+    def put_snapshots(self, snapshots: Sequence[tuple[Snapshot, float]]) -> None:
+        """Replace the snapshots of live cameras, each for that many seconds.
+
+        A camera that belongs to another worker, or is at a later epoch, keeps what it has.
+        """
+        calls = {}
+        for snapshot, seconds in snapshots:
+            info, keys = snapshot.info, self._keys.camera(snapshot.info.camera_id, replay=False)
+            calls[info.camera_id] = _Call(
+                [keys.producer, keys.snapshot],
+                [self._owner, info.epoch, max(round(seconds * 1000), 1), snapshot.jpeg],
+            )
+        for _ in self._answers("snapshot.lua", calls):
+            pass
+
     def close(self) -> None:
         """Close the connections."""
         if self._redis is not None:
@@ -157,7 +173,7 @@ class RedisStreamSink:
         keys = self._keys.camera(camera_id, replay=camera_id in self._claims)
         claim = self._claims.get(camera_id, "")
         owner = "" if claim else self._owner
-        arguments: list[str | int] = [claim, owner, self._stream_maxlen]
+        arguments: list[str | int | bytes] = [claim, owner, self._stream_maxlen]
         for event in events:
             state, reason = (
                 (event.data.state, event.data.reason)
@@ -246,7 +262,7 @@ class _Call:
     """The arguments of one call of a script."""
 
     keys: list[str]
-    arguments: list[str | int]
+    arguments: list[str | int | bytes]
 
 
 class _ScriptedClient:
@@ -256,7 +272,7 @@ class _ScriptedClient:
         self.client = client
         self._scripts = {
             name: client.register_script(_script(name))
-            for name in ("publish.lua", "own.lua", "claim.lua")
+            for name in ("publish.lua", "own.lua", "claim.lua", "snapshot.lua")
         }
 
     def claim(self, call: _Call) -> Any:

@@ -38,6 +38,7 @@ from worker.sources.pacing import Pace
 from worker.sources.picture import time_base_of, upright_size
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost, is_http, is_rtsp, reason_of
 from worker.sources.sampling import MediaTime, Sampler
+from worker.sources.snapshots import SnapshotMaker
 from worker.sources.streams import passed_over, rate_of, video_of
 from worker.sources.thinning import IN_TIME_SECONDS
 
@@ -97,12 +98,14 @@ class Connection:
         trust_timestamps: bool = True,
         http: HttpCamera | None = None,
         left_out: tuple[int, int] = (0, 0),
+        snapshots: SnapshotMaker | None = None,
     ) -> None:
-        """``http``: what opens the camera, if it is read with HTTP.
+        """``http``: what opens the camera, if it is read with HTTP. ``snapshots``: None: no such.
 
         ``left_out``: frames skipped and dropped before, to be counted with the first item.
         """
         self._http = http
+        self._snapshots = snapshots
         self._images: ImageStream | None = None
         """Of an HTTP camera that FFmpeg does not read by itself."""
         self._camera_id = camera_id
@@ -388,7 +391,7 @@ class Connection:
             arrival, datetime.now(UTC), time.monotonic()
         )
         height, width = upright_size(image, orientation)
-        return Frame(
+        frame = Frame(
             camera_id=self._camera_id,
             epoch=self.epoch,
             frame_index=frame_index,
@@ -404,6 +407,8 @@ class Connection:
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
         )
+        snapshot = self._snapshots and self._snapshots.of(frame, image, orientation)
+        return frame if snapshot is None else replace(frame, snapshot=snapshot)
 
 
 def microseconds(seconds: float) -> str:

@@ -20,6 +20,7 @@ from worker.sources.limits import DEFAULT_LIMITS, Limits
 from worker.sources.liveness import WORK_SECONDS
 from worker.sources.reasons import is_http
 from worker.sources.reconnecting import CONNECTS, Backoff
+from worker.sources.snapshots import SnapshotMaker, SnapshotSettings
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,14 @@ class LiveSource:
         limits: Limits = DEFAULT_LIMITS,
         allow_playlists: bool = False,
         transport: Transport = "auto",
+        snapshots: SnapshotSettings | None = None,
     ) -> None:
         """``image_size``: (height, width) of the images; None: each picture's own.
 
         ``next_epoch`` names each connection.
         ``as_planes``: frames carry YuvImages in full size. ``gpu``: CUDA device that decodes.
         ``transport`` of RTSP: ``auto`` is TCP, and UDP for a camera that refuses TCP.
+        ``snapshots``: which to add to frames; None: none.
 
         A ``url`` without ``://`` is a file: it is played at its own speed, once or, with ``loop``,
         for ever.
@@ -73,6 +76,7 @@ class LiveSource:
             transport,
         )
         self._http = HttpCamera(url, limits, fps) if is_http(url) else None
+        self._snapshots = None if snapshots is None else SnapshotMaker(snapshots)
         self._next_epoch = next_epoch
         self._loop = loop
         self._misled = 0
@@ -152,6 +156,7 @@ class LiveSource:
             trust_timestamps=self._misled < MAX_MISLED,
             http=self._http,
             left_out=left_out,
+            snapshots=self._snapshots,
         )
 
     def _learn_from(self, connection: Connection, ended: float) -> None:

@@ -19,6 +19,7 @@ labels = ["Person", "Car"]
 score_threshold = 0.5
 transport = "tcp"
 ignore = [[[0, 0], [1, 0], [1, 0.1]]]
+snapshots = "blur"
 
 [cameras.entrance]
 source = "{WALKWAY}"
@@ -43,16 +44,20 @@ def test_what_would_run_is_a_table_on_stdout(check):
     code, out, err = check(TWO_CAMERAS)
     assert (code, err) == (0, [])
     assert [line.split("  ")[0] for line in out] == ["CAMERA", "gate", "entrance"]
-    assert out[1].split() == (
-        ["gate", "rtsp://gate.local:8554", "5", "Person,", "Car", "0.5", "tcp", "1", "polygon"]
-    )
-    assert out[2].split() == ["entrance", str(WALKWAY), "all", "all", "model's", "auto", "-"]
+    gate = "gate rtsp://gate.local:8554 5 Person, Car 0.5 tcp 1 polygon blur"
+    assert out[1].split() == gate.split()
+    assert out[2].split() == [
+        "entrance",
+        str(WALKWAY),
+        *["all", "all", "model's", "auto", "-", "off"],
+    ]
     assert out[0].index("FPS") == out[1].index("5  ") == out[2].index("all")
 
 
 def test_general_options_stand_where_the_table_does_not_say(check):
-    _, out, _ = check(TWO_CAMERAS, fps=2, labels=["Dog"], score_threshold=0.1, transport="udp")
-    assert out[2].split()[2:] == ["2", "Dog", "0.1", "udp", "-"]
+    options = {"labels": ["Dog"], "transport": "udp", "snapshots": True}
+    _, out, _ = check(TWO_CAMERAS, fps=2, score_threshold=0.1, **options)
+    assert out[2].split()[2:] == ["2", "Dog", "0.1", "udp", "-", "on"]
 
 
 def test_what_is_wrong_is_on_stderr_and_the_other_cameras_are_shown(check):
@@ -61,8 +66,8 @@ def test_what_is_wrong_is_on_stderr_and_the_other_cameras_are_shown(check):
     assert len(out) == 2
     assert out[1].startswith("gate")
     assert err == [
-        "cameras.toml:11: camera entrance: fps: should be greater than 0",
-        "cameras.toml:12: camera entrance: labels: the model does not know Prson: "
+        "cameras.toml:12: camera entrance: fps: should be greater than 0",
+        "cameras.toml:13: camera entrance: labels: the model does not know Prson: "
         "did you mean Person?",
     ]
 
@@ -82,11 +87,12 @@ def test_json_has_cameras_problems_and_warnings(check):
         "transport": "tcp",
         "ignore": [[[0, 0], [1, 0], [1, 0.1]]],
         "anchor": "bottom",
+        "snapshots": "blur",
     }
     (problem,) = found["problems"]
     assert (problem["file"], problem["camera_id"]) == ("cameras.toml", "bad")
     (warning,) = found["warnings"]
-    assert (warning["line"], warning["camera_id"]) == (11, "again")
+    assert (warning["line"], warning["camera_id"]) == (12, "again")
     assert len(err) == 2
 
 
@@ -127,7 +133,7 @@ def test_general_options_that_cannot_work_are_named_beside_the_mistakes_of_the_f
     assert code == 2
     assert len(err) == 2
     assert words in err[0]
-    assert err[1].startswith("cameras.toml:11: ")
+    assert err[1].startswith("cameras.toml:12: ")
 
 
 def test_labels_are_those_that_the_weights_bring(check, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.clips import pictures
 from tests.conftest import WALKWAY
+from tests.snapshots import pixels
 from tests.spools import spool_in
 from worker.commands.live_cameras import LiveCameras
 from worker.commands.wiring import DetectorSetup
@@ -110,6 +111,30 @@ def test_frames_of_a_camera_are_scaled_as_the_model_wants_them(live, monkeypatch
     *_, picture = pictures(WALKWAY, frame.frame_index + 1)
     expected = PictureConverter((300, 300), antialias).convert(picture)
     assert np.array_equal(frame.image, expected)
+
+
+def first_frame(camera):
+    source = camera.open()
+    frame = next(item for item in source if isinstance(item, Frame))
+    source.stop()
+    return frame
+
+
+def test_a_camera_has_snapshots_as_its_table_says_and_is_read_anew_if_that_changes(live):
+    (plain,) = live.read()
+    assert first_frame(plain).snapshot is None
+    live.file.write_text(f"{GATE}snapshots = true\n")
+    (sharp,) = live.read()
+    live.file.write_text(f"{GATE}snapshots = 'blur'\n")
+    (blurred,) = live.read()
+    assert len({camera.source_settings for camera in (plain, sharp, blurred)}) == 3
+    made = [first_frame(camera).snapshot for camera in (sharp, blurred)]
+    assert [each.info.blurred for each in made] == [False, True]
+    assert [pixels(each.jpeg).shape for each in made] == [(480, 640, 3)] * 2
+    live._settings.snapshot_width = 64
+    live.file.write_text(f"{GATE}snapshots = true\nfps = 3\n")
+    (small,) = live.read()
+    assert pixels(first_frame(small).snapshot.jpeg).shape == (48, 64, 3)
 
 
 def test_what_cannot_be_taken_over_leaves_the_detector_as_it_was(live, monkeypatch):

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from tests.frames import frame
+from tests.snapshots import snapshot
 from worker.frames import StreamDown, StreamUp
 from worker.pipeline import batching
 from worker.pipeline.batching import LatestFrameBatcher, LosslessBatcher
@@ -59,6 +60,26 @@ def test_a_newer_frame_replaces_the_waiting_one_and_takes_over_its_counts(live):
     assert kept.dropped == 4  # frames 0 and 1, and the two that frame 1 stood for
     assert kept.skipped == 6
     assert live.next(0) is None
+
+
+def test_a_snapshot_outlives_its_frame_until_there_is_a_newer_one(live):
+    first, second = snapshot(index=0), snapshot(index=2)
+    live.put(frame(index=0, snapshot=first))
+    live.put(frame(index=1))
+    assert live.next(1).frames[0].snapshot is first
+    live.put(frame(index=1, snapshot=first))
+    live.put(frame(index=2, snapshot=second))
+    live.put(frame(index=3))
+    assert live.next(1).frames[0].snapshot is second
+    live.put(frame(index=4))
+    assert live.next(1).frames[0].snapshot is None
+
+
+def test_a_snapshot_is_not_carried_into_another_connection(live):
+    live.put(frame(index=9, snapshot=snapshot(index=9)))
+    live.put(StreamUp("gate", 2))
+    live.put(frame(index=0, epoch=2))
+    assert [kept.snapshot for kept in live.next(1).frames] == [None]
 
 
 def test_a_busy_camera_does_not_overtake_one_that_waits(live):

@@ -9,6 +9,7 @@ from tests.conftest import wait_until
 from tests.events import MODEL, PERSON
 from tests.frames import frame
 from tests.sinks import FlakySink
+from tests.snapshots import snapshot
 from tests.spools import no_spool
 from worker.errors import CameraRefused, SinkError, SinkUnavailable, SourceError
 from worker.frames import FrameBatch, StreamDown, StreamUp
@@ -387,6 +388,34 @@ def test_a_state_without_frames_keeps_its_place_and_is_not_taken_to_the_detector
         *["ssd.detections.v1"] * 4,
         "ssd.camera.v1",
     ]
+
+
+def test_the_snapshots_of_frames_are_handed_on_in_order_after_their_events():
+    sink, seen = MemorySink(), []
+    pictures = [snapshot("gate", index) for index in range(2)]
+
+    def on_snapshot(picture):
+        wait_until(lambda: picture.info.frame_index in frame_indices(sink.events))
+        seen.append(picture)
+
+    source = ListSource(
+        "gate",
+        [
+            StreamUp("gate", 1),
+            frame("gate", 0, snapshot=pictures[0]),
+            StreamDown("gate", 1, "down", "closed"),
+            StreamUp("gate", 2),
+            frame("gate", 1, epoch=2, snapshot=pictures[1]),
+            frame("gate", 2, epoch=2),
+        ],
+    )
+    batches = [FrameBatch((item,)) for item in source.items]
+    Pipeline(
+        [], ListBatcher(batches), detect, EventMaker(MODEL),
+        LivePublisher(sink, no_spool(), capacity=1000), lossless=False, on_snapshot=on_snapshot,
+    ).run()  # fmt: skip
+    assert seen == pictures
+    assert frame_indices(sink.events) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("batches_ahead", [0, 1, 2])

@@ -23,13 +23,14 @@ def test_a_table_of_everything_is_taken_as_it_is_written():
         "transport": "udp",
         "ignore": [SQUARE, SQUARE[:3]],
         "anchor": "centre",
+        "snapshots": "blur",
     }
     checked, problems = check_table(table, ["Person", "Computer mouse"])
     assert problems == []
     assert (checked.fps, checked.score_threshold, checked.transport) == (5.0, 0.0, "udp")
     assert checked.labels == ["Person", "Computer mouse"]
     assert checked.ignore[1] == ((0.0, 0.0), (1.0, 0.0), (1.0, 0.5))
-    assert checked.anchor == "centre"
+    assert (checked.anchor, checked.snapshots) == ("centre", "blur")
 
 
 def test_a_source_is_enough():
@@ -37,6 +38,7 @@ def test_a_source_is_enough():
     assert problems == []
     assert (checked.fps, checked.labels, checked.score_threshold) == (None, None, None)
     assert (checked.transport, checked.ignore, checked.anchor) == (None, [], "bottom")
+    assert checked.snapshots is None
 
 
 def test_labels_may_be_text_with_commas_as_on_the_command_line():
@@ -71,6 +73,10 @@ def test_labels_may_be_text_with_commas_as_on_the_command_line():
         ("transport", "rtp"),
         ("anchor", "top"),
         ("anchor", []),
+        ("snapshots", "on"),
+        ("snapshots", "true"),
+        ("snapshots", 1),
+        ("snapshots", ["blur"]),
         ("ignore", SQUARE),
         ("ignore", "all"),
         ("ignore", [SQUARE[:2]]),
@@ -92,6 +98,18 @@ def test_a_value_that_cannot_work_is_named_by_its_key(key, value):
     problems = wrong({key: value})
     assert {found for found, _ in problems} == {key}
     assert all(text.startswith(f"{key}: ") for _, text in problems)
+
+
+@pytest.mark.parametrize("value", [True, False, "blur"])
+def test_snapshots_are_on_off_or_blurred(value):
+    checked, problems = check_table({"source": "x", "snapshots": value}, None)
+    assert (checked.snapshots, problems) == (value, [])
+
+
+def test_another_value_for_snapshots_is_answered_with_those_there_are():
+    assert wrong({"snapshots": "no"}) == [
+        ("snapshots", 'snapshots: expected true, false or "blur"')
+    ]
 
 
 def test_a_polygon_is_counted_from_one():
@@ -136,7 +154,18 @@ def test_what_is_not_a_table_is_refused_with_an_example(table):
 
 
 @pytest.mark.parametrize(
-    "key", ["source", "fps", "labels", "score_threshold", "transport", "ignore", "anchor", "zones"]
+    "key",
+    [
+        "source",
+        "fps",
+        "labels",
+        "score_threshold",
+        "transport",
+        "ignore",
+        "anchor",
+        "snapshots",
+        "zones",
+    ],
 )
 @pytest.mark.parametrize("value", [SECRET, [SECRET, [SECRET]], {SECRET: SECRET}])
 def test_no_value_is_shown(key, value):

@@ -323,3 +323,31 @@ def test_an_id_is_refused_the_second_time_even_if_the_first_camera_has_a_mistake
 def test_a_run_may_begin_without_cameras_if_it_has_a_file_for_them():
     write("")
     assert of_run("--cameras", "cameras.toml") == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "general", "expected"),
+    [
+        ("", (), "off"),
+        ("", ("--snapshots",), "on"),
+        ("", ("--snapshots", "--snapshot-blur"), "blur"),
+        ("", ("--snapshot-blur",), "off"),
+        ("snapshots = true", (), "on"),
+        ("snapshots = true", ("--no-snapshots",), "on"),
+        ("snapshots = true", ("--snapshot-blur",), "blur"),  # privacy is not lost by a table
+        ("snapshots = false", ("--snapshots", "--snapshot-blur"), "off"),
+        ("snapshots = 'blur'", (), "blur"),
+        ("snapshots = 'blur'", ("--snapshots",), "blur"),
+    ],
+)
+def test_whether_a_camera_has_snapshots(table, general, expected):
+    write(GATE + table)
+    assert of_run("--cameras", "cameras.toml", *general)["gate"].snapshots == expected
+
+
+def test_a_source_on_the_command_line_has_the_snapshots_of_the_general_options():
+    options = "--snapshots", "--snapshot-blur"
+    (camera,) = of_run("gate=rtsp://gate.local/x", *options).values()
+    assert camera.snapshots == "blur"
+    (camera,) = of_run("gate=rtsp://gate.local/x").values()
+    assert camera.snapshots == "off"

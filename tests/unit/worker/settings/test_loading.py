@@ -269,3 +269,17 @@ def test_a_score_threshold_that_no_score_exceeds_or_that_means_nothing_is_refuse
 def test_two_recordings_cannot_be_drawn_into_one_video():
     with pytest.raises(UsageError, match="replay one recording at a time"):
         load_settings(ReplaySettings, "replay", ["a.mp4", "b.mp4", "--annotate", "x.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--snapshot-seconds", "0.5", "greater than or equal to 1"),
+        ("--snapshot-seconds", "3601", "less than or equal to 3600"),
+        ("--snapshot-width", "0", "greater than or equal to 64"),
+        ("--snapshot-width", "100000", "less than or equal to 3840"),
+    ],
+)
+def test_snapshots_are_neither_more_often_nor_larger_than_they_may_be(option, value, words):
+    with pytest.raises(UsageError, match=f"{option}.*{words}"):
+        run_settings("rtsp://h/x", option, value)

@@ -12,6 +12,7 @@ from av.error import InvalidDataError, TimeoutError as TimedOutError
 from ssd_core.yuv import YuvImage
 from tests.clips import audio_only
 from tests.faults.numbered_camera import number_in
+from tests.snapshots import pixels
 from tests.unit.worker.sources.scripted_camera import (
     BEGAN,
     RATE,
@@ -23,7 +24,7 @@ from tests.unit.worker.sources.scripted_camera import (
     with_content,
 )
 from worker.frames import Frame, StreamDown, StreamLate, StreamUp
-from worker.sources import connection, pacing
+from worker.sources import connection, pacing, snapshots
 from worker.sources.camera_pictures import CATCH_UP_SECONDS
 from worker.sources.connection import (
     LATE_INTERVAL_SECONDS,
@@ -37,6 +38,7 @@ from worker.sources.limits import Limits, OverLimit
 from worker.sources.liveness import OPEN_SECONDS, READ_GRACE_SECONDS
 from worker.sources.opening import FormatRefused
 from worker.sources.reasons import SILENCE_SECONDS, ConnectionLost
+from worker.sources.snapshots import SnapshotMaker, SnapshotSettings
 
 FRAMES = 50
 GOP = 10
@@ -49,7 +51,7 @@ class Camera(Script):
     """What a connection opens, and how it was asked to."""
 
     def __init__(self, monkeypatch):
-        super().__init__(monkeypatch, connection, pacing)
+        super().__init__(monkeypatch, connection, pacing, snapshots)
         monkeypatch.setattr(connection, "datetime", self)
         monkeypatch.setattr(connection, "open_camera", self.open)
         self.content = clip(FRAMES, GOP)
@@ -163,6 +165,39 @@ def test_damaged_pictures_are_frames_that_say_so(camera):
 
     camera.change = cut
     assert [frame.frame_index for frame in Read().frames if frame.damaged] == [*range(15, 20)]
+
+
+def snapshots_of(read):
+    return [frame.snapshot for frame in read.frames if frame.snapshot is not None]
+
+
+def test_a_frame_in_each_period_brings_a_snapshot_of_its_own_picture(camera):
+    maker = SnapshotMaker(SnapshotSettings())
+    read = Read(connection_options={"snapshots": maker})
+    with_snapshot = [frame for frame in read.frames if frame.snapshot is not None]
+    assert [frame.frame_index for frame in with_snapshot] == [0, RATE]
+    for frame in with_snapshot:
+        made = frame.snapshot
+        assert (made.info.camera_id, made.info.epoch) == (frame.camera_id, frame.epoch)
+        assert (made.info.frame_index, made.info.time) == (frame.frame_index, frame.captured_at)
+        assert made.captured_monotonic == frame.captured_monotonic
+        assert number_in(pixels(made.jpeg), SIZE) == frame.frame_index
+    again = Read(connection_options={"snapshots": maker})
+    assert [made.info.frame_index for made in snapshots_of(again)] == [0]
+
+
+def test_frames_bring_no_snapshot_unless_it_is_asked_for(camera):
+    assert snapshots_of(Read()) == []
+
+
+def test_a_damaged_picture_is_no_snapshot(camera):
+    camera.change = lambda number, packet: (
+        with_content(packet, bytes(packet)[: packet.size // 2]) if number == 0 else packet
+    )
+    read = Read(connection_options={"snapshots": SnapshotMaker(SnapshotSettings())})
+    assert read.frames[0].damaged
+    first = snapshots_of(read)[0].info.frame_index
+    assert [frame.damaged for frame in read.frames[: first + 1]] == [True] * first + [False]
 
 
 def test_frames_have_the_size_that_is_asked_for(camera):
