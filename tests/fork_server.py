@@ -30,6 +30,8 @@ MODULES = (
             "models",
             "doctor",
             "evaluate",
+            "live_table",
+            "report",
         )
     ),
     "ssd_core.detector",

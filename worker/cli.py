@@ -32,6 +32,7 @@ from worker.settings.fields import (
 )
 from worker.settings.learning import EvaluateSettings, TrainSettings
 from worker.settings.loading import load_settings
+from worker.settings.reports import ReportSettings
 
 USAGE = """\
 usage: ssd-worker COMMAND ...
@@ -39,7 +40,8 @@ usage: ssd-worker COMMAND ...
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   train DATA...          learn own classes from labelled images
-  subscribe [CAMERA...]  print events as JSON Lines
+  subscribe [CAMERA...]  print events as JSON Lines, or show a live table
+  report SOURCE...       one HTML page about recordings or cameras
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
@@ -126,6 +128,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case ReportSettings():
+            from worker.commands.report import run_report
+
+            return run_report(settings)
         case EvaluateSettings():
             from worker.commands.evaluate import run_evaluate
 

@@ -1,4 +1,4 @@
-"""The newest event of each stream: what there is to show before the next one arrives.
+"""The newest events of each stream, and the newest picture: what there is to show at once.
 
 Changes nothing in Redis. Entries that hold no event are passed over: the consumer reports those
 that it reads.
@@ -6,7 +6,7 @@ that it reads.
 
 from collections.abc import Sequence
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from worker.consuming.discovery import announced_cameras
 from worker.consuming.reading import is_of_one_stream
@@ -64,3 +64,22 @@ def _last(client: RedisClient, stream: str) -> list[Event]:
         except ValueError:
             continue
     return events
+
+
+def stored_snapshot(url: str, keys: Keys, camera_id: str) -> bytes | None:
+    """A camera's last picture; None if there is none, or if this user may not read it.
+
+    Raises SinkUnavailable or SinkError.
+    """
+    client = connect(url)
+    try:
+        found: bytes | None = client.get(keys.camera(camera_id, replay=False).snapshot)
+        return found
+    except ResponseError as error:
+        if is_of_one_stream(error) or isinstance(error, NoPermissionError):
+            return None
+        raise explain(error, server_of_url(url)) from error
+    except REDIS_ERRORS as error:
+        raise explain(error, server_of_url(url)) from error
+    finally:
+        client.close()

@@ -7,6 +7,7 @@ over the frames that were analysed say more than sums do.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from worker.events import CameraEvent, DetectionsEvent, Event
 from worker.reports.examples import Examples
@@ -78,6 +79,10 @@ class CameraSum:
     repeated: int = 0
     """Events that came again, or late; they count for nothing."""
     without_time: int = 0
+    """Frames that say neither when they were nor where in a recording."""
+    first_time: datetime | None = None
+    last_time: datetime | None = None
+    """Of the events, as far as they state one."""
     detections: int = 0
     labels: dict[str, LabelSum] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
@@ -107,6 +112,9 @@ class CameraSum:
             self.repeated += 1
             return
         self.events += 1
+        if event.time is not None:
+            self.first_time = min(self.first_time or event.time, event.time)
+            self.last_time = max(self.last_time or event.time, event.time)
         if epoch is None or data.epoch != epoch.number:
             self._end_epoch()
             # An epoch, or a replay, that is not there from its first event on.
@@ -123,8 +131,11 @@ class CameraSum:
             self._add_state(event, epoch)
 
     def finish(self) -> None:
-        """Count what the last events leave open, and make bins wide enough to compare."""
+        """Count what the last events leave open."""
         self._end_epoch()
+
+    def fit_bins(self) -> None:
+        """Make bins wide enough to be compared, once everything is on the timeline."""
         while self.timeline.bins > SHOWN_BINS or self._is_sparse():
             self.timeline.coarsen()
 

@@ -7,6 +7,7 @@ pages.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
@@ -37,8 +38,11 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".m4v", ".mpg"
 class ShownFrame:
     """A frame to show as an example."""
 
-    event: DetectionsEvent
     picture: Picture
+    event: DetectionsEvent | None
+    """What was detected in it; None if it has no event."""
+    captured_at: datetime | None = None
+    """Of a frame without an event."""
 
 
 def is_recording_of(path: Path, camera: CameraSum) -> bool:
@@ -76,7 +80,7 @@ def read_frames(path: Path, events: Sequence[DetectionsEvent]) -> list[ShownFram
         for event in events
     ]
     found = frames_at(path, places, DEFAULT_LIMITS)
-    return [ShownFrame(event, _fitted(found[event.data.frame_index])) for event in events]
+    return [ShownFrame(_fitted(found[event.data.frame_index]), event) for event in events]
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:
@@ -113,7 +117,7 @@ def heat_map(
     colours = heat_colours((share * 255).astype(np.uint8))
     grey = under.mean(2, keepdims=True) * 0.7
     opacity = np.where(share > 0, 0.25 + 0.6 * share, 0)[:, :, None]
-    return (grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return np.asarray(grey * (1 - opacity) + colours * opacity, np.uint8)
 
 
 def heat_colours(share: npt.NDArray[np.uint8]) -> Picture:

@@ -20,6 +20,7 @@ from worker.settings.base import (
     SpoolPlace,
 )
 from worker.settings.learning import EvaluateSettings, TrainSettings
+from worker.settings.reports import ReportSettings
 
 LIVE_STREAM_MAXLEN = 100_000
 SPOOL_MAX_BYTES = 1 << 30
@@ -269,6 +270,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "subscribe": SubscribeSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
+    "report": ReportSettings,
     "spool": SpoolSettings,
     "forget": ForgetSettings,
     "models": ModelsSettings,

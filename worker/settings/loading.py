@@ -31,7 +31,7 @@ from worker.settings.base import ENV_PREFIX, Settings
 from worker.settings.fields import COMMANDS, CamerasSettings, RunSettings, SubscribeSettings
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids", "data", "checkpoints")
+SEVERAL = ("sources", "paths", "ids", "data", "checkpoints", "reported")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 _S = TypeVar("_S", bound=Settings)
@@ -151,6 +151,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "REPORTED": "SOURCE",
         "CHECKPOINTS": "WEIGHTS",
         "ACTION": "list|purge",
     }

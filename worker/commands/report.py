@@ -1,0 +1,132 @@
+"""`ssd-worker report`: one HTML page, and pictures if asked, about recordings or cameras.
+
+Reads events from JSON Lines or Redis, frames from the recording or the last snapshot. Publishes and
+changes nothing.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from worker.commands.requirements import check_directory, check_libraries, check_place
+from worker.commands.wiring import resolve_redis_url
+from worker.consuming.latest import stored_snapshot
+from worker.coverage import Coverage
+from worker.errors import UsageError
+from worker.events import Event
+from worker.keys import Keys
+from worker.reports.camera import CameraSum, sums_of
+from worker.reports.gathering import Snapshot, check_video, gather, snapshot_of
+from worker.reports.material import Report
+from worker.reports.page import render
+from worker.reports.reading import EventReading, read_file, read_stream
+from worker.settings.reports import ReportSettings, is_id
+from worker.sinks.files import complete_or_absent
+
+log = logging.getLogger(__name__)
+
+MOST_CAMERAS = 100
+"""On one page."""
+
+
+def run_report(settings: ReportSettings) -> int:
+    """Write the report; returns the exit code."""
+    assert settings.output is not None  # the settings are checked
+    if settings.plots is not None:
+        check_libraries({"--plots": "matplotlib"})
+        check_directory("--plots", settings.plots)
+    check_place(settings.output, may_exist=settings.overwrite)
+    report = _made(settings)
+    with complete_or_absent(settings.output) as unfinished:
+        unfinished.write_text(render(report), encoding="utf-8")
+    log.info("report: %s", settings.output)
+    if settings.plots is not None:
+        from worker.reports.plots import write_plots
+
+        for path in write_plots(report, settings.plots):
+            log.info("plot: %s", path)
+    return 0
+
+
+def _made(settings: ReportSettings) -> Report:
+    """The report's material. Raises UsageError, SourceError or SinkError."""
+    ids = [name for name in settings.reported if is_id(name)]
+    files = [Path(name) for name in settings.reported if name not in ids]
+    readings = [read_file(path) for path in files]
+    keys = Keys(settings.key_prefix)
+    snapshots: dict[str, Snapshot] = {}
+    if ids:
+        url = resolve_redis_url(settings, settings.redis_url or "embedded")
+        readings += [read_stream(url, keys, name, replay=settings.replay) for name in ids]
+        for name in () if settings.replay else ids:
+            snapshot = snapshot_of(name, stored_snapshot(url, keys, name))
+            if snapshot is not None:
+                snapshots[name] = snapshot
+    coverage = Coverage()
+    cameras, left_out = sums_of(_noted(readings, coverage, snapshots), MOST_CAMERAS)
+    notes = list(_notes(readings, left_out))
+    for note in notes:
+        log.warning("%s", note)
+    if not cameras:
+        raise UsageError(f"{', '.join(each.name for each in readings)}: no event to report on")
+    if settings.video is not None:
+        check_video(settings.video, cameras)
+    now = datetime.now(UTC)
+    materials = [
+        gather(
+            camera,
+            coverage,
+            until=now if camera.camera_id in ids else None,
+            video=settings.video,
+            files=files,
+            snapshot=snapshots.get(camera.camera_id),
+        )
+        for camera in cameras
+    ]
+    return Report(_title(cameras), _origin(readings, ids), materials, notes, now)
+
+
+def _noted(
+    readings: Sequence[EventReading], coverage: Coverage, snapshots: dict[str, Snapshot]
+) -> Iterator[Event]:
+    """The events, as they pass by."""
+    for reading in readings:
+        for event in reading:
+            coverage.add(event)
+            snapshot = snapshots.get(event.data.camera_id)
+            if snapshot is not None:
+                snapshot.note(event)
+            yield event
+
+
+def _notes(readings: Sequence[EventReading], left_out: int) -> Iterator[str]:
+    for each in readings:
+        if each.malformed:
+            yield (
+                f"{each.name}: {each.malformed:,} of {each.lines:,} lines hold no event, the first "
+                f"is line {each.first_malformed:,}: they are left out"
+            )
+        if each.of_other_types:
+            yield (
+                f"{each.name}: {each.of_other_types:,} events are of types that this version does "
+                "not know: they are left out"
+            )
+    if left_out:
+        yield (
+            f"{left_out:,} events are of more than {MOST_CAMERAS} cameras: those of the others "
+            "are left out"
+        )
+
+
+def _title(cameras: Sequence[CameraSum]) -> str:
+    if len(cameras) == 1:
+        return f"Report on {cameras[0].camera_id}"
+    return f"Report on {len(cameras)} cameras and recordings"
+
+
+def _origin(readings: Sequence[EventReading], ids: Sequence[str]) -> str:
+    """Where the events are from: names of files, not where they are, and no address of a server."""
+    names = [f"the stream of {each.name} in Redis" for each in readings if each.name in ids]
+    names += [each.name for each in readings if each.name not in ids]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
