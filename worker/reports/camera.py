@@ -60,6 +60,8 @@ class _Epoch:
     dropped: int = 0
     later: tuple[float, int, int] | None = None
     """Of the last camera event after it: time, frames decoded and dropped in the epoch."""
+    is_over: bool = False
+    """Whether the camera went down: events that repeat it are no time in which it was watched."""
 
 
 @dataclass
@@ -235,8 +237,9 @@ class CameraSum:
         at = event.time.timestamp()
         if epoch.index == -1 and not epoch.at:
             epoch.at = at
-        elif epoch.index is not None and data.state != "ended":
+        elif epoch.index is not None and not epoch.is_over:
             epoch.later = (at, data.frames, data.dropped)
+            epoch.is_over = data.state in ("down", "ended")
 
     def _end_epoch(self) -> None:
         """Count the frames after the last one that had an event: nothing was detected in them.

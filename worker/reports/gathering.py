@@ -169,8 +169,3 @@ def _notes(camera: CameraSum) -> Iterator[str]:
         )
     if camera.without_time:
         yield f"{camera.without_time:,} frames without a time are left out."
-    if not camera.is_replay and camera.frames:
-        yield (
-            "Live, frames without detections have no events: how many were analysed is computed "
-            "from the numbers of those that have."
-        )

@@ -25,6 +25,7 @@ from worker.reports.pictures import (
     Picture,
     ShownFrame,
     encode_jpeg,
+    fitted,
     heat_map,
     heat_scale,
 )
@@ -33,6 +34,8 @@ from worker.text import printable
 MOST_CHARTS = 8
 MOST_HEAT_MAPS = 4
 """Of single labels."""
+SMALL_PX = 480
+"""Width of those."""
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7")
 """Okabe and Ito 2008: told apart also by those who see few colours."""
 TEXT_PX = 15
@@ -80,6 +83,7 @@ def _camera(material: CameraMaterial) -> dict[str, Any]:
         "bin_width": words.width_of_bins(camera),
         "unseen": unseen_runs(frames),
         "has_unseen": any(count <= 0 for count in frames),
+        "is_live": not camera.is_replay,
         "axis": _axis(camera),
         "charts": [_chart(camera, label) for label in labels[:MOST_CHARTS]],
         "labels": [_row(camera, label) for label in labels],
@@ -108,7 +112,7 @@ def _period(material: CameraMaterial) -> str:
 
 
 def _tiles(camera: CameraSum) -> Iterator[tuple[str, str]]:
-    about = "" if camera.is_replay else "about "
+    about = "" if camera.is_replay else "≈ "
     yield "frames analysed", f"{about}{camera.frames:,.0f}"
     yield "detections", f"{camera.detections:,}"
     mean = camera.detections / camera.frames if camera.frames else 0.0
@@ -161,15 +165,18 @@ def _heat(material: CameraMaterial) -> Iterator[dict[str, Any]]:
     camera = material.camera
     if not camera.detections:
         return
-    yield _heat_picture(material, "all labels", camera.heat)
+    yield _heat_picture(camera, "all labels", camera.heat, material.ground)
     labels = [each.label for each in camera.by_count() if each.label in camera.heat_of]
+    ground = None if material.ground is None else fitted(material.ground, SMALL_PX)
     for label in labels[:MOST_HEAT_MAPS] if len(labels) > 1 else ():
-        yield _heat_picture(material, label, camera.heat_of[label])
+        yield _heat_picture(camera, label, camera.heat_of[label], ground)
 
 
-def _heat_picture(material: CameraMaterial, label: str, grid: HeatGrid) -> dict[str, Any]:
+def _heat_picture(
+    camera: CameraSum, label: str, grid: HeatGrid, ground: Picture | None
+) -> dict[str, Any]:
     counts = grid.counts()
-    picture = heat_map(counts, material.ground, material.camera.size)
+    picture = heat_map(counts, ground, camera.size)
     row, column = divmod(int(counts.argmax()), counts.shape[1])
     across = ("left", "centre", "right")[column * 3 // counts.shape[1]]
     down = ("top", "middle", "bottom")[row * 3 // counts.shape[0]]

@@ -80,7 +80,7 @@ def read_frames(path: Path, events: Sequence[DetectionsEvent]) -> list[ShownFram
         for event in events
     ]
     found = frames_at(path, places, DEFAULT_LIMITS)
-    return [ShownFrame(_fitted(found[event.data.frame_index]), event) for event in events]
+    return [ShownFrame(fitted(found[event.data.frame_index]), event) for event in events]
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:
@@ -88,7 +88,7 @@ def decode_jpeg(jpeg: bytes) -> Picture:
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             image.draft("RGB", (WIDEST_PX, HIGHEST_PX))
-            return _fitted(np.asarray(image.convert("RGB")))
+            return fitted(np.asarray(image.convert("RGB")))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise SourceError("the snapshot cannot be decoded") from error
 
@@ -109,7 +109,7 @@ def heat_map(
     half of the scale is a quarter of the maximum.
     """
     if under is None:
-        height, width = _fitting(size)
+        height, width = _fitting_size(size)
         under = np.full((height, width, 3), FIELD_GREY, np.uint8)
     height, width = under.shape[:2]
     share = np.sqrt(counts / max(counts.max(), 1)).astype(np.float32)
@@ -139,16 +139,16 @@ def _fraction(text: str) -> Fraction:
         return Fraction(0)
 
 
-def _fitted(picture: Picture) -> Picture:
+def fitted(picture: Picture, widest_px: int = WIDEST_PX) -> Picture:
     """The picture, no larger than what is shown."""
-    height, width = _fitting(picture.shape[:2])
+    height, width = _fitting_size(picture.shape[:2], widest_px)
     if (height, width) == picture.shape[:2]:
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _fitting(size: tuple[int, ...]) -> tuple[int, int]:
+def _fitting_size(size: tuple[int, ...], widest_px: int = WIDEST_PX) -> tuple[int, int]:
     """(height, width) of the same shape that fits; never larger."""
     height, width = max(size[0], 1), max(size[1], 1)
-    scale = min(WIDEST_PX / width, HIGHEST_PX / height, 1.0)
+    scale = min(widest_px / width, HIGHEST_PX / height, 1.0)
     return max(round(height * scale), 1), max(round(width * scale), 1)

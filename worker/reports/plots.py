@@ -91,9 +91,10 @@ def _draw_counts(material: CameraMaterial) -> "Figure | None":
         f", the {MOST_LINES} of {len(labels)} labels with most" if len(labels) > MOST_LINES else ""
     )
     axes.set_title(
-        f"{_plain(camera.camera_id)}: detections per {words.width_of_bins(camera)}{more}"
+        f"{_plain(camera.camera_id)}: detections, each step {words.width_of_bins(camera)}{more}"
     )
     _set_time(camera, axes)
+    axes.set_xlabel("time in the recording" if camera.is_replay else "UTC")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return figure
@@ -143,13 +144,13 @@ def _draw_coverage(material: CameraMaterial) -> "Figure | None":
             for style, part in seconds.items()
         ],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.3),
+        bbox_to_anchor=(0.5, -0.35),
         ncols=3,
         frameon=False,
         fontsize=9,
     )
     axes.set(ylim=(0, 1), yticks=[])
-    axes.set_title(f"{_plain(camera.camera_id)}: when it was watched")
+    axes.set_title(f"{_plain(camera.camera_id)}: when it was watched (UTC)")
     _set_time(camera, axes)
     return figure
 
@@ -208,8 +209,6 @@ def _set_time(camera: CameraSum, axes: "Axes") -> None:
     texts = [words.moment(camera, at).replace(" ", "\n", 1) for at in places]
     axes.set_xlim(timeline.start, timeline.end)
     axes.set_xticks(places, texts, fontsize=8)
-    if not camera.is_replay:
-        axes.set_xlabel("UTC")
 
 
 def _plain(text: str) -> str:

@@ -37,7 +37,7 @@ def position(seconds: float, *, exact: bool = False) -> str:
 def duration(seconds: float) -> str:
     """How long something took: 0.4 s, 12 s, 3 min 20 s, 5 h 7 min, 3 d 4 h."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{round(seconds, 1):g} s"
     for (unit, length), (smaller, part) in (
         (("d", 86400), ("h", 3600)),
         (("h", 3600), ("min", 60)),
@@ -60,7 +60,7 @@ def number(value: float) -> str:
     """A mean or maximum with as many digits as say something."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def detections_of(event: DetectionsEvent, most: int = 12) -> str:
