@@ -108,11 +108,14 @@ def test_a_replay_is_shown_and_count_ends_the_table(cli, terminal, valkey_server
     with closing(RedisStreamSink(valkey_server.url)) as sink:
         sink.claim_replay("clip", ReplayClaim("r", "m", "s"), restart=False)
         events = [detections_event("clip", epoch=0, seq=n, mode="replay") for n in range(4)]
-        sink.publish([*events, camera_event("clip", epoch=0, seq=4, mode="replay", state="ended")])
+        ended = camera_event(
+            "clip", epoch=0, seq=4, mode="replay", state="ended", reason="truncated"
+        )
+        sink.publish([*events, ended])
     options = ("--replay", "--from", "start", "--count", "4")
     process = start(cli, terminal, valkey_server.url, *options)
     assert process.wait(10) == 0
-    assert re.search(r"clip +ended connected +- +0:00 +- +Person 4", terminal.text)
+    assert re.search(r"clip +ended truncated +- +0:00 +- +Person 4", terminal.text)
 
 
 def test_logs_stand_above_the_table(cli, terminal, valkey_server):

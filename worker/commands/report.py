@@ -103,9 +103,10 @@ def _noted(
 def _notes(readings: Sequence[EventReading], left_out: int) -> Iterator[str]:
     for each in readings:
         if each.malformed:
+            units = "entries" if each.unit == "entry" else "lines"
             yield (
-                f"{each.name}: {each.malformed:,} of {each.lines:,} lines hold no event, the first "
-                f"is line {each.first_malformed:,}: they are left out"
+                f"{each.name}: {each.malformed:,} of {each.lines:,} {units} hold no event, the "
+                f"first is {each.unit} {each.first_malformed:,}: they are left out"
             )
         if each.of_other_types:
             yield (

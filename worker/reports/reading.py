@@ -20,13 +20,15 @@ LONGEST_LINE_BYTES = 4 << 20
 class EventReading:
     """The events of one file or stream, and what it holds besides."""
 
-    def __init__(self, name: str, lines: Iterator[bytes | None]) -> None:
+    def __init__(self, name: str, unit: str, lines: Iterator[bytes | None]) -> None:
         """``lines``: texts of events, None for one that is too long to be."""
         self.name = name
         """The file or id, to show."""
+        self.unit = unit
+        """What a text is there: a line, an entry."""
         self.lines = 0
         self.malformed = 0
-        """Lines that are no event."""
+        """Lines that hold no event."""
         self.first_malformed = 0
         """The number of the first, from 1."""
         self.of_other_types = 0
@@ -62,19 +64,22 @@ class EventReading:
 
 def read_file(path: Path) -> EventReading:
     """The events in a file of JSON Lines. Raises UsageError for what cannot be one."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory: name a file of JSON Lines in it")
     if path.suffix in (".parquet", ".json"):
         raise UsageError(
             f"{path}: a report is made of JSON Lines: replay with --output FILE.jsonl, or to Redis"
         )
-    return EventReading(path.name, _lines_of(path))
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: name a file of JSON Lines in it")
+    return EventReading(path.name, "line", _lines_of(path))
 
 
 def read_stream(url: str, keys: Keys, camera_id: str, *, replay: bool) -> EventReading:
     """The events in a camera's stream, or in that of its replay."""
     entries = stored_entries(url, keys, camera_id, replay=replay)
-    return EventReading(camera_id, ((entry.fields or {}).get(b"event", b"") for entry in entries))
+    texts = ((entry.fields or {}).get(b"event", b"") for entry in entries)
+    return EventReading(camera_id, "entry", texts)
 
 
 def _lines_of(path: Path) -> Iterator[bytes | None]:
