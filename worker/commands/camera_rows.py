@@ -128,7 +128,7 @@ class CameraRow:
     @property
     def is_watched(self) -> bool:
         """Whether its frames come through now, as far as events say."""
-        return self.state in ("up", "degraded", "running") and self.silent_seconds() is None
+        return self.state in ("running", "up", "degraded") and self.silent_seconds() is None
 
     @property
     def is_in_trouble(self) -> bool:
