@@ -25,6 +25,7 @@ MODULES = (
             "replay",
             "train",
             "subscribe",
+            "coverage",
             "spool",
             "forget",
             "models",

@@ -19,6 +19,7 @@ from setproctitle import setproctitle
 from worker.errors import UsageError, WorkerError
 from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
 from worker.settings.base import Settings
+from worker.settings.coverage import CoverageSettings
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
@@ -44,6 +45,7 @@ usage: ssd-worker COMMAND ...
   report SOURCE...       one HTML page about recordings or cameras
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
+  coverage [CAMERA...]   tell when cameras were watched, and when not and why
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
   forget ID...           delete what Redis holds of cameras and replays
@@ -132,6 +134,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.report import run_report
 
             return run_report(settings)
+        case CoverageSettings():
+            from worker.commands.coverage import run_coverage
+
+            return run_coverage(settings)
         case EvaluateSettings():
             from worker.commands.evaluate import run_evaluate
 

@@ -10,10 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from worker.events import CameraEvent, CameraState, Event
 
-AHEAD_SECONDS = 2.0
-"""An event is not published before it is made: one whose time is further ahead of its entry's than
-two hosts' clocks are apart counts from when it was published."""
-
 
 class Sighting(NamedTuple):
     """What one event says. Times are seconds since 1970."""
@@ -70,7 +66,7 @@ def sighting_of(event: Event) -> Sighting | None:
     data = event.data
     if data.mode != "live" or event.time is None:
         return None
-    at, published_at = _times(event.time, event.entry_id)
+    at, published_at = event.time.timestamp(), _published_at(event.entry_id)
     numbers = (data.camera_id, data.epoch, data.seq, at, published_at)
     if isinstance(event, CameraEvent):
         state = event.data
@@ -94,7 +90,7 @@ def parse_sighting(text: bytes, entry_id: str) -> Sighting | None:
         raise ValueError("a state without a state")
     if data.mode != "live" or event.time is None:
         return None
-    at, published_at = _times(event.time, entry_id)
+    at, published_at = event.time.timestamp(), _published_at(entry_id)
     return Sighting(
         data.camera_id,
         data.epoch,
@@ -111,10 +107,5 @@ def parse_sighting(text: bytes, entry_id: str) -> Sighting | None:
     )
 
 
-def _times(time: datetime, entry_id: str | None) -> tuple[float, float | None]:
-    """When an event was made, and when it was published."""
-    at = time.timestamp()
-    if entry_id is None:
-        return at, None
-    published_at = int(entry_id.partition("-")[0]) / 1000
-    return (published_at if at > published_at + AHEAD_SECONDS else at), published_at
+def _published_at(entry_id: str | None) -> float | None:
+    return None if entry_id is None else int(entry_id.partition("-")[0]) / 1000

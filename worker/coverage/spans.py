@@ -86,7 +86,7 @@ class Spans:
         """What follows, since the first frames that are not told apart yet."""
         self._bucket: Span | None = None
         """The last of ``_open``, while frames are added to it."""
-        self._shares = 1.0, 0.0
+        self._shares: tuple[float, float] | None = None
         """Frames analysed and frames skipped per uncounted frame, as counted last."""
 
     def pass_time(self, start: float, end: float, state: State, reason: str, lost: int = 0) -> Span:
@@ -130,6 +130,8 @@ class Spans:
 
     def settle(self) -> None:
         """Let no later count change what has passed: it is as what was counted last."""
+        if self._shares is None:
+            return
         for span in self._open:
             _tell_apart(span, self._shares)
         if self._bucket is not None:
@@ -156,7 +158,7 @@ class Spans:
             yield replace(span)
         for span in self._open:
             copy = replace(span)
-            _tell_apart(copy, self._shares)
+            _tell_apart(copy, self._shares or (1.0, 0.0))
             copy.classify()
             yield copy
 

@@ -15,6 +15,11 @@ VOUCH_SECONDS = 15.0
 worker may be busy with a batch."""
 CLOCKS_APART_SECONDS = 60.0
 """A camera's own clock is used for the times of its pictures if it is at most this far off."""
+AHEAD_SECONDS = 2.0
+"""An event is not published before it is made. Its time is further ahead of that than the clocks of
+two hosts are apart: it is by a clock that runs ahead."""
+OFFSET_ERROR_SECONDS = 10.0
+"""What is learned of how far it is off may be wrong by as much as a heartbeat takes."""
 LOOP_SECONDS = 3.0
 """A connection that follows another without a word may be the next round of a looped file, which
 comes within half a second. A worker takes longer to start: loading PyTorch alone does."""
@@ -38,6 +43,8 @@ class Timeline:
         """Up to when the spans are told."""
         self._sure_at = 0.0
         """The last time by a worker's clock."""
+        self._camera_offset: float | None = None
+        """How far the camera's clock is ahead in this epoch, in seconds, once it is known."""
         self._state: State = "unknown"
         self._reason = "no_events"
         self._condition: str | None = None
@@ -79,14 +86,14 @@ class Timeline:
         if last is None:
             self._begin(seen)
         elif not self._is_known(last, seen):
-            at = self._place(seen)
+            at = self._place(last, seen)
             missing = seen.seq - (last.seq + 1 if seen.epoch == last.epoch else 0)
             held = self._bridge(last, seen, at, missing)
             self._at = at
             if not seen.by_camera:
                 self._sure_at = max(self._sure_at, at)
             if missing:
-                self._lose_count()
+                self._lose_track()
             elif seen.epoch != last.epoch:
                 self._begin_epoch(is_new_process=self._is_final or not held)
         self._last = seen
@@ -113,7 +120,7 @@ class Timeline:
             self._known_from = min(time, self._at)
 
     def _begin(self, seen: Sighting) -> None:
-        self._at = self._sure_at = self._known_from = seen.at
+        self._at = self._sure_at = self._known_from = seen.at - _ahead_seconds(seen)
         if seen.seq == 0:
             self._frames = self._dropped = 0
             self._stretch = None if self._is_midway else 0.0
@@ -139,38 +146,65 @@ class Timeline:
             span.state, span.reason = told.state, told.reason
         return span
 
-    def _place(self, seen: Sighting) -> float:
-        """Where a sighting stands: time does not run backwards.
+    def _place(self, last: Sighting, seen: Sighting) -> float:
+        """Where a sighting stands by the worker's clock, as far as it can be told.
 
-        But a worker's clock corrects a camera's that runs ahead.
+        Time does not run backwards, but a worker's clock corrects a camera's that runs ahead.
         """
-        if seen.at >= self._at:
-            return seen.at
+        if seen.by_camera:
+            return max(seen.at - self._offset_of(last, seen), self._at)
+        at = seen.at - _ahead_seconds(seen)
         earliest = max(self._sure_at, self._at - CLOCKS_APART_SECONDS)
-        if seen.by_camera or seen.at < earliest:
-            return self._at
-        self._spans.cut_at(seen.at)
-        self._at = seen.at
-        return seen.at
+        if earliest <= at < self._at:
+            self._spans.cut_at(at)
+            self._at = at
+        return max(at, self._at)
+
+    def _offset_of(self, last: Sighting, seen: Sighting) -> float:
+        """How far the camera's clock is ahead of the worker's.
+
+        Learned where a frame follows what the worker's clock has dated: at once, or at most as
+        long after it as an event vouches for. And no event is published before it is made.
+        """
+        known = self._camera_offset if seen.epoch == last.epoch else None
+        offset = max(known or 0.0, _ahead_seconds(seen)) if _ahead_seconds(seen) else known or 0.0
+        if seen.epoch == last.epoch and not last.by_camera:
+            apart = seen.at - offset - self._at
+            is_ahead = VOUCH_SECONDS < apart <= CLOCKS_APART_SECONDS + VOUCH_SECONDS
+            if -CLOCKS_APART_SECONDS <= apart < 0 or (is_ahead and known is None):
+                offset += apart
+        self._camera_offset = offset
+        return offset
 
     def _bridge(self, last: Sighting, seen: Sighting, at: float, missing: int) -> bool:
         """Tell the time from the last sighting to this one; False if no event vouches for it."""
-        if missing and self._is_cut:
+        is_cut, self._is_cut = self._is_cut, False
+        if not missing:
+            return self._pass(last, seen, at)
+        if is_cut:
             self._spans.pass_time(self._at, at, "unknown", "trimmed")
-            self._is_cut = False
             return True
-        self._is_cut = False
         self._holes += missing
-        if missing and at - self._at <= (missing + 1) * VOUCH_SECONDS:
-            self._spans.pass_time(self._at, at, "lost", "events_lost", missing)
-        elif missing or not self._vouches(last, seen, at):
+        if seen.epoch != last.epoch:  # an epoch is the time at which it began
+            begun_at = min(max(seen.epoch / 1000, self._at), at)
+            self._pass(last, seen, begun_at)
+            self._at = begun_at
+        if at - self._at > (missing + 1) * VOUCH_SECONDS:
             self._silence = self._spans.pass_time(self._at, at, "worker_down", "silent")
             return False
+        self._spans.pass_time(self._at, at, "lost", "events_lost", missing)
+        return True
+
+    def _pass(self, last: Sighting, seen: Sighting, at: float) -> bool:
+        """Tell the time up to ``at``, in which no event is missing."""
+        held = self._vouches(last, seen, at)
+        if not held:
+            self._silence = self._spans.pass_time(self._at, at, "worker_down", "silent")
         elif self._condition is not None:
             self._spans.watch(self._at, at, self._condition)
         else:
             self._spans.pass_time(self._at, at, self._state, self._reason)
-        return True
+        return held
 
     def _vouches(self, last: Sighting, seen: Sighting, at: float) -> bool:
         """Whether the state of the camera held from the last sighting to this one."""
@@ -179,13 +213,12 @@ class Timeline:
         gap = at - self._at
         if seen.epoch != last.epoch:  # while it is watched, the last word of a process that died
             return gap <= (VOUCH_SECONDS if self._condition is None else LOOP_SECONDS)
-        if gap <= VOUCH_SECONDS:
-            return True
-        if last.by_camera == seen.by_camera or gap > VOUCH_SECONDS + CLOCKS_APART_SECONDS:
-            return False
-        if last.published_at is None or seen.published_at is None:
-            return True
-        return seen.published_at - last.published_at <= VOUCH_SECONDS
+        if last.by_camera and not seen.by_camera:
+            is_known = self._camera_offset is not None
+            return gap <= (
+                VOUCH_SECONDS + (OFFSET_ERROR_SECONDS if is_known else CLOCKS_APART_SECONDS)
+            )
+        return gap <= VOUCH_SECONDS
 
     def _take_state(self, seen: Sighting) -> None:
         self._count_until(seen)
@@ -211,8 +244,11 @@ class Timeline:
 
     # Counting
 
-    def _lose_count(self) -> None:
-        """Events are missing, and their counts with them."""
+    def _lose_track(self) -> None:
+        """Events are missing, with their counts, and with what they said of the camera."""
+        self._state, self._reason, self._condition = "lost", "events_lost", None
+        self._is_final = False
+        self._spans.settle()
         self._frames = self._dropped = self._stretch = None
         self._dropped_told = self._moves = 0
 
@@ -262,3 +298,9 @@ class Timeline:
             self._dropped += dropped
         uncounted = stretch + decoded
         self._spans.count(max(uncounted - seen.skipped, moves + 1), seen.skipped, uncounted)
+
+
+def _ahead_seconds(seen: Sighting) -> float:
+    """How far a clock is ahead at least, by when its event was published; 0 if it may be right."""
+    ahead = 0.0 if seen.published_at is None else seen.at - seen.published_at
+    return ahead if ahead > AHEAD_SECONDS else 0.0

@@ -19,6 +19,7 @@ from worker.settings.base import (
     Sources,
     SpoolPlace,
 )
+from worker.settings.coverage import CoverageSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
 from worker.settings.reports import ReportSettings
 
@@ -268,6 +269,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "replay": ReplaySettings,
     "train": TrainSettings,
     "subscribe": SubscribeSettings,
+    "coverage": CoverageSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
     "report": ReportSettings,
