@@ -145,6 +145,7 @@ good_lines = st.sampled_from(
     [
         ("source", "'rtsp://h/x'"), ("source", f"'rtsp://u:{PASSWORD}@h/x'"), ("fps", "5"),
         ("labels", "['Person']"), ("ignore", "[[[0, 0],\n[1, 0], [1, 1]]]"), ("transport", "'udp'"),
+        ("snapshots", "'blur'"),
     ]
 )  # fmt: skip
 camera_lines = st.lists(

@@ -20,7 +20,7 @@ class Worker:
     def __init__(self, cli, server, file, *options):
         self.server = server
         self.process = cli.start(
-            "run", "--cameras", file, "--loop", "--publish", "all", "--fps", "5",
+            "run", "--cameras", file, "--loop", "--publish", "all", "--fps", "3",
             "--max-batch", "1", "--redis-url", server.url, *options,
         )  # fmt: skip
 

@@ -407,7 +407,8 @@ class Connection:
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
         )
-        snapshot = self._snapshots and self._snapshots.of(frame, image, orientation)
+        maker = self._snapshots
+        snapshot = None if maker is None else maker.of(frame, image, orientation)
         return frame if snapshot is None else replace(frame, snapshot=snapshot)
 
 

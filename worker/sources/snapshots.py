@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 75
 BLURRED_PX = 16
-"""What is left of the longer side of a blurred picture. People recognise half of the faces that
-they know at 7 x 10 pixels (Sinha et al., Face Recognition by Humans: Nineteen Results, 2006,
-result 1): here such a face fills almost half of the picture's width.
+"""What is left of the longer side of a blurred picture. Identifying faces fails abruptly between 18
+and 15 pixels across (Bachmann 1991, doi:10.1080/09541449108406221); where one knows them, 12 can do
+(P. Sinha). Here a face that fills a quarter of the picture has 4.
 """
 BLURRED_SHARE = 8
 """A small picture is made that many times smaller at least."""

@@ -13,6 +13,7 @@ from worker.sources.connection import CameraSettings
 from worker.sources.limits import Limits
 from worker.sources.live import MAX_MISLED, SHORTEST_LOOP_SECONDS, STEADY_SECONDS, LiveSource
 from worker.sources.liveness import WORK_SECONDS
+from worker.sources.snapshots import SnapshotMaker, SnapshotSettings
 
 URL = "rtsp://camera/stream"
 CONNECT_SECONDS = 0.25
@@ -158,7 +159,17 @@ def test_every_connection_gets_what_the_camera_was_given(source):
     assert settings == CameraSettings(
         URL, (30, 40), 5.0, True, False, 1, limits, True, "udp"
     )  # fmt: skip
-    assert options == {"trust_timestamps": True, "http": None, "left_out": (0, 0)}
+    assert options == {
+        "trust_timestamps": True, "http": None, "left_out": (0, 0), "snapshots": None,
+    }  # fmt: skip
+
+
+def test_a_camera_that_is_connected_again_has_no_snapshot_before_the_next_is_due(source):
+    camera = source(Attempt(up=True), Attempt(up=True), snapshots=SnapshotSettings())
+    list(camera)
+    first, second = (options["snapshots"] for _, options in camera.begun)
+    assert first is second
+    assert isinstance(first, SnapshotMaker)
 
 
 def test_what_reads_http_is_the_same_for_all_connections(source):

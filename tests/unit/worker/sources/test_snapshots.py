@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import pictures
+from tests.clips import cut, pictures
 from tests.clocks import Clock
 from tests.conftest import WALKWAY
 from tests.frames import frame
 from tests.snapshots import NOON, pixels
+from worker.frames import Frame
 from worker.snapshots import read_snapshot
 from worker.sources import snapshots
+from worker.sources.capabilities import claim_gpu
+from worker.sources.live import LiveSource
 from worker.sources.orientation import UPRIGHT, Orientation
 from worker.sources.snapshots import (
     BLURRED_PX,
@@ -153,6 +156,22 @@ def test_a_picture_that_cannot_be_converted_is_one_log_line(clock, caplog, monke
 
 def refuse(*_, **__):
     raise ValueError("no")
+
+
+@pytest.mark.cuda
+def test_a_picture_decoded_on_a_gpu_gives_the_snapshot_that_one_on_the_cpu_gives(tmp_path):
+    if reason := claim_gpu(0):
+        pytest.skip(f"no CUDA decoder: {reason}")
+    clip = cut(WALKWAY, tmp_path / "clip.mp4", frames=3)
+    made = []
+    for gpu in (None, 0):
+        source = LiveSource("gate", str(clip), (300, 300), iter([7]).__next__, as_planes=True,
+                            gpu=gpu, snapshots=SnapshotSettings())  # fmt: skip
+        frame = next(item for item in source if isinstance(item, Frame))
+        source.stop()
+        made.append(pixels(frame.snapshot.jpeg))
+    assert made[0].shape == (480, 640, 3)
+    assert abs(made[1] - made[0]).mean() < 1
 
 
 def striped(size, period, colour=(255, 255, 255)):
