@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -156,7 +157,27 @@ def test_a_live_camera_is_reported_up_to_now_over_its_last_snapshot(cli, tmp_pat
     valkey_server.client.set("ssd:{gate}:snapshot", b"not a picture")
     found = cli(*command, "--overwrite")
     assert "camera gate: its snapshot in Redis is left out" in found.stderr
-    assert "Redis has no snapshot of it" in page(found, tmp_path / "r.html").text
+    assert "no snapshot was at hand" in page(found, tmp_path / "r.html").text
+
+
+def test_a_report_can_be_of_a_time(cli, tmp_path):
+    begin = datetime.now(UTC) - timedelta(hours=3)
+    events = [
+        detections_event(seq=n).model_copy(update={"time": begin + timedelta(minutes=n)})
+        for n in range(180)
+    ]
+    write(tmp_path / "seen.jsonl", events)
+    command = ("report", "seen.jsonl", "--overwrite", "--output", "r.html")
+    assert "detections 180" in page(cli(*command), tmp_path / "r.html").text
+    tags = page(cli(*command, "--from", "2h", "--to", "90m"), tmp_path / "r.html")
+    assert "detections 30 " in tags.text
+    assert "missing" not in tags.text
+    assert re.search(f"{begin + timedelta(hours=1):%Y-%m-%d %H:%M}:.. to", tags.text)
+    refused(
+        cli(*command, "--to", "7d"), "seen.jsonl: no event to report on between --from and --to"
+    )
+    refused(cli(*command, "--from", "1h", "--to", "2h"), "--from 1h: no time is left up to --to 2h")
+    refused(cli(*command, "--from", "soon"), "--from: ")
 
 
 def test_a_replay_in_redis_is_reported_with_its_recording(cli, clip, tmp_path, valkey_server):

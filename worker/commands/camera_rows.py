@@ -175,7 +175,8 @@ class CameraRow:
         self.dropped += data.dropped
         self.position_seconds = data.pts_seconds
         if self.is_replay:
-            self.state, self.reason = "running", ""
+            self.state = "running"
+            self.reason = ""
             self._frames_analysed += 1
             self._analysed.add(self._published_at, self._frames_analysed, heard_at)
             return

@@ -55,6 +55,8 @@ def _made(settings: ReportSettings) -> Report:
     files = [Path(name) for name in settings.reported if name not in ids]
     readings = [read_file(path) for path in files]
     keys = Keys(settings.key_prefix)
+    now = datetime.now(UTC)
+    since, until = settings.period(now)
     snapshots: dict[str, Snapshot] = {}
     if ids:
         url = resolve_redis_url(settings, settings.redis_url or "embedded")
@@ -64,20 +66,23 @@ def _made(settings: ReportSettings) -> Report:
             if snapshot is not None:
                 snapshots[name] = snapshot
     coverage = Coverage()
-    cameras, left_out = sums_of(_noted(readings, coverage, snapshots), MOST_CAMERAS)
+    events = _noted(readings, coverage, snapshots)
+    cameras, left_out = sums_of(_between(events, since, until), MOST_CAMERAS)
     notes = list(_notes(readings, left_out))
     for note in notes:
         log.warning("%s", note)
     if not cameras:
-        raise UsageError(f"{', '.join(each.name for each in readings)}: no event to report on")
+        names = ", ".join(each.name for each in readings)
+        of_period = "" if since is None and until is None else " between --from and --to"
+        raise UsageError(f"{names}: no event to report on{of_period}")
     if settings.video is not None:
         check_video(settings.video, cameras)
-    now = datetime.now(UTC)
     materials = [
         gather(
             camera,
             coverage,
-            until=now if camera.camera_id in ids else None,
+            since=since,
+            until=until or (now if camera.camera_id in ids else None),
             video=settings.video,
             files=files,
             snapshot=snapshots.get(camera.camera_id),
@@ -98,6 +103,19 @@ def _noted(
             if snapshot is not None:
                 snapshot.note(event)
             yield event
+
+
+def _between(
+    events: Iterator[Event], since: datetime | None, until: datetime | None
+) -> Iterator[Event]:
+    """The events of live cameras between two times, and all of replays: those have none."""
+    for event in events:
+        if event.data.mode == "live" and event.time is not None:
+            if since is not None and event.time < since:
+                continue
+            if until is not None and event.time > until:
+                continue
+        yield event
 
 
 def _notes(readings: Sequence[EventReading], left_out: int) -> Iterator[str]:

@@ -68,14 +68,16 @@ def gather(
     camera: CameraSum,
     coverage: Coverage,
     *,
-    until: datetime | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     video: Path | None,
     files: Sequence[Path],
     snapshot: Snapshot | None,
 ) -> CameraMaterial:
     """The material of a camera.
 
-    ``until``: to when its coverage is asked for; None: to its last event. ``video``: its recording.
+    ``since`` and ``until``: the time its coverage is asked for; None: from its first event, or to
+    its last. ``video``: its recording.
     ``files``: those that events are from, beside which a recording may be. Raises SourceError if
     ``video`` cannot be read.
     """
@@ -84,10 +86,11 @@ def gather(
         _add_frames(material, video, files)
     else:
         if camera.first_time is not None and camera.last_time is not None:
-            end = max(until or camera.last_time, camera.last_time)
-            material.intervals = coverage.of(camera.camera_id, camera.first_time, end)
+            start, end = since or camera.first_time, until or camera.last_time
+            material.period = start, end
+            material.intervals = coverage.of(camera.camera_id, start, end)
             material.put_intervals_on_timeline()
-        _add_snapshot(material, snapshot, is_stream=until is not None)
+        _add_snapshot(material, snapshot)
     camera.fit_bins()
     material.ground_from = material.ground_from or PLAIN
     return material
@@ -138,12 +141,11 @@ def _add_frames(material: CameraMaterial, video: Path | None, files: Sequence[Pa
         material.no_examples = "There is no event of a frame."
 
 
-def _add_snapshot(material: CameraMaterial, snapshot: Snapshot | None, *, is_stream: bool) -> None:
+def _add_snapshot(material: CameraMaterial, snapshot: Snapshot | None) -> None:
     if snapshot is None:
         material.no_examples = (
-            "Redis has no snapshot of it: `run --snapshots` publishes them while it is up."
-            if is_stream
-            else "Events hold no pictures. A report on its id in Redis shows its last snapshot."
+            "Events hold no pictures, and no snapshot was at hand: `run --snapshots` publishes "
+            "them, and a report on the id of a camera shows its last one."
         )
         return
     material.frames = [ShownFrame(snapshot.picture, snapshot.event, snapshot.info.time)]

@@ -20,6 +20,8 @@ class CameraMaterial:
     """One camera, or one recording."""
 
     camera: CameraSum
+    period: tuple[datetime, datetime] | None = None
+    """What time of a live camera it is about."""
     intervals: Sequence[Interval] = ()
     """When a live camera was watched; none for a replay."""
     frames: list[ShownFrame] = field(default_factory=list)

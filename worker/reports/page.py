@@ -101,8 +101,9 @@ def _period(material: CameraMaterial) -> str:
     if material.is_empty:
         return "No frame with a time."
     start, end = camera.timeline.start, camera.timeline.end
-    if not camera.is_replay:
-        span = f"{words.date(start)} to {words.date(end)} UTC"
+    if material.period is not None:
+        first, last = (words.date(time.timestamp()) for time in material.period)
+        span = f"{first} to {last} UTC"
     elif camera.counts_frames:
         span = "Pictures without times, in order"
     else:
