@@ -88,6 +88,7 @@ def test_a_report_replaces_nothing_unless_told_to(cli, clip, tmp_path):
         (("none.jsonl", "--output", "r.html"), "none.jsonl: no such file"),
         (("empty.jsonl", "--output", "r.html"), "empty.jsonl: no event to report on"),
         (("tags.parquet", "--output", "r.html"), "a report is made of JSON Lines"),
+        (("tags.jsonl", "--output", "r.html", "--from", "2d"), "--from and --to are times of live"),
         (("tags.jsonl", "--output", "r.html", "--video", "x.mp4"), "--video x.mp4: no such file"),
         (
             ("tags.jsonl", "--output", "r.html", "--video", "empty.jsonl"),

@@ -75,6 +75,10 @@ def _made(settings: ReportSettings) -> Report:
         names = ", ".join(each.name for each in readings)
         of_period = "" if since is None and until is None else " between --from and --to"
         raise UsageError(f"{names}: no event to report on{of_period}")
+    if (since or until) and all(camera.is_replay for camera in cameras):
+        raise UsageError(
+            "--from and --to are times of live cameras, and these are replays: leave them out"
+        )
     if settings.video is not None:
         check_video(settings.video, cameras)
     materials = [

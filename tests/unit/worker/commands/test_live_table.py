@@ -1,12 +1,14 @@
 """How the live table looks, for any size of the terminal and whatever ids and labels hold."""
 
 import io
+import logging
+import sys
 
 import pytest
 from rich.console import Console
 
 from tests.events import PERSON, camera_event, detections_event
-from worker.commands.live_table import LiveTable
+from worker.commands.live_table import LiveTable, _shown
 from worker.events import Detection
 from worker.text import printable
 
@@ -108,3 +110,32 @@ def test_the_events_before_the_table_began_are_shown_and_not_counted():
     )
     (row,) = [line for line in drawn(table) if "gate" in line]
     assert "Person" not in row
+
+
+class TerminalText(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stderr", [TerminalText(), io.StringIO()], ids=["terminal", "file"])
+def test_log_lines_stand_above_the_table_if_they_go_to_the_terminal(monkeypatch, stderr):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    log = logging.getLogger("worker")
+    handler = logging.StreamHandler(stderr)
+    log.addHandler(handler)
+    screen = Console(file=TerminalText(), width=80, height=20, force_terminal=True)
+    try:
+        with _shown(filled(camera_event()), screen):
+            log.warning("[bold]retrying")
+        log.warning("ended")
+    finally:
+        log.removeHandler(handler)
+    above, elsewhere = screen.file.getvalue(), stderr.getvalue()
+    is_terminal = stderr.isatty()
+    assert ("[bold]retrying" in above, "[bold]retrying" in elsewhere) == (
+        is_terminal,
+        not is_terminal,
+    )
+    assert "ended" in elsewhere
+    if is_terminal:
+        assert above.index("retrying") < above.rindex("gate")
