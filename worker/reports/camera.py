@@ -22,7 +22,7 @@ MOST_MODELS = 5
 JUMP_SECONDS = 1.0
 """By how much times may run backwards before they have started again."""
 SHOWN_BINS = 240
-FRAMES_PER_BIN = 4
+FRAMES_PER_BIN = 3
 """Fewer make a mean that jumps from one bin to the next."""
 FRAMES = ("frames", "")
 """The kind of amount that counts analysed frames; those of labels are ("label", NAME)."""
@@ -83,8 +83,9 @@ class CameraSum:
     without_time: int = 0
     """Frames that say neither when they were nor where in a recording."""
     first_time: datetime | None = None
+    """Of the first event that states one."""
     last_time: datetime | None = None
-    """Of the events, as far as they state one."""
+    """The latest of any event."""
     detections: int = 0
     labels: dict[str, LabelSum] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
@@ -115,7 +116,7 @@ class CameraSum:
             return
         self.events += 1
         if event.time is not None:
-            self.first_time = min(self.first_time or event.time, event.time)
+            self.first_time = self.first_time or event.time
             self.last_time = max(self.last_time or event.time, event.time)
         if epoch is None or data.epoch != epoch.number:
             self._end_epoch()

@@ -6,11 +6,21 @@ from worker.events import DetectionsEvent
 from worker.reports.camera import CameraSum
 from worker.reports.pictures import ShownFrame
 
+SHORT_SECONDS = 600
+"""Times of which the minutes tell too little."""
+
 
 def moment(camera: CameraSum, at: float, *, exact: bool = False) -> str:
-    """A point of a camera's time: a date, a position in a recording, or the number of a frame."""
+    """A point of a camera's time: a date, a position in a recording, or the number of a frame.
+
+    No longer than it takes to tell it from others; exact: to the second, or a tenth of it.
+    """
     if not camera.is_replay:
-        return date(at, "%Y-%m-%d %H:%M:%S" if exact else "%Y-%m-%d %H:%M")
+        timeline = camera.timeline
+        is_short = timeline.end - timeline.start < SHORT_SECONDS
+        is_a_day = date(timeline.start, "%j") == date(timeline.end - timeline.width, "%j")
+        form = "%H:%M:%S" if exact or is_short else "%H:%M"
+        return date(at, form if is_a_day else f"%Y-%m-%d {form}")
     if camera.counts_frames:
         return f"picture {at:,.0f}"
     return position(at, exact=exact)
