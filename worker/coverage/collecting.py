@@ -5,7 +5,7 @@ Memory grows with the number of intervals, not of events. Used by one thread at 
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from worker.consuming.discovery import announced_cameras
 from worker.coverage.interval import Interval
@@ -40,9 +40,18 @@ class Coverage:
         """The cameras of which something was read or added."""
         return sorted(self._timelines)
 
+    @property
+    def period(self) -> tuple[datetime, datetime] | None:
+        """From the first to the last event of all cameras; None if there was none."""
+        periods = [each.period for each in self._timelines.values() if each.period is not None]
+        if not periods:
+            return None
+        first, last = min(each[0] for each in periods), max(each[1] for each in periods)
+        return datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)
+
     def knows(self, camera_id: str) -> bool:
         """Whether there was an event of a camera."""
-        return camera_id in self._timelines and self._timelines[camera_id].is_begun
+        return camera_id in self._timelines and self._timelines[camera_id].period is not None
 
     def add(self, event: Event) -> None:
         """Take the next event of its camera; those of replays are left out."""
@@ -109,14 +118,10 @@ def intervals(
     of all cameras; both need a time zone.
     """
     coverage = Coverage()
-    times: list[datetime] = []
     for event in events:
         coverage.add(event)
-        if event.time is not None and event.data.mode == "live":
-            times = [min([*times[:1], event.time]), max([*times[1:], event.time])]
-    if not times:
-        return {}
-    return coverage.intervals(start or times[0], end or times[1])
+    period = coverage.period
+    return {} if period is None else coverage.intervals(start or period[0], end or period[1])
 
 
 def coverage_of(

@@ -7,7 +7,8 @@ Raises what redis-py raises.
 """
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from worker.consuming.entries import Entry, entries_of, id_before, parse_id
@@ -31,48 +32,49 @@ def read_timeline(
 ) -> Timeline:
     """The timeline of a camera, complete from ``start`` to ``end``: seconds since 1970."""
     stream = keys.camera(camera_id, replay=False).stream
-    timeline = Timeline()
     after = id_before(f"{max(round((start - MARGIN_SECONDS) * 1000), 0)}-0")
     before: list[Any] = client.xrevrange(stream, after, "-", count=LOOK_BACK)
-    reader = _Reader(timeline)
-    for place, (entry_id, fields) in enumerate(before):
-        seen = reader.sighting(Entry(stream, entry_id, fields))
-        if seen is not None:
-            if len(before) > place + 1:
-                timeline.begins_midway(trimmed=False)
-            timeline.add(seen)
+    timeline = Timeline()
+    reader = _Reader(timeline, end)
+    pages = _pages(client, stream, after, timeline)
+    page = next(pages, [])
+    if (before or page) and len(before) < LOOK_BACK and _was_trimmed(client, stream):
+        timeline.begins_midway(trimmed=True)
+    elif len(before) > 1:
+        timeline.begins_midway(trimmed=False)
+    for entry_id, fields in before:  # the newest first: one of them is enough
+        if reader.take([Entry(stream, entry_id, fields)]):
             break
-    is_first = len(before) < LOOK_BACK
-    for entries in _pages(client, stream, after, timeline):
-        if is_first and _was_trimmed(client, stream):
-            timeline.begins_midway(trimmed=True)
-        is_first = False
-        for entry in entries:
-            seen = reader.sighting(entry)
-            if seen is None:
-                continue
-            timeline.add(seen)
-            if end is not None and seen.at > end + (CLOCKS_APART_SECONDS if seen.by_camera else 0):
-                reader.report(camera_id)
-                return timeline
+    while page and not reader.is_done:
+        reader.take(page)
+        page = next(pages, [])
     reader.report(camera_id)
     return timeline
 
 
 class _Reader:
-    """What entries say, and how many say nothing."""
+    """Takes entries into a timeline, up to an end; counts those that hold no event."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, end: float | None) -> None:
         self._timeline = timeline
+        self._end = math.inf if end is None else end
         self._invalid = 0
+        self.is_done = False
+        """Whether an event was after the end."""
 
-    def sighting(self, entry: Entry) -> Sighting | None:
-        """What an entry says; None for one that holds no live event."""
-        try:
-            return parse_sighting((entry.fields or {})[b"event"], entry.entry_id.decode())
-        except (KeyError, ValueError):
-            self._invalid += 1
-            return None
+    def take(self, entries: Sequence[Entry]) -> int:
+        """Add what the entries say to the timeline; gives how many say something."""
+        taken = 0
+        for entry in entries:
+            seen = self._sighting(entry)
+            if seen is None:
+                continue
+            self._timeline.add(seen)
+            taken += 1
+            if seen.at > self._end + (CLOCKS_APART_SECONDS if seen.by_camera else 0):
+                self.is_done = True
+                break
+        return taken
 
     def report(self, camera_id: str) -> None:
         """Log how many entries were passed over."""
@@ -80,6 +82,14 @@ class _Reader:
             log.warning(
                 "camera %s: skipping %d entries that hold no valid event", camera_id, self._invalid
             )
+
+    def _sighting(self, entry: Entry) -> Sighting | None:
+        """What an entry says; None for one that holds no live event."""
+        try:
+            return parse_sighting((entry.fields or {})[b"event"], entry.entry_id.decode())
+        except (KeyError, ValueError):
+            self._invalid += 1
+            return None
 
 
 def _pages(

@@ -16,8 +16,10 @@ from worker.coverage.interval import Interval, State
 REDUCED_SHARE = 0.05
 """Share of frames not analysed from which a camera counts as watched at a lower rate: the one that
 the alert rules warn at."""
-BUCKET_SECONDS = 10.0
-"""Frames are added up over so long before they are judged: a single dropped frame is no state."""
+BUCKET_SECONDS, MAX_BUCKET_SECONDS = 10.0, 60.0
+"""Frames are added up over at least the first before they are judged, at most over the second."""
+BUCKET_FRAMES = 20
+"""And over more than these, so that a single dropped one is no lower rate."""
 NO_FRAMES_SECONDS = 15.0
 """A camera that was up for so long without an analysed frame was not watched in full."""
 
@@ -47,7 +49,7 @@ class Span:
 
     def _reduced_by(self) -> str:
         looked_at = self.analysed + self.uncounted
-        most = REDUCED_SHARE * (looked_at + self.dropped + self.skipped)
+        most = max(REDUCED_SHARE * (looked_at + self.dropped + self.skipped), 1.0)
         if self.condition == "late":
             return "late"
         if self.dropped > most:
@@ -57,6 +59,13 @@ class Span:
         if self.skipped > most:
             return "skipped"
         return "no_frames" if not looked_at and self.end - self.start > NO_FRAMES_SECONDS else ""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its frames can be judged."""
+        seconds = self.end - self.start
+        enough = self.analysed + self.uncounted + self.dropped + self.skipped > BUCKET_FRAMES
+        return seconds >= (BUCKET_SECONDS if enough else MAX_BUCKET_SECONDS)
 
     def takes(self, later: "Span") -> bool:
         """Whether a span that follows can become part of this one."""
@@ -95,14 +104,14 @@ class Spans:
         return _append(self._open or self._settled, Span(start, end, state, reason, lost=lost))
 
     def watch(self, start: float, end: float, condition: str) -> Span:
-        """Time in which the camera was watched; gives the span to add its frames to."""
+        """Time in which the camera was watched; gives the span to add its frames to.
+
+        Without any time, what passed last is meant.
+        """
         bucket = self._bucket
-        if bucket is not None:
-            has_frames = bucket.analysed or bucket.uncounted
-            is_full = bucket.end - bucket.start >= BUCKET_SECONDS and has_frames
-            if is_full or bucket.condition != condition:
-                self.close_bucket()
-                bucket = None
+        if bucket and ((bucket.is_full and end > start) or bucket.condition != condition):
+            self.close_bucket()
+            bucket = None
         if bucket is None:
             bucket = self._bucket = Span(start, end, "watched", "", condition)
             self._open.append(bucket)

@@ -66,9 +66,9 @@ class Timeline:
         """Uncounted frames since the last analysed frame with an event; None if that was missed."""
 
     @property
-    def is_begun(self) -> bool:
-        """Whether there was an event."""
-        return self._last is not None
+    def period(self) -> tuple[float, float] | None:
+        """From the first event, or what is remembered, to the last one; None before the first."""
+        return None if self._known_from is None else (self._known_from, self._at)
 
     def begins_midway(self, *, trimmed: bool) -> None:
         """Note that there were events before the first one: not read, or ``trimmed``."""
@@ -85,17 +85,10 @@ class Timeline:
         last = self._last
         if last is None:
             self._begin(seen)
-        elif not self._is_known(last, seen):
-            at = self._place(last, seen)
-            missing = seen.seq - (last.seq + 1 if seen.epoch == last.epoch else 0)
-            held = self._bridge(last, seen, at, missing)
-            self._at = at
-            if not seen.by_camera:
-                self._sure_at = max(self._sure_at, at)
-            if missing:
-                self._lose_track()
-            elif seen.epoch != last.epoch:
-                self._begin_epoch(is_new_process=self._is_final or not held)
+        elif self._is_known(last, seen):
+            return
+        else:
+            self._follow(last, seen)
         self._last = seen
         if seen.is_frame:
             self._take_frame(seen)
@@ -109,9 +102,9 @@ class Timeline:
         spans = [*self._spans]
         if self._at < end:
             spans.append(self._rest(end, spans[-1] if spans else None))
-        if start < self._known_from:
-            spans.insert(0, Span(start, self._known_from, "unknown", self._unknown_reason))
-        return clipped(spans, start, end)
+        known = clipped(spans, max(start, self._known_from), end)
+        before = Span(start, self._known_from, "unknown", self._unknown_reason)
+        return [*clipped([before], start, min(end, self._known_from)), *known]
 
     def forget_before(self, time: float) -> None:
         """Forget what was before a time; asked for it later, it is ``unknown``."""
@@ -124,6 +117,25 @@ class Timeline:
         if seen.seq == 0:
             self._frames = self._dropped = 0
             self._stretch = None if self._is_midway else 0.0
+
+    def _follow(self, last: Sighting, seen: Sighting) -> None:
+        """Tell the time up to a sighting that follows another."""
+        at = self._place(last, seen)
+        missing = seen.seq - (last.seq + 1 if seen.epoch == last.epoch else 0)
+        is_cut, self._is_cut = self._is_cut, False
+        if is_cut and (missing or seen.epoch != last.epoch):
+            self._spans.pass_time(self._at, at, "unknown", "trimmed")
+            self._lose_track("unknown", "trimmed")
+        elif missing:
+            self._miss(last, seen, at, missing)
+            self._lose_track("lost", "events_lost")
+        else:
+            held = self._pass(last, seen, at)
+            if seen.epoch != last.epoch:
+                self._begin_epoch(is_new_process=self._is_final or not held)
+        self._at = at
+        if not seen.by_camera:
+            self._sure_at = max(self._sure_at, at)
 
     def _is_known(self, last: Sighting, seen: Sighting) -> bool:
         """Whether an event was delivered before; an earlier epoch may be one of a later time."""
@@ -176,27 +188,20 @@ class Timeline:
         self._camera_offset = offset
         return offset
 
-    def _bridge(self, last: Sighting, seen: Sighting, at: float, missing: int) -> bool:
-        """Tell the time from the last sighting to this one; False if no event vouches for it."""
-        is_cut, self._is_cut = self._is_cut, False
-        if not missing:
-            return self._pass(last, seen, at)
-        if is_cut:
-            self._spans.pass_time(self._at, at, "unknown", "trimmed")
-            return True
+    def _miss(self, last: Sighting, seen: Sighting, at: float, missing: int) -> None:
+        """Tell the time up to ``at``, in which events are missing."""
         self._holes += missing
         if seen.epoch != last.epoch:  # an epoch is the time at which it began
             begun_at = min(max(seen.epoch / 1000, self._at), at)
             self._pass(last, seen, begun_at)
             self._at = begun_at
-        if at - self._at > (missing + 1) * VOUCH_SECONDS:
+        if at - self._at <= (missing + 1) * VOUCH_SECONDS:
+            self._spans.pass_time(self._at, at, "lost", "events_lost", missing)
+        else:
             self._silence = self._spans.pass_time(self._at, at, "worker_down", "silent")
-            return False
-        self._spans.pass_time(self._at, at, "lost", "events_lost", missing)
-        return True
 
     def _pass(self, last: Sighting, seen: Sighting, at: float) -> bool:
-        """Tell the time up to ``at``, in which no event is missing."""
+        """Tell the time up to ``at``, in which no event is missing; False: none vouches for it."""
         held = self._vouches(last, seen, at)
         if not held:
             self._silence = self._spans.pass_time(self._at, at, "worker_down", "silent")
@@ -244,9 +249,9 @@ class Timeline:
 
     # Counting
 
-    def _lose_track(self) -> None:
+    def _lose_track(self, state: State, reason: str) -> None:
         """Events are missing, with their counts, and with what they said of the camera."""
-        self._state, self._reason, self._condition = "lost", "events_lost", None
+        self._state, self._reason, self._condition = state, reason, None
         self._is_final = False
         self._spans.settle()
         self._frames = self._dropped = self._stretch = None
