@@ -8,7 +8,6 @@ from tests.events import PERSON, camera_event, detections_event
 from worker.commands import camera_rows
 from worker.commands.camera_rows import MOST_LABELS, OTHER_LABELS, CameraRow
 
-
 NOW = 1_795_000_000.0
 
 
