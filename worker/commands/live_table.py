@@ -24,6 +24,7 @@ from worker.commands.wiring import on_stop_signals
 from worker.consumer import EventConsumer
 from worker.consuming.filtering import EventFilter
 from worker.consuming.latest import newest_events
+from worker.consuming.plausible import is_plausible
 from worker.errors import UsageError, WorkerError
 from worker.events import DetectionsEvent, Event
 from worker.settings.fields import SubscribeSettings
@@ -86,12 +87,14 @@ class LiveTable:
         """Show a camera as the last events of its stream, which are not counted, leave it."""
         with self._lock:
             row = self._row(camera_id)
-            for event in events:
+            for event in filter(is_plausible, events):
                 row.note(event)
             row.dropped = 0
 
     def note(self, event: Event) -> None:
-        """Take over what an event says of its camera."""
+        """Take over what an event says of its camera; one that no worker wrote is left out."""
+        if not is_plausible(event):
+            return
         with self._lock:
             self._row(event.data.camera_id).note(event)
 

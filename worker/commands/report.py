@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MOST_CAMERAS = 100
 """On one page."""
+MOST_WATCHED = 1000
+"""Cameras whose coverage is kept: more than those on the page, which may begin later."""
 
 
 def run_report(settings: ReportSettings) -> int:
@@ -100,9 +102,13 @@ def _noted(
     readings: Sequence[EventReading], coverage: Coverage, snapshots: dict[str, Snapshot]
 ) -> Iterator[Event]:
     """The events, as they pass by."""
+    watched: set[str] = set()
     for reading in readings:
         for event in reading:
-            coverage.add(event)
+            if len(watched) < MOST_WATCHED:
+                watched.add(event.data.camera_id)
+            if event.data.camera_id in watched:
+                coverage.add(event)
             snapshot = snapshots.get(event.data.camera_id)
             if snapshot is not None:
                 snapshot.note(event)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from worker.consuming.entries import type_of
 from worker.consuming.history import stored_entries
+from worker.consuming.plausible import is_plausible
 from worker.errors import SourceError, UsageError
 from worker.events import EVENT_TYPES, Event, parse_event
 from worker.keys import Keys
@@ -48,9 +49,13 @@ class EventReading:
             self._note_malformed()
             return None
         try:
-            return parse_event(line)
+            event = parse_event(line)
         except ValueError:
             found = type_of(line)
+        else:
+            if is_plausible(event):
+                return event
+            found = event.type
         if found is None or found in EVENT_TYPES:
             self._note_malformed()
         else:

@@ -88,7 +88,7 @@ def is_id(reported: str) -> bool:
     """Whether this is the id of a camera or replay, and not a file."""
     path = Path(reported)
     return not (
-        path.exists()
+        path.is_file()
         or len(path.parts) != 1
         or path.suffix.lower() in (".jsonl", ".json", ".parquet", ".ndjson")
     )

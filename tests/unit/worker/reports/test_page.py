@@ -183,7 +183,7 @@ def test_of_many_labels_all_are_in_the_table_and_the_first_have_charts():
         assert f"{label} 40 1 40 1 0.90" in tags.text
 
 
-@pytest.mark.parametrize("at", [1e300, -1e300, 3e11])
+@pytest.mark.parametrize("at", [9e11, -9e11, 3e11])
 def test_times_beyond_reason_are_no_failure(at):
     page = page_of(material_of(recorded(0, PERSON), recorded(1, PERSON, pts_seconds=at)))
     assert "Person" in page
