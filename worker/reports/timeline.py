@@ -70,11 +70,10 @@ class Timeline:
         self._reach(start)
         self._reach(end)
         of_kind = self.amounts[kind]
-        for number in range(math.floor(start / self.width), self._last + 1):
+        for number in range(math.floor(start / self.width), math.floor(end / self.width) + 1):
             low, high = max(start, number * self.width), min(end, (number + 1) * self.width)
-            if high <= low:
-                break
-            of_kind[number] += amount * (high - low) / (end - start)
+            if high > low:
+                of_kind[number] += amount * ((high - low) / (end - start))
 
     def values(self, kind: Kind) -> list[float]:
         """The amounts of one kind, bin by bin."""
