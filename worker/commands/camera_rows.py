@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
-from worker.consuming.entries import parse_id
+from worker.consuming.entries import EntryId, parse_id
 from worker.events import CameraData, CameraEvent, DetectionsEvent, Event
 from worker.text import in_words
 
@@ -78,6 +78,7 @@ class CameraRow:
     counts: Counter[str] = field(default_factory=Counter)
     """Detections per label."""
     is_replay: bool = False
+    _entry_id: EntryId = (0, 0)
     _published_at: float = 0.0
     """When its last event was published, in seconds since 1970."""
     _heard_at: float | None = None
@@ -92,10 +93,13 @@ class CameraRow:
     def note(self, event: Event) -> None:
         """Take over what an event says of its camera. One that was noted before changes nothing."""
         data = event.data
-        if (data.epoch, data.seq) <= (self.epoch, self.seq):
+        entry_id = parse_id(event.entry_id or "0-0")
+        is_later = (data.epoch, data.seq) > (self.epoch, self.seq)
+        if not is_later and entry_id <= self._entry_id:
             return
+        self._entry_id = entry_id
         self.is_replay = data.mode == "replay"
-        if data.epoch != self.epoch:
+        if data.epoch != self.epoch or not is_later:  # a replay that was started again
             self._begin(data.seq)
         elif data.seq != self.seq + 1:
             self._last_index = None  # what was skipped and dropped in between is unknown

@@ -50,17 +50,20 @@ def run_pretty(settings: SubscribeSettings, url: str) -> int:
             "--pretty draws a table on a terminal, and stdout is not one: leave it out for JSON "
             "Lines"
         )
-    cameras = settings.cameras or None
     table = LiveTable(settings.filter_labels, settings.filter_score, replay=settings.replay)
-    found = newest_events(url, cameras, replay=settings.replay, prefix=settings.key_prefix)
-    for camera_id, events in found.items():
-        table.begin(camera_id, events)
     consumer = _consumer(url, settings, settings.group, settings.start)
-    with consumer, on_stop_signals(consumer.stop) as signals, _shown(table, console):
-        if settings.group is None:
-            _follow(consumer, table, settings)
-        else:
-            _follow_group(consumer, table, settings, url)
+    with consumer, on_stop_signals(consumer.stop) as signals:
+        # After the consumer has its place: what comes in between is seen twice, and not never.
+        found = newest_events(
+            url, settings.cameras or None, replay=settings.replay, prefix=settings.key_prefix
+        )
+        for camera_id, events in found.items():
+            table.begin(camera_id, events)
+        with _shown(table, console):
+            if settings.group is None:
+                _follow(consumer, table, settings)
+            else:
+                _follow_group(consumer, table, settings, url)
     return 130 if signal.SIGINT in signals else 0
 
 

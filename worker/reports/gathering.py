@@ -86,7 +86,8 @@ def gather(
         _add_frames(material, video, files)
     else:
         if camera.first_time is not None and camera.last_time is not None:
-            start, end = since or camera.first_time, until or camera.last_time
+            start = since or camera.first_time
+            end = max(until or camera.last_time, start)
             material.period = start, end
             material.intervals = coverage.of(camera.camera_id, start, end)
             material.put_intervals_on_timeline()

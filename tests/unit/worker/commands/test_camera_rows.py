@@ -166,6 +166,16 @@ def test_a_replay_shows_its_speed_and_position():
     assert (row.state_in_words, row.analysed_fps) == ("ended damaged", None)
 
 
+def test_a_replay_that_is_started_again_is_followed():
+    ended = camera_event(epoch=0, seq=9, mode="replay", state="ended", reason="end_of_file")
+    row = noted(frame(8, 20, mode="replay", epoch=0), placed(ended, 19))
+    assert row.state_in_words == "ended end_of_file"
+    for n in range(3):
+        row.note(frame(n, 2 - n, mode="replay", epoch=0, pts_seconds=n / 10))
+    assert (row.state_in_words, row.position_seconds) == ("running", 0.2)
+    assert row.analysed_fps == pytest.approx(1)
+
+
 def test_labels_without_number_take_no_memory_without_end():
     row = CameraRow("gate")
     row.count(f"label {n}" for n in range(10 * MOST_LABELS))
