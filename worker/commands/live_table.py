@@ -28,7 +28,7 @@ from worker.consuming.plausible import is_plausible
 from worker.errors import UsageError, WorkerError
 from worker.events import DetectionsEvent, Event
 from worker.settings.fields import SubscribeSettings
-from worker.text import printable
+from worker.text import in_words, printable
 
 REDRAWS_PER_SECOND = 2
 """50 cameras take 3 % of a core to draw twice a second (Xeon, Python 3.11)."""
@@ -281,9 +281,10 @@ def _fps(row: CameraRow) -> str:
 
 
 def _latency(row: CameraRow) -> str:
-    if row.latency_seconds is None:
+    seconds = row.latency_seconds
+    if seconds is None:
         return "-"
-    return f"{row.latency_seconds * 1000:,.0f} ms"
+    return f"{seconds * 1000:,.0f} ms" if seconds < 10 else in_words(seconds)
 
 
 def _position(row: CameraRow) -> str:

@@ -26,6 +26,8 @@ from worker.sinks.files import complete_or_absent
 
 log = logging.getLogger(__name__)
 
+LARGE_BYTES = 50_000_000
+"""Of a file that takes more than some seconds to read."""
 MOST_CAMERAS = 100
 """On one page."""
 MOST_WATCHED = 1000
@@ -56,6 +58,9 @@ def _made(settings: ReportSettings) -> Report:
     ids = [name for name in settings.reported if is_id(name)]
     files = [Path(name) for name in settings.reported if name not in ids]
     readings = [read_file(path) for path in files]
+    for path in files:
+        if path.stat().st_size > LARGE_BYTES:
+            log.info("reading %s, %.0f MB", path, path.stat().st_size / 1e6)
     keys = Keys(settings.key_prefix)
     now = datetime.now(UTC)
     since, until = settings.period(now)

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,13 @@ def test_a_row_has_state_and_counts_per_label_most_first():
     assert "up" in row
     assert "Person 2  Car 1" in row
     assert lines[-1].startswith("1 of 1 up, 3 events and their detections, frame by frame, since ")
+
+
+def test_a_latency_of_hours_is_no_number_of_milliseconds():
+    event = detections_event(seq=1)
+    event = event.model_copy(update={"time": datetime.now(UTC) - timedelta(hours=3)})
+    (row,) = [line for line in drawn(filled(event)) if "gate" in line]
+    assert " 3 h " in row
 
 
 def test_only_the_detections_asked_for_are_counted():

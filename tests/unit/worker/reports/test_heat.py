@@ -8,7 +8,7 @@ from worker.reports.heat import COLUMNS, ROWS, HeatGrid
 SIDE = st.floats(-0.5, 1.5)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(SIDE, SIDE, SIDE, SIDE), max_size=8))
 def test_each_cell_counts_the_boxes_that_touch_it(corners):
     boxes = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners]

@@ -30,6 +30,7 @@ def check(tmp_path, material, names):
             assert np.asarray(image.convert("L")).std() > 5, name
 
 
+@pytest.mark.long
 def test_of_a_camera_without_detections_there_is_its_coverage(tmp_path):
     events = [state(n, 10 * n, "up", "heartbeat", frames=50 * n) for n in range(9)]
     check(tmp_path, material_of(*events), ["gate-coverage.png"])
@@ -51,6 +52,7 @@ def test_ids_become_names_of_files_that_differ():
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path):
     with pytest.raises(SinkError, match="cannot write"):
         written(
