@@ -75,13 +75,18 @@ def _as_json(found: Found, start: datetime, end: datetime) -> dict[str, object]:
     }
 
 
+def _shown(camera_id: str) -> str:
+    """An id as a terminal may get it: other tools may have put any characters into it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in camera_id)
+
+
 def _summary(found: Found) -> list[list[str]]:
     """Shares of the whole time, in percent."""
     rows = [["camera", *map(str, STATES)]]
     for camera_id, intervals in found.items():
         seconds = seconds_by_state(intervals)
         whole = sum(seconds.values())
-        rows.append([camera_id, *(_percent(each / whole) for each in seconds.values())])
+        rows.append([_shown(camera_id), *(_percent(each / whole) for each in seconds.values())])
     return rows
 
 
@@ -101,7 +106,7 @@ def _rows(found: Found) -> list[list[str]]:
             lost = f" ({each.events_lost})" if each.events_lost else ""
             rows.append(
                 [
-                    camera_id,
+                    _shown(camera_id),
                     _local(each.start),
                     _local(each.end),
                     _duration(each.end - each.start),
