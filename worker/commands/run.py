@@ -58,7 +58,7 @@ def run_live(settings: RunSettings) -> int:
     )
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
     # With a connection of its own, so that pictures delay no event.
-    snapshots = SnapshotPublisher(make_sink(), period_seconds=settings.snapshot_seconds)
+    snapshots = SnapshotPublisher(make_sink())
     pipeline = Pipeline(
         cameras,
         LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
