@@ -67,10 +67,11 @@ class Timeline:
         if end <= start:
             self.add(kind, end, amount)
             return
+        last = math.nextafter(end, start)  # an end at the edge of a bin does not begin another
         self._reach(start)
-        self._reach(end)
+        self._reach(last)
         of_kind = self.amounts[kind]
-        for number in range(math.floor(start / self.width), math.floor(end / self.width) + 1):
+        for number in range(math.floor(start / self.width), math.floor(last / self.width) + 1):
             low, high = max(start, number * self.width), min(end, (number + 1) * self.width)
             if high > low:
                 of_kind[number] += amount * ((high - low) / (end - start))

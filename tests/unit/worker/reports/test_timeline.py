@@ -59,5 +59,13 @@ def test_an_amount_is_where_its_time_is():
     assert timeline.values(A) == pytest.approx([3, 2])
 
 
+def test_a_time_that_ends_at_the_edge_of_a_bin_does_not_begin_another():
+    timeline = Timeline()
+    timeline.spread(A, 0.0, 0.5, 5)
+    assert timeline.values(A) == pytest.approx([1, 1, 1, 1, 1])
+    timeline.spread(B, 0.3, 0.3, 7)
+    assert sum(timeline.values(B)) == 7
+
+
 def test_without_anything_there_are_no_bins():
     assert (Timeline().bins, Timeline().values(A)) == (0, [])
