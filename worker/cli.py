@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 from worker.errors import UsageError, WorkerError
 from worker.logs import set_up_logging
 from worker.secrecy.redaction import hide, redact, redact_argument, redact_tracebacks
+from worker.settings.coverage import CoverageSettings
 from worker.settings.fields import (
     COMMANDS,
     CamerasSettings,
@@ -29,6 +30,7 @@ from worker.settings.fields import (
 )
 from worker.settings.learning import EvaluateSettings, TrainSettings
 from worker.settings.loading import load_settings
+from worker.settings.reports import ReportSettings
 
 USAGE = """\
 usage: ssd-worker COMMAND ...
@@ -36,9 +38,11 @@ usage: ssd-worker COMMAND ...
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   train DATA...          learn own classes from labelled images
-  subscribe [CAMERA...]  print events as JSON Lines
+  subscribe [CAMERA...]  print events as JSON Lines, or show a live table
+  report SOURCE...       one HTML page about recordings or cameras
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
+  coverage [CAMERA...]   tell when cameras were watched, and when not and why
   cameras FILE           check a file of cameras: what would run, and what is wrong in it
   spool [list|purge]     events that wait on disk for a Redis server
   forget ID...           delete what Redis holds of cameras and replays
@@ -123,6 +127,14 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.subscribe import run_subscribe
 
             return run_subscribe(settings)
+        case ReportSettings():
+            from worker.commands.report import run_report
+
+            return run_report(settings)
+        case CoverageSettings():
+            from worker.commands.coverage import run_coverage
+
+            return run_coverage(settings)
         case EvaluateSettings():
             from worker.commands.evaluate import run_evaluate
 

@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from worker.consuming.group import GroupReader
 from worker.consuming.lag import Backlog, backlog_of_group, lag_after
 from worker.consuming.plain import PlainReader
 from worker.consuming.reading import Stream, StreamReader
+from worker.coverage import Interval, coverage_of
 from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.events import Event
 from worker.keys import Keys
@@ -178,6 +180,17 @@ class EventConsumer:
         """
         self._group_reader("pending")
         return {camera: backlog.pending for camera, backlog in self._backlogs().items()}
+
+    def coverage(self, start: datetime, end: datetime) -> dict[str, list[Interval]]:
+        """When the cameras were watched from ``start`` to ``end``, and when not and why.
+
+        Per camera, in order and without gaps; docs/coverage.md says what the states mean. Reads
+        that part of the streams, whatever was iterated over, and changes nothing. Raises UsageError
+        for a camera that Redis does not know and for replays, SinkUnavailable or SinkError.
+        """
+        if self._replay:
+            raise UsageError("coverage is that of live cameras: EventConsumer(..., replay=False)")
+        return coverage_of(self._client, self._keys, self._cameras, start, end)
 
     def __iter__(self) -> Iterator[Event]:
         """Events as they arrive; ends at ``stop``, or after ``timeout_seconds`` of silence."""

@@ -21,6 +21,8 @@ from tests.conftest import (
 from tests.events import camera_event, detections_event
 from tests.snapshots import snapshot
 from worker.consumer import EventConsumer
+from worker.consuming.history import stored_entries
+from worker.consuming.latest import newest_events
 from worker.errors import SinkError, SinkUnavailable, UsageError
 from worker.keys import Keys
 from worker.publishing.checkpoint import ReplayClaim
@@ -120,6 +122,8 @@ def read(url):
             assert set(consumer.lag().values()) == {0}
     with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:
         assert list(consumer) == []
+    assert len(list(stored_entries(url, Keys(), "gate", replay=False))) == len(CAMERA_EVENTS)
+    assert len(newest_events(url, None, replay=True, prefix="ssd")["clip"]) == 1
 
 
 def read_in_a_group(url):
@@ -134,6 +138,8 @@ def read_in_a_group(url):
             assert set(consumer.lag().values()) == {0}
             assert set(consumer.pending().values()) == {0}
     EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
+    with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:  # subscribe --pretty
+        assert list(consumer) == []
 
 
 def operate(url):

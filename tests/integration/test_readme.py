@@ -28,7 +28,7 @@ PAGES = {
     ]
 }
 README = PAGES["README.md"]
-POSITIONAL = {"sources", "paths", "ids", "action", "data", "checkpoints"}
+POSITIONAL = {"sources", "paths", "ids", "action", "data", "checkpoints", "reported"}
 MADE_BY_THE_USER = {"deploy/.env", "deploy/secrets"}
 
 
@@ -131,7 +131,8 @@ def settings_rows():
 def options_of(command):
     """The fields of a command by their flags, positional ones left out."""
     settings = COMMANDS[command]
-    positional = POSITIONAL | ({"cameras"} if command in ("subscribe", "cameras") else set())
+    names_cameras = command in ("subscribe", "coverage", "cameras")
+    positional = POSITIONAL | ({"cameras"} if names_cameras else set())
     flags = {
         name: name.replace("_", "-") for name in settings.model_fields if name not in positional
     }

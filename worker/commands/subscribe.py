@@ -1,4 +1,4 @@
-"""`ssd-worker subscribe`: events as JSON Lines on stdout.
+"""`ssd-worker subscribe`: events as JSON Lines on stdout, or as a live table.
 
 Imports no PyTorch, PyAV or NumPy, so that it starts at once.
 """
@@ -21,6 +21,10 @@ def run_subscribe(settings: SubscribeSettings) -> int:
     url = resolve_redis_url(settings, settings.redis_url or "embedded")
     if settings.lag:
         return _print_lag(url, settings)
+    if settings.pretty:
+        from worker.commands.live_table import run_pretty
+
+        return run_pretty(settings, url)
     consumer = EventConsumer(
         url,
         settings.cameras or None,

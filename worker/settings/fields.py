@@ -20,7 +20,9 @@ from worker.settings.base import (
     Sources,
     SpoolPlace,
 )
+from worker.settings.coverage import CoverageSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
+from worker.settings.reports import ReportSettings
 
 LIVE_STREAM_MAXLEN = 100_000
 SPOOL_MAX_BYTES = 1 << 30
@@ -135,7 +137,7 @@ class ReplaySettings(DetectorSettings, HttpSettings):
 
 
 class SubscribeSettings(RedisSettings, HttpSettings):
-    """Print events as JSON Lines."""
+    """Print events as JSON Lines, or as a live table."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
 
@@ -169,6 +171,11 @@ class SubscribeSettings(RedisSettings, HttpSettings):
         description="print only camera events with one of these states, separated by commas: up, "
         "down, degraded, ended",
     )
+    pretty: bool = Field(
+        False,
+        description="show a table of the cameras, their state, rate, latency and detections on the "
+        "terminal, instead of JSON Lines",
+    )
     lag: bool = Field(
         False,
         description="print per camera how many entries the --group has not read (lag) and not "
@@ -192,6 +199,8 @@ class SubscribeSettings(RedisSettings, HttpSettings):
             raise ValueError("--consumer names a member of a group: give --group too")
         if self.lag and self.group is None:
             raise ValueError("--lag is that of a group: give --group too")
+        if self.lag and self.pretty:
+            raise ValueError("--lag prints and exits: leave out --pretty")
         if self.redis_url == "none":
             raise ValueError("--redis-url none has no events to read")
         return self
@@ -261,8 +270,10 @@ COMMANDS: dict[str, type[Settings]] = {
     "replay": ReplaySettings,
     "train": TrainSettings,
     "subscribe": SubscribeSettings,
+    "coverage": CoverageSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
+    "report": ReportSettings,
     "spool": SpoolSettings,
     "forget": ForgetSettings,
     "models": ModelsSettings,

@@ -28,11 +28,15 @@ from pydantic_settings import (
 from worker.errors import UsageError
 from worker.secrecy.redaction import redact_argument
 from worker.settings.base import ENV_PREFIX, Settings
+from worker.settings.coverage import CoverageSettings
 from worker.settings.fields import COMMANDS, CamerasSettings, RunSettings, SubscribeSettings
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids", "data", "checkpoints")
+SEVERAL = ("sources", "paths", "ids", "data", "checkpoints", "reported")
 """Fields that are lists of URLs and file names, which may contain any character."""
+
+NAME_CAMERAS = (SubscribeSettings, CoverageSettings)
+"""Commands whose ``cameras`` are ids, and not the file of cameras."""
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -72,7 +76,7 @@ def _load_settings(settings_class: type[_S], command: str, arguments: list[str])
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             environment = _Environment(settings_cls)
-            if settings_class is SubscribeSettings:
+            if settings_class in NAME_CAMERAS:
                 # The variable names the file of `run`, not the cameras to subscribe to.
                 environment.env_vars = _without_cameras(environment.env_vars)
             return (init_settings, environment, InitSettingsSource(settings_cls, from_file))
@@ -151,6 +155,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "REPORTED": "SOURCE",
         "CHECKPOINTS": "WEIGHTS",
         "ACTION": "list|purge",
     }
@@ -217,11 +222,11 @@ def _is_for(settings_class: type[Settings], name: str, value: Any) -> bool:
     """Whether a command takes this key of a file that commands share.
 
     ``cameras`` is one key for three things: the file of `run` (text), cameras with settings of
-    their own (tables, read in ``worker.settings.cameras``), and what `subscribe` reads (a list).
+    their own (tables, read in ``worker.settings.cameras``), and what consumers read (a list).
     """
     if name == "cameras" and isinstance(value, dict):
         return False
-    if name == "cameras" and isinstance(value, list) != (settings_class is SubscribeSettings):
+    if name == "cameras" and isinstance(value, list) != (settings_class in NAME_CAMERAS):
         return False
     return name in settings_class.model_fields
 
