@@ -70,7 +70,7 @@ def test_the_intervals_are_those_of_the_schedule(first, rest, skipped, camera_cl
 
 
 @pytest.mark.long
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(st.builds(Watch, seconds), schedules, st.sampled_from([0, 4]), clocks)
 def test_the_intervals_are_those_of_any_schedule(first, rest, skipped, camera_clock_seconds):
     assert_intervals_are_those_of(first, rest, skipped, camera_clock_seconds)
