@@ -32,10 +32,18 @@ Pixels = npt.NDArray[np.uint8]
 Labelled = tuple[Pixels, list[tuple[int, tuple[int, int, int, int]]]]
 """(H, W, 3) RGB, and of each object its class from 1 on and xyxy in pixels."""
 
-SIZE = 300
-DIGITS_PER_IMAGE = 6
+SIZE = 160
+DIGITS_PER_IMAGE = 12
+LINES, ELLIPSES, PIECES = 4, 2, 3
+"""Of the clutter; pieces are quarters of digits."""
+MOST_ARC = 240
+"""Degrees of an ellipse's outline."""
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in brightness (ITU-R BT.601)."""
+LEAST_CONTRAST = 60
+"""Of ink and the mean behind it, in brightness from 0 to 255."""
 SMALLEST, LARGEST = 15, 150
-"""Heights of digits, in pixels."""
+"""Longer sides of digits, in pixels."""
 TILE, STRIDE = 400, 300
 """Of aerial scenes, in pixels of 10 cm."""
 SCENES = {
@@ -65,7 +73,7 @@ def digits(train: int = 1000, val: int = 300) -> Path:
             images = (_scene(generator, pictures[chosen], classes[chosen]) for _ in range(count))
             _write(folder, split, images, names)
 
-    return made(f"digits-{train}-{val}", make)
+    return made(f"digits-{SIZE}-{train}-{val}", make)
 
 
 def trees() -> Path:
@@ -139,9 +147,10 @@ def _scene(
     objects: list[tuple[int, tuple[int, int, int, int]]] = []
     for _ in range(generator.integers(1, DIGITS_PER_IMAGE + 1)):
         which = generator.integers(len(pictures))
-        height = round(float(np.exp(generator.uniform(np.log(SMALLEST), np.log(LARGEST)))))
+        longest = float(np.exp(generator.uniform(np.log(SMALLEST), np.log(LARGEST))))
         ink = _cut_out(pictures[which])
-        width = max(3, round(height * ink.shape[1] / ink.shape[0]))
+        scale = longest / max(ink.shape)
+        height, width = (max(3, round(side * scale)) for side in ink.shape)
         x, y = (int(generator.integers(0, SIZE - side + 1)) for side in (width, height))
         box = (x, y, x + width, y + height)
         if any(_overlap(box, other) > 0.1 for _, other in objects):
@@ -156,18 +165,19 @@ def _clutter(generator: np.random.Generator, pictures: Pixels) -> npt.NDArray[np
     """A background of soft colours, lines, ellipses and quarters of digits."""
     coarse = generator.uniform(0, 255, (4, 4, 3)).astype(np.float32)
     canvas = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    for _ in range(12):
+    for _ in range(LINES):
         colour = tuple(generator.uniform(0, 255, 3).tolist())
         ends = generator.integers(0, SIZE, (2, 2)).tolist()
         cv2.line(canvas, ends[0], ends[1], colour, int(generator.integers(1, 6)), cv2.LINE_AA)
-    for _ in range(6):
+    for _ in range(ELLIPSES):
         colour = tuple(generator.uniform(0, 255, 3).tolist())
         axes = generator.integers(4, 50, 2).tolist()
         angle = int(generator.integers(180))
         centre = generator.integers(0, SIZE, 2).tolist()
         thickness = int(generator.integers(-1, 5)) or 1
-        cv2.ellipse(canvas, centre, axes, angle, 0, 360, colour, thickness, cv2.LINE_AA)
-    for _ in range(8):
+        arc = 360 if thickness < 0 else MOST_ARC  # a whole outline is a zero
+        cv2.ellipse(canvas, centre, axes, angle, 0, arc, colour, thickness, cv2.LINE_AA)
+    for _ in range(PIECES):
         ink = _cut_out(pictures[generator.integers(len(pictures))])
         rows, columns = (slice(0, max(1, side // 2)) for side in ink.shape)
         piece = ink[rows, columns]
@@ -196,7 +206,7 @@ def _draw(
     opacity = cv2.resize(ink, (x2 - x1, y2 - y1), interpolation=how) / np.float32(255)
     behind = area.mean((0, 1))
     colour = generator.uniform(0, 255, 3)
-    while np.abs(colour - behind).max() < 100:
+    while abs((colour - behind) @ LUMA) < LEAST_CONTRAST:
         colour = generator.uniform(0, 255, 3)
     area += (colour - area) * opacity[..., None]
 

@@ -7,26 +7,45 @@
   `SSDMatcher` with `SSD.compute_loss`.
 - step: forward, loss, backward and SGD of `ssd300_vgg16` on images that are there. torchvision's
   is the same network, weights and loss; it also resizes its images, from 300x300 to 300x300.
+- loader: reading JPEGs of 1280x720 with the paper's augmentation, per image, in one process; and
+  how long a step of `ssd_mobilenet_v2_oid` waits for the loader per image, with `train`'s defaults.
 """
 
 import argparse
+import json
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import torch
 from common import RESULTS, alternate, finish, introduce, keep, parser, wall_seconds
 from cuda_timing import cuda_seconds
+from PIL import Image
 from torch import Tensor
 
 from ssd_core.box_coder import cxcywh_to_xyxy
 from ssd_core.models.zoo import MODELS, build_model
 from ssd_core.training import multibox_loss
+from ssd_core.training.augment import PAPER
+from ssd_core.training.data import DataSet
+from ssd_core.training.data_sets.reading import read_data_set
+from ssd_core.training.initialisation import starting_model
+from ssd_core.training.loader import BatchLoader, default_workers
 from ssd_core.training.matching import match_batch, padded
+from ssd_core.training.processes import ALONE
+from ssd_core.training.recipe import BATCH, Recipe
+from ssd_core.training.step import Stepper
 
 MODEL = "ssd300_vgg16"
 OBJECTS = 20
 SIZE = 300
+READ = 160
+"""Images that the loader reads."""
+CLIP = Path(__file__).parent.parent / "samples" / "walkway.mp4"
 
 
 def main() -> None:
@@ -34,13 +53,15 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--step-batch", type=int, help="default: --batch on a GPU, else 4")
     options.add_argument("--seconds", type=float, default=5.0, help="per candidate")
+    options.add_argument("--read", type=int, default=READ, help="images that the loader reads")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.batch, chosen.step_batch, chosen.seconds = 2, 1, 0.1
+        chosen.batch, chosen.step_batch, chosen.seconds, chosen.read = 2, 1, 0.1, 4
     chosen.step_batch = chosen.step_batch or (chosen.batch if chosen.device == "cuda" else 4)
     introduce(chosen.device, "torch", "torchvision", "triton")
     torch.manual_seed(0)
-    results = {"loss": losses(chosen), "step": steps(chosen)}
+    results = {name: PARTS[name](chosen) for name in chosen.parts}
     finish("training_speed", chosen.device, **results)
 
 
@@ -129,6 +150,60 @@ def training_steps(
     return step(model, our_loss), step(peer, their_loss)
 
 
+def loading(chosen: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of the loader per image, and of a step's wait for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = photographs(Path(folder), chosen.read)
+        network, spec, _ = starting_model(data.labels)
+        with BatchLoader(data, spec, BATCH, augment=PAPER) as loader:
+            began = time.process_time()
+            images = sum(len(batch.images) for batch in loader.epoch(0))
+            found = {"one process": 1e3 * (time.process_time() - began) / images}
+        device = torch.device(chosen.device)
+        network.to(device, memory_format=torch.channels_last)
+        stepper = Stepper(network, spec, Recipe(1, BATCH, 1e-4), device, ALONE)
+        workers = default_workers()
+        with BatchLoader(data, spec, BATCH, augment=PAPER, workers=workers) as loader:
+            for epoch in range(2):  # in the first one processes start
+                waited, began = 0.0, time.perf_counter()
+                batches = loader.epoch(epoch)
+                while True:
+                    asked = time.perf_counter()
+                    batch = next(batches, None)
+                    waited += time.perf_counter() - asked
+                    if batch is None:
+                        break
+                    stepper.step(batch, 1e-4).read()
+                passed = time.perf_counter() - began
+        found[f"a step's wait, of {1e3 * passed / images:.1f}, {workers} workers"] = (
+            1e3 * waited / images
+        )
+    for name, ms in found.items():
+        row = {"what": "loader", "candidate": name, "batch": BATCH, "ms": round(ms, 3)}
+        print(row, flush=True)
+        if not chosen.quick:
+            keep(RESULTS / "training_speed.csv", row, chosen.device)
+    return {name: round(ms, 3) for name, ms in found.items()}
+
+
+def photographs(folder: Path, count: int) -> DataSet:
+    """Frames of the sample clip, enlarged, as JPEGs with an object in each."""
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    content["categories"] = [{"id": 1, "name": "thing"}]
+    with av.open(str(CLIP)) as container:
+        pictures = [next(container.decode(video=0)).to_image() for _ in range(8)]
+    for index in range(1, count + 1):
+        name = f"{index}.jpg"
+        picture = pictures[index % len(pictures)].resize((1280, 720), Image.Resampling.BICUBIC)
+        picture.save(folder / name, quality=90)
+        image = {"id": index, "file_name": name, "width": 1280, "height": 720}
+        content["images"].append(image)
+        box = {"bbox": [400, 200, 200, 300], "area": 60_000, "iscrowd": 0}
+        content["annotations"].append({"id": index, "image_id": index, "category_id": 1, **box})
+    (folder / "data.json").write_text(json.dumps(content))
+    return read_data_set([folder / "data.json"])
+
+
 def objects(images: int, classes: int, device: str) -> tuple[list[Tensor], list[Tensor]]:
     """Boxes (N, 4) xyxy in [0, 1] of a tenth to a half of the image, and classes (N,)."""
     centers = torch.rand(images, OBJECTS, 2) * 0.4 + 0.3
@@ -175,6 +250,13 @@ def measure(
         if not chosen.quick:
             keep(RESULTS / "training_speed.csv", row, chosen.device)
     return {name: round(1e3 * seconds, 3) for name, seconds in measured.items()}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
+    "loss": losses,
+    "step": steps,
+    "loader": loading,
+}
 
 
 if __name__ == "__main__":

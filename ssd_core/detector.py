@@ -22,7 +22,7 @@ from ssd_core.ops.decode_nms import fallback
 from ssd_core.preprocess import Image, preprocess
 from ssd_core.runners.cpu import CpuRunner
 from ssd_core.runners.cuda import CudaRunner
-from ssd_core.runners.runner import Runner
+from ssd_core.runners.runner import OnStage, Runner
 from ssd_core.yuv import YuvImage
 
 
@@ -132,6 +132,24 @@ class Detector:
         return (
             f"{torch.cuda.get_device_name(self.device)}, torch {torch.__version__}, cuDNN {cudnn}"
         )
+
+    @property
+    def on_stage(self) -> OnStage | None:
+        """Called with each step and its seconds: ``preprocess``, ``network`` and ``decode_nms``.
+
+        From the threads that compute, once for each batch or share of one. On CUDA network and
+        decode_nms are one graph: both are in ``network``. None: nothing is measured.
+        """
+        return self._runner.on_stage
+
+    @on_stage.setter
+    def on_stage(self, on_stage: OnStage | None) -> None:
+        self._runner.on_stage = on_stage
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """What PyTorch holds of the GPU's memory, in this process; None on a CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
 
     @property
     def takes_yuv(self) -> bool:

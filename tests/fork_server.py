@@ -32,6 +32,8 @@ MODULES = (
             "models",
             "doctor",
             "evaluate",
+            "live_table",
+            "report",
         )
     ),
     "ssd_core.detector",

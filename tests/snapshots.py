@@ -27,10 +27,10 @@ def jpeg_with(comment=None, **options):
     return file.getvalue()
 
 
-def snapshot(camera_id="gate", index=0, *, epoch=1, age_seconds=0.0, now=None):
+def snapshot(camera_id="gate", index=0, *, epoch=1, age_seconds=0.0, now=None, period_seconds=1.0):
     info = info_of(camera_id, index, epoch=epoch)
     now = time.monotonic() if now is None else now
-    return Snapshot(info, jpeg_with(info.to_json()), now - age_seconds)
+    return Snapshot(info, jpeg_with(info.to_json()), now - age_seconds, period_seconds)
 
 
 def pixels(jpeg):

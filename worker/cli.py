@@ -5,18 +5,16 @@ settings, 70 no progress (the watchdog's), 130 interrupted.
 """
 
 import contextlib
-import json
-import logging
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NoReturn, cast
 
 from setproctitle import setproctitle
 
 from worker.errors import UsageError, WorkerError
+from worker.logs import set_up_logging
 from worker.secrecy.redaction import (
     hide,
     redact,
@@ -24,7 +22,6 @@ from worker.secrecy.redaction import (
     redact_arguments,
     redact_tracebacks,
 )
-from worker.settings.base import Settings
 from worker.settings.coverage import CoverageSettings
 from worker.settings.dashboard import DashboardSettings
 from worker.settings.fields import (
@@ -40,6 +37,7 @@ from worker.settings.fields import (
 )
 from worker.settings.learning import EvaluateSettings, TrainSettings
 from worker.settings.loading import load_settings
+from worker.settings.reports import ReportSettings
 
 USAGE = """\
 usage: ssd-worker COMMAND ...
@@ -47,8 +45,9 @@ usage: ssd-worker COMMAND ...
   run SOURCE...          watch cameras until stopped, publish to Redis
   replay PATH...         analyse every frame of recordings: to Redis or files, resumable
   train DATA...          learn own classes from labelled images
-  subscribe [CAMERA...]  print events as JSON Lines
+  subscribe [CAMERA...]  print events as JSON Lines, or show a live table
   dashboard              serve a web page that shows all cameras live
+  report SOURCE...       one HTML page about recordings or cameras
   evaluate DATA [WEIGHTS...]
                          measure a model on labelled images, or compare two
   coverage [CAMERA...]   tell when cameras were watched, and when not and why
@@ -115,7 +114,7 @@ def _run(command: str, arguments: list[str]) -> int:
     settings = load_settings(COMMANDS[command], command, arguments)
     # Outside a pipeline (loading, drawing), SIGTERM ends the process as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-    _set_up_logging(settings)
+    set_up_logging(settings.log_level, as_json=settings.log_json)
     # Each command imports what it needs, so that `subscribe` does not wait for torch.
     match settings:
         case RunSettings():
@@ -140,6 +139,10 @@ def _run(command: str, arguments: list[str]) -> int:
             from worker.commands.dashboard import run_dashboard
 
             return run_dashboard(settings)
+        case ReportSettings():
+            from worker.commands.report import run_report
+
+            return run_report(settings)
         case CoverageSettings():
             from worker.commands.coverage import run_coverage
 
@@ -169,40 +172,6 @@ def _run(command: str, arguments: list[str]) -> int:
 
             return run_doctor(settings)
     raise AssertionError(command)
-
-
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": redact(record.getMessage()),
-        }
-        if record.exc_info:
-            line["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(line)
-
-
-def _set_up_logging(settings: Settings) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonFormatter()
-        if settings.log_json
-        else _TextFormatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    )
-    # Warnings and errors of libraries: Python's own handler would bypass the formatter.
-    logging.lastResort = handler
-    for package in ("worker", "ssd_core"):
-        root = logging.getLogger(package)
-        root.handlers[:] = [handler]
-        root.setLevel(settings.log_level.upper())
-        root.propagate = False
 
 
 def run_and_exit() -> NoReturn:

@@ -114,6 +114,23 @@ class DetectionsEvent(_CloudEvent):
 
     type: Literal["ssd.detections.v1"] = "ssd.detections.v1"
     data: DetectionsData
+    _captured_monotonic: float | None = PrivateAttr(None)
+
+    @property
+    def captured_monotonic(self) -> float | None:
+        """When the frame was captured, by this process's monotonic clock.
+
+        None for an event that was read from JSON, and for a recording's. As ``entry_id``, it is no
+        part of the event.
+        """
+        # Not self._captured_monotonic: the way through pydantic takes 2 us, 20 times as long.
+        private = self.__pydantic_private__
+        return None if private is None else private["_captured_monotonic"]
+
+    def note_capture(self, captured_monotonic: float | None) -> None:
+        """Keep when the frame was captured, to measure how long its event takes."""
+        if self.__pydantic_private__ is not None:
+            self.__pydantic_private__["_captured_monotonic"] = captured_monotonic
 
 
 class CameraEvent(_CloudEvent):

@@ -72,6 +72,10 @@ class Frame:
     """Frames not analysed by choice since the last one yielded."""
     dropped: int = 0
     """Frames dropped under overload since the last one yielded."""
+    decode_seconds: float = 0.0
+    """How long its source took to decode and convert it, without waiting for the camera."""
+    read_at: float | None = None
+    """When its source had it ready, by the monotonic clock."""
     snapshot: Snapshot | None = None
     """Of this frame's picture, or of one in the same epoch that this frame has replaced."""
 

@@ -44,6 +44,8 @@ class Snapshot:
     """Its comment holds ``info``."""
     captured_monotonic: float
     """When it was captured, by the monotonic clock."""
+    period_seconds: float = 1.0
+    """When the camera's next one may be expected."""
 
 
 def read_snapshot(data: bytes) -> tuple[SnapshotInfo, bytes]:

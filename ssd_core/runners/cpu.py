@@ -9,6 +9,7 @@ is paid by a single image on an idle machine, which one core computes alone.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ from ssd_core.ops import DecodeSettings, decode_nms
 from ssd_core.preprocess import Image, as_tensor, preprocess, require_rgb
 from ssd_core.runners.compiled import compile_network
 from ssd_core.runners.cpu_fusion import fuse_for_cpu
-from ssd_core.runners.runner import Network
+from ssd_core.runners.runner import Network, OnStage
 from ssd_core.yuv import YuvImage
 
 CPU = torch.device("cpu")
@@ -51,6 +52,7 @@ class CpuRunner:
         self.network = network
         self.implementation = implementation
         self.settings = settings
+        self.on_stage: OnStage | None = None
         self._spec = spec
         self._dtype = dtype
         self._default_boxes_cxcywh = spec.default_boxes()
@@ -121,8 +123,17 @@ class CpuRunner:
 
     @torch.inference_mode()
     def _run_share(self, images: Sequence[Tensor], settings: DecodeSettings) -> Found:
-        outputs = self.network(preprocess(images, self._spec, CPU, self._dtype))
-        return unpadded(*decode_nms(*outputs, self._default_boxes_cxcywh, settings))
+        began = time.perf_counter()
+        inputs = preprocess(images, self._spec, CPU, self._dtype)
+        preprocessed = time.perf_counter()
+        outputs = self.network(inputs)
+        computed = time.perf_counter()
+        found = unpadded(*decode_nms(*outputs, self._default_boxes_cxcywh, settings))
+        if (on_stage := self.on_stage) is not None:
+            on_stage("preprocess", preprocessed - began)
+            on_stage("network", computed - preprocessed)
+            on_stage("decode_nms", time.perf_counter() - computed)
+        return found
 
     def _started_pool(self) -> ThreadPoolExecutor:
         """The cores' threads, started by the first batch: in each process that a fork leads to.

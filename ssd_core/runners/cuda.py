@@ -29,7 +29,7 @@ from ssd_core.runners.compiled import compile_network
 from ssd_core.runners.cuda_fusion import fuse_for_cuda
 from ssd_core.runners.graph_memory import GraphMemory
 from ssd_core.runners.plane_upload import ALIGNMENT_BYTES, Upload
-from ssd_core.runners.runner import Network
+from ssd_core.runners.runner import Network, OnStage
 from ssd_core.yuv import YuvImage
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class CudaRunner:
         """``network`` is on the device, in ``dtype`` and channels_last."""
         self.network = network
         self.implementation = implementation
+        self.on_stage: OnStage | None = None
+        """Network and decode_nms are one graph, and reported as ``network``."""
         self._spec = spec
         self._device = device
         self._dtype = dtype
@@ -180,6 +182,8 @@ class CudaRunner:
         ready = [image if self._is_ready(image) else None for image in images]
         others = [row for row, image in enumerate(ready) if image is None]
         with _on(self._stream):
+            slot.time_steps(self.on_stage)
+            slot.mark("began")
             # First, as it refuses what is not an image: nothing is under way yet.
             rgb = [require_rgb(images[row]) for row in others]
             made = preprocess(rgb, self._spec, self._device, self._dtype)
@@ -189,7 +193,10 @@ class CudaRunner:
             slot.upload.convert_into(inputs, spec.mean, spec.std, spec.antialias)
             if others:
                 self._place(made, others, program)
-            return slot.take(program.run(), images, self._stream)
+            slot.mark("converted")
+            outputs = program.run()
+            slot.mark("computed")
+            return slot.take(outputs, images, self._stream)
 
     def _place(self, made: Tensor, rows: Sequence[int], program: "_Program") -> None:
         if len(rows) == rows[-1] - rows[0] + 1:
@@ -316,6 +323,21 @@ class _Slot:
         self._done = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
         self._part: _Part | None = None
         self._images: Sequence[Image | YuvImage] = ()
+        self._on_cuda = device.type == "cuda"
+        self._on_stage: OnStage | None = None
+        self._marks: dict[str, torch.cuda.Event] = {}
+        """Events of the batch's steps, if they are timed."""
+
+    def time_steps(self, on_stage: OnStage | None) -> None:
+        """Report the next batch's steps once it is done, without waiting for any of them."""
+        self._on_stage = on_stage if self._on_cuda else None
+
+    def mark(self, step: str) -> None:
+        """The current stream has come to a step of the batch."""
+        if self._on_stage is not None:
+            if step not in self._marks:
+                self._marks[step] = torch.cuda.Event(enable_timing=True)
+            self._marks[step].record()
 
     def take(
         self, outputs: Tensor, images: Sequence[Image | YuvImage], stream: torch.cuda.Stream | None
@@ -340,9 +362,18 @@ class _Slot:
             return
         if self._done is not None:
             self._done.synchronize()
+        self._report()
         self._part.unpack()
         self._part = None
         self._images = ()
+
+    def _report(self) -> None:
+        """How long the steps took, by the device's clock; the batch is done."""
+        if self._on_stage is None:
+            return
+        began, converted, computed = (self._marks[s] for s in ("began", "converted", "computed"))
+        self._on_stage("preprocess", began.elapsed_time(converted) / 1000)
+        self._on_stage("network", converted.elapsed_time(computed) / 1000)
 
 
 class _Part:

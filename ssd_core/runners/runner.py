@@ -12,6 +12,9 @@ from ssd_core.yuv import YuvImage
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, 3, S, S) to ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C)."""
+OnStage: TypeAlias = Callable[[str, float], object]
+"""Called with a step (``preprocess``, ``network``, ``decode_nms``) and its seconds, from any
+thread."""
 
 
 class Runner(Protocol):
@@ -21,6 +24,8 @@ class Runner(Protocol):
     """The network as it runs fastest here."""
     implementation: str
     """How it runs: ``fused``, ``eager`` or ``compiled``."""
+    on_stage: OnStage | None
+    """Whom to tell how long each step takes; None: nobody, and nothing is measured."""
 
     @property
     def takes_yuv(self) -> bool:

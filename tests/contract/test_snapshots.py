@@ -30,7 +30,8 @@ def put(sink, *snapshots, seconds=10):
 
 
 def test_a_snapshot_replaces_the_one_before_byte_for_byte_and_expires(sink, redis_server):
-    put(sink, snapshot(index=1), seconds=1000)
+    put(sink, snapshot(index=1), seconds=1_000_000)
+    assert 999_900_000 < redis_server.client.pttl(KEY) <= 1_000_000_000
     put(sink, newer := snapshot(index=2), seconds=9.5)
     assert redis_server.client.get(KEY) == newer.jpeg
     assert 8000 < redis_server.client.pttl(KEY) <= 9500

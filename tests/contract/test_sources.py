@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+import time
 from fractions import Fraction
 
 import av
@@ -314,3 +315,19 @@ def test_what_a_looped_recording_skips_at_its_end_is_counted_in_the_next_round(c
             counted += 1
     source.stop()
     assert counted == 2 * length
+
+
+def test_a_frame_tells_how_long_it_took_to_decode_and_when_it_was_ready(open_source, clip):
+    began = time.monotonic()
+    found = frames(open_source(clip))
+    ended = time.monotonic()
+    assert all(0 < frame.decode_seconds < ended - began for frame in found)
+    ready = [frame.read_at for frame in found]
+    assert ready == sorted(ready)
+    assert began < ready[0]
+    assert ready[-1] < ended
+
+
+def test_waiting_for_a_camera_is_no_time_of_decoding(clip):
+    """The clip is played at 10 frames per second."""
+    assert all(frame.decode_seconds < 0.09 for frame in frames(open_live(clip)))

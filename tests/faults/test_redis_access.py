@@ -22,6 +22,8 @@ from tests.conftest import (
 from tests.events import camera_event, detections_event
 from tests.snapshots import snapshot
 from worker.consumer import EventConsumer
+from worker.consuming.history import stored_entries
+from worker.consuming.latest import newest_events
 from worker.dashboard.clock import RedisClock
 from worker.dashboard.coverage import CoverageStore
 from worker.dashboard.feed import Feed
@@ -129,6 +131,8 @@ def read(url):
             assert set(consumer.lag().values()) == {0}
     with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:
         assert list(consumer) == []
+    assert len(list(stored_entries(url, Keys(), "gate", replay=False))) == len(CAMERA_EVENTS)
+    assert len(newest_events(url, None, replay=True, prefix="ssd")["clip"]) == 1
 
 
 def read_in_a_group(url):
@@ -143,6 +147,8 @@ def read_in_a_group(url):
             assert set(consumer.lag().values()) == {0}
             assert set(consumer.pending().values()) == {0}
     EventConsumer(url, group=uuid.uuid4().hex, start="new").close()
+    with EventConsumer(url, start="new", timeout_seconds=0.1) as consumer:  # subscribe --pretty
+        assert list(consumer) == []
 
 
 def look(url):

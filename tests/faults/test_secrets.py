@@ -354,13 +354,13 @@ def test_the_traceback_of_a_bug_shows_where_it_is_and_no_login(monkeypatch, comm
 BUGS = """
 import logging, sys, threading
 from worker import cli
-from worker.settings.fields import SubscribeSettings
+from worker.logs import set_up_logging
 
 def fail(*_):
     raise RuntimeError(f"cannot open {sys.argv[2]}")
 
 def run(*_):
-    cli._set_up_logging(SubscribeSettings())
+    set_up_logging("info", as_json=False)
     logging.getLogger("somebody.else").warning("opening %s", sys.argv[2])
     thread = threading.Thread(target=fail)
     thread.start()

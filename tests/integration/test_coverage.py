@@ -2,14 +2,16 @@
 
 import json
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, WALKWAY, wait_until
 from tests.events import camera_event
 from tests.schedules import T0, Down, Gone, Watch, World, stream_of
+from tests.streams import frames_of, states_of
 from worker.consumer import EventConsumer
 from worker.coverage import Coverage, coverage_of, intervals, reading
 from worker.errors import SinkUnavailable, UsageError
@@ -186,6 +188,14 @@ def test_the_user_reader_may_read_coverage(valkey_server, world):
     assert coverage_of(url, KEYS, None, at(0), at(290))["gate"][0].state == "reduced"
 
 
+def test_an_error_names_some_of_many_cameras(valkey_server):
+    valkey_server.client.sadd("ssd:cameras", "\x1b[31m", *(f"gate-{n:03}" for n in range(500)))
+    with pytest.raises(UsageError) as error:
+        coverage_of(valkey_server.client, KEYS, ["yard"], at(0), at(290))
+    assert r"it knows '\x1b[31m', gate-000, gate-001, " in str(error.value)
+    assert "gate-018 and 481 more; check --redis-url, --key-prefix" in str(error.value)
+
+
 # The command
 
 PERIOD = ("--from", "2026-11-20T03:00Z", "--to", "2026-11-20T03:04:50Z")
@@ -193,6 +203,7 @@ PERIOD = ("--from", "2026-11-20T03:00Z", "--to", "2026-11-20T03:04:50Z")
 
 def test_the_command_prints_shares_and_intervals(cli, valkey_server, world):
     world.write(valkey_server.client)
+    cli.env["TZ"] = "UTC"
     done = cli("coverage", *PERIOD, "--redis-url", valkey_server.url)
     assert done.returncode == 0, done.stderr
     shares, rows = done.stdout.split("\n\n")
@@ -201,9 +212,20 @@ def test_the_command_prints_shares_and_intervals(cli, valkey_server, world):
     lines = rows.splitlines()
     expected = intervals(world.events, start=at(0), end=at(290))["gate"]
     assert len(lines) == 1 + len(expected)
+    page = (ROOT / "docs" / "coverage.md").read_text()
+    shown = "$ ssd-worker coverage gate --from 2026-11-20T03:00Z --to 2026-11-20T03:04:50Z\n"
+    assert f"{shown}{done.stdout}```" in page
     (down,) = [line for line in lines if "refused" in line]
     assert "30.0 s   down" in down
     assert any("events_lost (" in line for line in lines)
+
+
+def test_an_id_of_another_tool_cannot_write_to_the_terminal(cli, valkey_server):
+    valkey_server.client.sadd("ssd:cameras", "a/{b}\x1b[31m\n\u00fc")
+    done = cli("coverage", "--redis-url", valkey_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "a/{b}\ufffd[31m\ufffd\u00fc  -" in done.stdout
+    assert "\x1b" not in done.stdout
 
 
 def test_the_command_prints_json(cli, valkey_server, world):
@@ -273,3 +295,53 @@ def test_many_entries_are_read_in_little_memory(valkey_server):
         tracemalloc.stop()
     assert sum(i.frames_analysed for i in found["gate"]) == world.analysed
     assert peak < 10_000_000
+
+
+@pytest.mark.long
+def test_real_workers_tell_what_happened_to_them(cli, valkey_server, rtsp_server):
+    """A camera that goes and comes back, a worker that is killed, one that is stopped."""
+    client, server = valkey_server.client, ("--redis-url", valkey_server.url)
+    source = f"gate={rtsp_server.publish(WALKWAY, 'walkway.mp4')}"
+
+    def wait_for_frames():
+        seen = len(frames_of(client, "gate"))
+        wait_until(lambda: len(frames_of(client, "gate")) > seen + 20, 60, "frames")
+
+    begun = datetime.now(UTC)
+    worker = cli.start("run", source, *server)
+    wait_for_frames()
+    rtsp_server.stop()
+    wait_until(lambda: states_of(client, "gate")[-1][0] == "down", 20, "the loss")
+    rtsp_server.start()
+    wait_for_frames()
+    worker.kill()
+    worker.wait()
+    killed = datetime.now(UTC)
+    worker = cli.start("run", source, *server)
+    wait_for_frames()
+    worker.terminate()
+    assert worker.wait(20) == 0
+    stopped = datetime.now(UTC)
+    with EventConsumer(valkey_server.url) as consumer:
+        found = consumer.coverage(begun, stopped + timedelta(seconds=60))["gate"]
+    told = [
+        "watched" if each.state in ("watched", "reduced") else (each.state, each.reason)
+        for each in found
+    ]
+    told = [here for before, here in pairwise([None, *told]) if here != before]
+    down = [each for each in told if each[0] == "down"]
+    assert told == [
+        ("unknown", "no_events"),
+        "watched",
+        *down,
+        "watched",
+        ("worker_down", "silent"),
+        "watched",
+        ("worker_down", "stopped"),
+    ]
+    assert down
+    (silence,) = (each for each in found if each.reason == "silent")
+    assert abs((silence.start - killed).total_seconds()) < 11
+    assert abs((found[-1].start - stopped).total_seconds()) < 5
+    of_frames = sum(each.frames_analysed for each in found)
+    assert of_frames >= len(frames_of(client, "gate")) * 0.9

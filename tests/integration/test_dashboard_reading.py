@@ -22,7 +22,13 @@ from worker.keys import Keys
 STREAM = "ssd:{gate}:detections"
 CAR = PERSON.model_copy(update={"label": "Car"})
 NOW = time.time()
+"""When the test began."""
 EPOCH = round(NOW * 1000) - 3_600_000
+
+
+@pytest.fixture(autouse=True)
+def _begins_now(monkeypatch):
+    monkeypatch.setitem(globals(), "NOW", time.time())
 
 
 @pytest.fixture

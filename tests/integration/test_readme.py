@@ -28,7 +28,7 @@ PAGES = {
     ]
 }
 README = PAGES["README.md"]
-POSITIONAL = {"sources", "paths", "ids", "action", "data", "checkpoints"}
+POSITIONAL = {"sources", "paths", "ids", "action", "data", "checkpoints", "reported"}
 MADE_BY_THE_USER = {"deploy/.env", "deploy/secrets"}
 
 

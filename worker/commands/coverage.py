@@ -43,7 +43,7 @@ def run_coverage(settings: CoverageSettings) -> int:
     elif found:
         print_table(_summary(found))
         print()
-        print_table(_rows(found))
+        print_table(_rows(found, _zone(start, end)))
     if settings.plot is not None and found:
         from worker.commands.coverage_plot import write_plot
 
@@ -75,13 +75,18 @@ def _as_json(found: Found, start: datetime, end: datetime) -> dict[str, object]:
     }
 
 
+def _shown(camera_id: str) -> str:
+    """An id as a terminal may get it: other tools may have put any characters into it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in camera_id)
+
+
 def _summary(found: Found) -> list[list[str]]:
     """Shares of the whole time, in percent."""
     rows = [["camera", *map(str, STATES)]]
     for camera_id, intervals in found.items():
         seconds = seconds_by_state(intervals)
         whole = sum(seconds.values())
-        rows.append([camera_id, *(_percent(each / whole) for each in seconds.values())])
+        rows.append([_shown(camera_id), *(_percent(each / whole) for each in seconds.values())])
     return rows
 
 
@@ -92,16 +97,16 @@ def _percent(share: float) -> str:
     return f"{min(max(share * 100, 0.01), 99.99):.2f}%"
 
 
-def _rows(found: Found) -> list[list[str]]:
+def _rows(found: Found, zone: str) -> list[list[str]]:
     # The frames of `lost` and `unknown` are not known: "-".
-    rows = [["camera", f"from ({_zone()})", "to", "for", "state", "reason", *FRAMES]]
+    rows = [["camera", f"from ({zone})", "to", "for", "state", "reason", *FRAMES]]
     for camera_id, intervals in found.items():
         for each in intervals:
             frames = (each.frames_analysed, each.frames_dropped, each.frames_skipped)
             lost = f" ({each.events_lost})" if each.events_lost else ""
             rows.append(
                 [
-                    camera_id,
+                    _shown(camera_id),
                     _local(each.start),
                     _local(each.end),
                     _duration(each.end - each.start),
@@ -116,8 +121,10 @@ def _rows(found: Found) -> list[list[str]]:
     return rows
 
 
-def _zone() -> str:
-    return datetime.now().astimezone().strftime("UTC%z").replace("UTC+0000", "UTC")
+def _zone(start: datetime, end: datetime) -> str:
+    """What the local times are in; between summer and winter they are in two."""
+    zones = {time.astimezone().strftime("UTC%z") for time in (start, end)}
+    return zones.pop().replace("UTC+0000", "UTC") if len(zones) == 1 else "local time"
 
 
 def _local(time: datetime) -> str:

@@ -24,7 +24,7 @@ COLOURS = {
 too."""
 ORDER = ("unknown", *(name for name in COLOURS if name != "unknown"))
 WIDTH_INCHES, DPI = 11.0, 110
-BAR_PX = 900
+BAR_PX = 1000
 """About the width of the bars."""
 SHORTEST_PX = 2
 """What is not watched is drawn at least this wide: a minute is less than a pixel of a day."""
@@ -58,7 +58,7 @@ def write_plot(
             axes.broken_barh(
                 bars[kind], (row - 0.4, 0.8), facecolors=COLOURS[kind], linewidth=0, zorder=2
             )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(xlim=(first, last), ylim=(len(names) - 0.5, -0.5))
     locator = dates.AutoDateLocator(tz=zone)
     axes.xaxis.set_major_locator(locator)

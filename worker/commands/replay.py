@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from worker.commands.console import print_summary, progress_bar
+from worker.commands.health import Health, serving_health, stalled_seconds
 from worker.commands.outputs import check_outputs, finish_outputs, made_outputs
 from worker.commands.wiring import (
     DetectorSetup,
@@ -24,6 +25,7 @@ from worker.commands.wiring import (
     watching_embedded,
 )
 from worker.errors import UsageError
+from worker.health.run_state import REDIS, Run
 from worker.pipeline.batching import LosslessBatcher
 from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
@@ -34,6 +36,7 @@ from worker.pipeline.watchdog import watchdog
 from worker.publishing import Sink
 from worker.publishing.checkpoint import Checkpoint, ReplayClaim
 from worker.publishing.lossless import LosslessPublisher
+from worker.publishing.observed import ObservedSink
 from worker.settings.fields import ReplaySettings
 from worker.settings.naming import parse_sources
 from worker.sinks.jsonl import JsonlSink
@@ -56,6 +59,11 @@ class _Sinks:
 
 def run_replay(settings: ReplaySettings) -> int:
     """Replay the recordings; returns the exit code."""
+    with serving_health(settings) as health:
+        return _run(settings, health)
+
+
+def _run(settings: ReplaySettings, health: Health) -> int:
     paths = parse_sources(settings.paths)
     if any("://" in path for path in paths.values()):  # not shown: it may hold a password
         raise UsageError("a replay reads files: watch a camera with `ssd-worker run URL`")
@@ -65,6 +73,7 @@ def run_replay(settings: ReplaySettings) -> int:
     check_outputs(settings, recordings)
     check_model(settings)
     setup = load_detector(settings, alike=True)
+    health.loaded(setup.detector)
     redis_url = settings.effective_redis_url
     with ExitStack() as stack:
         redis = None
@@ -92,7 +101,9 @@ def run_replay(settings: ReplaySettings) -> int:
             _checkpoint(recording, claim, sinks, restart=settings.restart)
             for recording, claim in zip(recordings, claims, strict=True)
         ]
-        summary = _replay_all(recordings, checkpoints, sinks, setup, settings)
+        if redis is not None:
+            health.observer.sink_answered(REDIS)  # about the checkpoints
+        summary = _replay_all(recordings, checkpoints, sinks, setup, settings, health)
         if summary.interrupted:
             without = " without --restart" if settings.restart else ""
             log.warning("stopped at a checkpoint: run the same command%s to resume", without)
@@ -115,6 +126,7 @@ def _replay_all(
     sinks: _Sinks,
     setup: DetectorSetup,
     settings: ReplaySettings,
+    health: Health,
 ) -> Summary:
     """Run one pipeline per recording; returns the sum of their summaries."""
     total = Summary()
@@ -124,7 +136,7 @@ def _replay_all(
             continue
         if checkpoint.events:
             log.info("%s: resuming after %d frames", recording.path, checkpoint.events)
-        summary = _replay(recording, checkpoint, sinks, setup, settings)
+        summary = _replay(recording, checkpoint, sinks, setup, settings, health)
         total.frames += summary.frames
         total.events += summary.events
         total.detections += summary.detections
@@ -141,6 +153,7 @@ def _replay(
     sinks: _Sinks,
     setup: DetectorSetup,
     settings: ReplaySettings,
+    health: Health,
 ) -> Summary:
     detector, max_batch = setup.detector, setup.max_batch
     source = RecordingSource(
@@ -159,18 +172,31 @@ def _replay(
         frames = min(frames, round(recording.frames / recording.rate * settings.fps))
     wanted = DetectionFilter(None if settings.labels is None else frozenset(settings.labels))
     with progress_bar(recording.camera_id, frames, done_before=checkpoint.events) as advance:
-        publisher = LosslessPublisher(sinks.all(), capacity=WAITING_BATCHES * max_batch)
+        observed = [ObservedSink(sink, health.observer) for sink in sinks.all()]
+        publisher = LosslessPublisher(observed, capacity=WAITING_BATCHES * max_batch)
+        events = EventMaker(detector.model, recording_digest=recording.digest)
         pipeline = Pipeline(
             [Camera(recording.camera_id, lambda: source, filter=wanted)],
-            LosslessBatcher(max_batch),
+            LosslessBatcher(max_batch, health.observer),
             detector,
-            EventMaker(detector.model, recording_digest=recording.digest),
+            events,
             publisher,
             lossless=True,
             batches_ahead=1,
+            observer=health.observer,
             on_progress=lambda summary: advance(summary.frames),
         )
         seconds = settings.watchdog_seconds
+        health.watch(
+            Run(
+                events.records,
+                publisher,
+                watched=[pipeline, publisher],
+                is_replay=True,
+                uses_redis=sinks.redis is not None,
+                stalled_seconds=stalled_seconds(seconds),
+            )
+        )
         with (
             on_stop_signals(pipeline.stop),
             watchdog(pipeline, seconds),

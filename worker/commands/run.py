@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from worker.commands.console import print_summary
+from worker.commands.health import Health, serving_health, stalled_seconds
 from worker.commands.live_cameras import LiveCameras, settings_of_cameras
 from worker.commands.reloading import fingerprints, reloading
 from worker.commands.wiring import (
@@ -18,11 +19,13 @@ from worker.commands.wiring import (
     watching_embedded,
 )
 from worker.errors import SpoolError, UsageError
+from worker.health.run_state import Run
 from worker.pipeline.batching import LatestFrameBatcher
 from worker.pipeline.event_maker import EventMaker
 from worker.pipeline.pipeline import Pipeline
 from worker.pipeline.watchdog import watchdog
 from worker.publishing.live import LivePublisher
+from worker.publishing.observed import ObservedOwningSink
 from worker.publishing.ownership import Ownership
 from worker.publishing.snapshots import SnapshotPublisher
 from worker.publishing.spool import Spool
@@ -40,30 +43,38 @@ camera."""
 
 def run_live(settings: RunSettings) -> int:
     """Run until a signal, or until every file has ended; returns the exit code."""
+    with serving_health(settings) as health:
+        return _run(settings, health)
+
+
+def _run(settings: RunSettings, health: Health) -> int:
     taken_over = fingerprints(settings.camera_files)
     labels = check_model(settings)
     wanted = settings_of_cameras(settings, labels)
     setup = load_detector(settings, [camera.score_threshold for camera in wanted.values()])
+    health.loaded(setup.detector)
     owner = secrets.token_hex(6)  # says nothing about machine, user or cameras
     make_sink = _sinks(settings, owner)
-    make_spool = partial(_spool, settings, make_sink().destination)
+    destination = make_sink().destination
+    make_spool = partial(_spool, settings, destination)
     live_cameras = LiveCameras(settings, setup, make_sink, make_spool)
     # Once more if labels are known only now: those of the weights.
     cameras = live_cameras.read() if labels is None else live_cameras.made_of(wanted)
-    sink = make_sink()
-    _report_other_events(settings, sink.destination, [camera.camera_id for camera in cameras])
+    _report_other_events(settings, destination, [camera.camera_id for camera in cameras])
+    sink = ObservedOwningSink(make_sink(), health.observer)
     spool = make_spool([], in_use=True)  # the publisher adds the cameras that are ours
     ownership = Ownership(
         sink, owner, take_over=settings.take_over, on_taken=live_cameras.epochs.raise_to
     )
     publisher = LivePublisher(sink, spool, capacity=WAITING_EVENTS, ownership=ownership)
+    events = EventMaker(setup.detector.model, publish_all=settings.publish == "all")
     # With a connection of its own, so that pictures delay no event.
-    snapshots = SnapshotPublisher(make_sink(), period_seconds=settings.snapshot_seconds)
+    snapshots = SnapshotPublisher(make_sink())
     pipeline = Pipeline(
         cameras,
-        LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000),
+        LatestFrameBatcher(setup.max_batch, settings.max_wait_ms / 1000, health.observer),
         setup.detector,
-        EventMaker(setup.detector.model, publish_all=settings.publish == "all"),
+        events,
         publisher,
         lossless=False,
         # Cores that work ahead would leave the newest frame waiting behind older ones.
@@ -71,11 +82,23 @@ def run_live(settings: RunSettings) -> int:
         # Who named no SOURCE has a file, to which cameras can be added at any time.
         waits_for_cameras=settings.cameras is not None or not settings.sources,
         on_snapshot=snapshots.offer,
+        observer=health.observer,
+    )
+    seconds = settings.watchdog_seconds
+    health.watch(
+        Run(
+            events.records,
+            publisher,
+            watched=[pipeline, publisher],
+            is_replay=False,
+            keeps_events=lambda: publisher.keeps_events,
+            spool=spool,
+            stalled_seconds=stalled_seconds(seconds),
+        )
     )
     names = ", ".join(camera.camera_id for camera in cameras)
     log.info("this is worker %s", owner)  # as others name it, if they find it has a camera
     log.info("watching %s", names or f"no camera yet: add some to {settings.cameras}")
-    seconds = settings.watchdog_seconds
     try:
         with (
             on_stop_signals(pipeline.stop) as signals,

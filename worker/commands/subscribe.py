@@ -1,4 +1,4 @@
-"""`ssd-worker subscribe`: events as JSON Lines on stdout.
+"""`ssd-worker subscribe`: events as JSON Lines on stdout, or as a live table.
 
 Imports no PyTorch, PyAV or NumPy, so that it starts at once.
 """
@@ -6,6 +6,7 @@ Imports no PyTorch, PyAV or NumPy, so that it starts at once.
 import json
 import signal
 
+from worker.commands.health import serving_lag
 from worker.commands.wiring import on_stop_signals, resolve_redis_url
 from worker.consumer import EventConsumer
 from worker.consuming.lag import backlogs
@@ -20,6 +21,10 @@ def run_subscribe(settings: SubscribeSettings) -> int:
     url = resolve_redis_url(settings, settings.redis_url or "embedded")
     if settings.lag:
         return _print_lag(url, settings)
+    if settings.pretty:
+        from worker.commands.live_table import run_pretty
+
+        return run_pretty(settings, url)
     consumer = EventConsumer(
         url,
         settings.cameras or None,
@@ -33,7 +38,11 @@ def run_subscribe(settings: SubscribeSettings) -> int:
         states=settings.filter_states,
     )
     printed = 0
-    with consumer, on_stop_signals(consumer.stop) as signals:
+    with (
+        consumer,
+        serving_lag(settings, consumer, settings.group),
+        on_stop_signals(consumer.stop) as signals,
+    ):
         for event in consumer:
             print(event.to_json(), flush=True)
             if settings.group is not None:

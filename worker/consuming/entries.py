@@ -71,7 +71,7 @@ class EventReader:
         try:
             return parse_event(text, entry.place)
         except ValueError:
-            self._report(entry, _type_of(text))
+            self._report(entry, type_of(text))
             return None
 
     def _report(self, entry: Entry, event_type: str | None) -> None:
@@ -91,7 +91,7 @@ class EventReader:
         )
 
 
-def _type_of(text: bytes) -> str | None:
+def type_of(text: bytes) -> str | None:
     """The type that an event states; None if it is not an event at all."""
     try:
         event = json.loads(text)

@@ -23,6 +23,9 @@ from worker.servers.address import (
     server_of_client,
 )
 
+MOST_NAMED = 20
+"""Cameras that an error names."""
+
 log = logging.getLogger(__name__)
 
 
@@ -157,5 +160,7 @@ def coverage_of(
 
 
 def _unknown(camera_id: str, known: Sequence[str], server: str) -> str:
-    named = f"it knows {', '.join(known)}" if known else "it knows none"
+    names = ", ".join(name if name.isprintable() else repr(name) for name in known[:MOST_NAMED])
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    named = f"it knows {names}{more}" if known else "it knows none"
     return f"no camera {camera_id} in Redis at {server}: {named}; check --redis-url, --key-prefix"

@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
-State = Literal["watched", "reduced", "down", "worker_down", "lost", "unknown"]
-
-STATES: tuple[State, ...] = ("watched", "reduced", "down", "worker_down", "lost", "unknown")
+State = Literal[
+    "watched",
+    "reduced",
+    "down",
+    "worker_down",
+    "lost",
+    "unknown",
+]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ Of an event's JSON only these fields are validated, not the detections: a day ha
 """
 
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.events import CameraEvent, CameraState, Event
+
+LARGEST = 2**63 - 1
+"""Of the numbers in an event: larger ones are nobody's, and no float holds some."""
 
 
 class Sighting(NamedTuple):
@@ -37,20 +40,23 @@ class Sighting(NamedTuple):
     """Since the last analysed frame with an event; 0 for a state."""
 
 
+Count: TypeAlias = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     camera_id: str
     mode: Literal["live", "replay"]
-    epoch: int
-    seq: int
-    dropped: int = 0
+    epoch: Count
+    seq: Count
+    dropped: Count = 0
     clock: str = ""
-    frame_index: int = -1
-    skipped: int = 0
+    frame_index: Annotated[int, Field(ge=-1, le=LARGEST)] = -1
+    skipped: Count = 0
     state: CameraState | None = None
     reason: str = ""
-    frames: int = 0
+    frames: Count = 0
 
 
 class _Event(BaseModel):
@@ -62,9 +68,9 @@ class _Event(BaseModel):
 
 
 def sighting_of(event: Event) -> Sighting | None:
-    """What an event says; None for a replay's, and for one without a time."""
+    """What an event says; None for a replay's, and for one without a time or with mad numbers."""
     data = event.data
-    if data.mode != "live" or event.time is None:
+    if data.mode != "live" or event.time is None or max(data.epoch, data.seq) > LARGEST:
         return None
     at, published_at = event.time.timestamp(), _published_at(event.entry_id)
     numbers = (data.camera_id, data.epoch, data.seq, at, published_at)

@@ -123,8 +123,8 @@ class Spans:
         bucket, self._bucket = self._bucket, None
         if bucket is None:
             return
-        bucket.classify()
         self._open.pop()
+        _judge(bucket, self._open or self._settled)
         _append(self._open, bucket)
         if not any(span.uncounted for span in self._open):
             self._settle_open()
@@ -163,17 +163,17 @@ class Spans:
 
     def __iter__(self) -> Iterator[Span]:
         """Copies of the spans, as they are judged at present."""
-        for span in self._settled:
-            yield replace(span)
+        told = [replace(span) for span in self._settled]
         for span in self._open:
             copy = replace(span)
             _tell_apart(copy, self._shares or (1.0, 0.0))
-            copy.classify()
-            yield copy
+            _judge(copy, told)
+            told.append(copy)
+        return iter(told)
 
     def _settle_open(self) -> None:
         for span in self._open:
-            span.classify()
+            _judge(span, self._settled)
             _append(self._settled, span)
         self._open.clear()
 
@@ -182,6 +182,16 @@ def _tell_apart(span: Span, shares: tuple[float, float]) -> None:
     span.analysed += span.uncounted * shares[0]
     span.skipped += span.uncounted * shares[1]
     span.uncounted = 0.0
+
+
+def _judge(span: Span, before: list[Span]) -> None:
+    """Decide on a span's state; one that is too short for that is as what was before it."""
+    last = before[-1] if before else None
+    if last is not None and last.condition == span.condition and not span.is_full:
+        if span.condition is not None:
+            span.state, span.reason = last.state, last.reason
+    else:
+        span.classify()
 
 
 def _append(spans: list[Span], span: Span) -> Span:

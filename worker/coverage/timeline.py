@@ -266,15 +266,17 @@ class Timeline:
 
     def _count_until(self, seen: Sighting) -> None:
         """Add the frames of the time before a state, whose skipped ones it does not tell."""
-        frames = max(seen.frames - self._frames, 0) if self._frames is not None else 0
-        self._frames = seen.frames
-        dropped = 0
+        is_up = seen.state in ("up", "degraded")
+        frames = dropped = 0
+        # A change may be told in the middle of a frame, whose drops are not counted yet.
+        if not is_up or seen.reason in ("heartbeat", self._condition):
+            frames = max(seen.frames - self._frames, 0) if self._frames is not None else 0
+            self._frames = seen.frames
         if seen.reason != "events_lost":
             dropped = max(seen.dropped - self._dropped, 0) if self._dropped is not None else 0
             self._dropped = seen.dropped
         if self._condition is None or not (frames or dropped):
             return
-        is_up = seen.state in ("up", "degraded")
         uncounted = max(frames - dropped, 1 if frames and is_up else 0)
         span = self._spans.watch(self._at, self._at, self._condition)
         span.dropped += dropped

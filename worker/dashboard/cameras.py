@@ -141,8 +141,7 @@ class CameraRecord:
         self.snapshot: dict[str, Any] | None = None
         self.changes: deque[dict[str, Any]] = deque(maxlen=MAX_CHANGES)
         """State changes, oldest first."""
-        self.newest: dict[str, Any] | None = None
-        """The newest detections, as the API shows them."""
+        self.newest_event: DetectionsEvent | None = None
         self._since: float | None = None
         self._since_at_least = False
         self._is_new = True
@@ -196,6 +195,20 @@ class CameraRecord:
             return None
         return self._add_state(event, published)
 
+    @property
+    def newest(self) -> dict[str, Any] | None:
+        """The newest detections, as the API shows them; made when asked for: most never are."""
+        event = self.newest_event
+        if event is None:
+            return None
+        return {
+            "camera": self.camera_id,
+            "epoch": event.data.epoch,
+            "seq": event.data.seq,
+            "time": iso(seconds_of(event.time)),
+            **describe_detections(event),
+        }
+
     def describe(self, now: float, *, redis_up: bool = True) -> dict[str, Any]:
         """The camera as the API shows it at a time by the clock of Redis."""
         worker = self._worker(now)
@@ -208,7 +221,7 @@ class CameraRecord:
             state, reason, since = UNKNOWN, "worker_silent", self._last_entry
             detail = "no event of its worker for 30 s: it is not running, or is cut off from Redis"
         looks = redis_up and state in ("up", "degraded")
-        fps, analysed_fps = self._rates(now) if looks else (None, None)
+        fps, analysed_fps = self._rates() if looks else (None, None)
         return {
             "id": self.camera_id,
             "state": state,
@@ -244,23 +257,17 @@ class CameraRecord:
         ):  # the event that said so is lost, or comes from a tool that makes none
             self._enter(self._note_of("up", DETECTS, time or published), data.epoch)
         if time is not None:
-            self._frames.append(_Frames(time, data.frame_index + 1, data.dropped + data.skipped))
+            self._sample(_Frames(time, data.frame_index + 1, data.dropped + data.skipped))
             self._latencies.append((published, published - time))
         self._drops.report(published, data.dropped)
         for detection in data.detections:
             self._see(detection.label[:MAX_TEXT], published)
-        self.newest = {
-            "camera": self.camera_id,
-            "epoch": data.epoch,
-            "seq": data.seq,
-            "time": iso(time),
-            **describe_detections(event),
-        }
+        self.newest_event = event
 
     def _add_state(self, event: CameraEvent, published: float) -> dict[str, Any] | None:
         note = StateNote.of(event, self.camera_id, published)
         if not note.is_aside:
-            self._frames.append(_Frames(note.time, event.data.frames, None))
+            self._sample(_Frames(note.time, event.data.frames, None))
             self._drops.reach(published, event.data.dropped)
             if note.repeats(self.state, self.reason):
                 self.detail = note.detail or self.detail
@@ -283,6 +290,11 @@ class CameraRecord:
         self.state, self.reason, self.detail = note.state, note.reason, note.detail
         self._state_epoch = epoch
 
+    def _sample(self, frames: _Frames) -> None:
+        self._frames.append(frames)
+        while self._frames[0].time < frames.time - HEARTBEAT_WINDOW_SECONDS:
+            self._frames.popleft()
+
     def _see(self, label: str, published: float) -> None:
         if label not in self._labels and len(self._labels) >= MAX_LABELS:
             del self._labels[min(self._labels, key=self._labels.__getitem__)]
@@ -291,26 +303,28 @@ class CameraRecord:
     def _recent_labels(self, now: float) -> list[str]:
         return sorted(name for name, seen in self._labels.items() if now - seen <= LABEL_SECONDS)
 
-    def _rates(self, now: float) -> tuple[float | None, float | None]:
+    def _rates(self) -> tuple[float | None, float | None]:
         """Frames per second that the camera delivers, and that are analysed."""
         if not self._frames:
             return None, None
-        end = self._frames[-1].time
-        exact = [
-            sample
-            for sample in self._frames
-            if sample.not_analysed is not None and sample.time > end - WINDOW_SECONDS
-        ]
-        if len(exact) > 1 and exact[-1].time - exact[0].time >= 1:
-            seconds = exact[-1].time - exact[0].time
-            frames = exact[-1].frames - exact[0].frames
-            analysed = frames - sum(sample.not_analysed or 0 for sample in exact[1:])
-            return round(max(0, frames) / seconds, 1), round(max(0, analysed) / seconds, 1)
-        first = next(s for s in self._frames if s.time >= end - HEARTBEAT_WINDOW_SECONDS)
-        seconds = end - first.time
-        if seconds < 1:
-            return None, None
-        return round(max(0, self._frames[-1].frames - first.frames) / seconds, 1), None
+        last, first = self._frames[-1], self._frames[0]
+        newest: _Frames | None = None
+        oldest: _Frames | None = None
+        not_analysed = 0
+        for sample in reversed(self._frames):
+            if sample.time <= last.time - WINDOW_SECONDS:
+                break
+            if sample.not_analysed is None:
+                continue
+            if oldest is not None:  # the count of a sample is of the time before it
+                not_analysed += oldest.not_analysed or 0
+            newest, oldest = newest or sample, sample
+        if newest is not None and oldest is not None and newest.time - oldest.time >= 1:
+            seconds = newest.time - oldest.time
+            frames = newest.frames - oldest.frames
+            return _rate(frames, seconds), _rate(frames - not_analysed, seconds)
+        seconds = last.time - first.time
+        return (_rate(last.frames - first.frames, seconds) if seconds >= 1 else None), None
 
     def _latency_ms(self, now: float) -> int | None:
         """The median from capture to Redis; None if the clocks are too far apart to say it."""
@@ -320,3 +334,7 @@ class CameraRecord:
             return None
         middle = median(latency for _, latency in self._latencies)
         return round(middle * 1000) if middle >= 0 else None
+
+
+def _rate(frames: int, seconds: float) -> float:
+    return round(max(0, frames) / seconds, 1)

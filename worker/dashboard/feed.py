@@ -147,8 +147,7 @@ class Feed:
         if not self._redis["up"]:
             self._recovered()
         for camera in newest:
-            if camera.newest is not None:
-                self._send("detections", camera.camera_id, camera.newest)
+            self._send("detections", camera.camera_id, camera.newest)
         self._flush()
 
     def _connect(self) -> None:
@@ -197,13 +196,13 @@ class Feed:
             entries = self._reader.read(0.001)
             for entry in entries:
                 camera = self._by_stream[entry.stream]
-                before = camera.newest
+                before = camera.newest_event
                 change = self._take(camera, entry)
                 self._reader.passed(entry, to_user=True)
                 if change is not None:
                     self._send("change", camera.camera_id, change)
                     self._show(camera)
-                if camera.newest is not before:
+                if camera.newest_event is not before:
                     found[camera.camera_id] = camera
             per_stream = Counter(entry.stream for entry in entries)
             if not entries or (  # of a cluster, one read gives the entries of one stream

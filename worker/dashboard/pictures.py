@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from worker.dashboard.commands import replies_of
@@ -42,6 +43,7 @@ class Picture:
         """Epoch and index of the frame."""
         return self.info.epoch, self.info.frame_index
 
+    @cached_property
     def packed(self) -> bytes:
         """With a header in front: its length in four bytes, and JSON."""
         header = json.dumps(

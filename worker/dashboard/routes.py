@@ -150,7 +150,7 @@ class Dashboard:
         camera_ids = query.getlist("camera") or self._hub.camera_ids
         version, found = await self._pictures.after(camera_ids, after)
         return Response(
-            b"".join(picture.packed() for picture in found),
+            b"".join(picture.packed for picture in found),
             headers={"X-Version": str(version)},
             media_type="application/octet-stream",
         )

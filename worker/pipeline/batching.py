@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from worker.frames import Frame, FrameBatch, SourceItem, StreamDown, StreamUp
+from worker.observing import NOBODY, Observer
 
 
 class Batcher(Protocol):
@@ -42,8 +43,11 @@ class LatestFrameBatcher:
     ``max_wait_seconds`` after its first frame arrived.
     """
 
-    def __init__(self, max_batch: int, max_wait_seconds: float) -> None:
+    def __init__(
+        self, max_batch: int, max_wait_seconds: float, observer: Observer = NOBODY
+    ) -> None:
         self._max_batch = max_batch
+        self._observer = observer
         self._max_wait_seconds = max_wait_seconds
         self._condition = threading.Condition()
         self._closed = False
@@ -61,6 +65,7 @@ class LatestFrameBatcher:
         with self._condition:
             if self._closed:
                 return False
+            self._observer.received(item)
             if isinstance(item, StreamUp):
                 self._up.add(item.camera_id)
             elif isinstance(item, StreamDown):
@@ -68,9 +73,12 @@ class LatestFrameBatcher:
             queue = self._waiting.setdefault(item.camera_id, deque())
             first = False
             if isinstance(item, Frame):
-                before = len(queue)
-                item = _replace_waiting(queue, item)
-                self._frames += len(queue) == before
+                waiting = _take_waiting(queue)
+                if waiting is None:
+                    self._frames += 1
+                else:
+                    self._observer.replaced(waiting)
+                    item = _with_counts_of(waiting, item)
                 first = self._deadline == math.inf
                 if first:
                     self._deadline = time.monotonic() + self._max_wait_seconds
@@ -125,18 +133,24 @@ class LatestFrameBatcher:
         return items
 
 
-def _replace_waiting(queue: deque[SourceItem], frame: Frame) -> Frame:
-    """Remove the waiting frame, if any; the new frame takes over its counts and its snapshot."""
-    for old in queue:
-        if isinstance(old, Frame):
-            queue.remove(old)
-            return replace(
-                frame,
-                dropped=frame.dropped + old.dropped + 1,
-                skipped=frame.skipped + old.skipped,
-                snapshot=frame.snapshot or (old.snapshot if old.epoch == frame.epoch else None),
-            )
-    return frame
+def _take_waiting(queue: deque[SourceItem]) -> Frame | None:
+    """Remove the waiting frame, if any."""
+    for item in queue:
+        if isinstance(item, Frame):
+            queue.remove(item)
+            return item
+    return None
+
+
+def _with_counts_of(replaced: Frame, frame: Frame) -> Frame:
+    """The frame, with counts and snapshot of the one that it replaces: that one is dropped."""
+    snapshot = replaced.snapshot if replaced.epoch == frame.epoch else None
+    return replace(
+        frame,
+        dropped=frame.dropped + replaced.dropped + 1,
+        skipped=frame.skipped + replaced.skipped,
+        snapshot=frame.snapshot or snapshot,
+    )
 
 
 class LosslessBatcher:
@@ -146,8 +160,9 @@ class LosslessBatcher:
     batch, so a resumed replay must cut the same batches.
     """
 
-    def __init__(self, max_batch: int) -> None:
+    def __init__(self, max_batch: int, observer: Observer = NOBODY) -> None:
         self._max_batch = max_batch
+        self._observer = observer
         self._condition = threading.Condition()
         self._items: deque[SourceItem] = deque()
         self._closed = False
@@ -159,6 +174,7 @@ class LosslessBatcher:
                 self._condition.wait()
             if self._closed:
                 return False
+            self._observer.received(item)
             self._items.append(item)
             self._condition.notify_all()
             return True

@@ -6,6 +6,7 @@ threads may read it. A recording is a camera here, too.
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from worker.events import CameraState
 from worker.frames import Frame, Source, StreamDown, StreamLate
@@ -36,6 +37,10 @@ class CameraRecord:
     """The last item of the reader that was taken down last, until its event is made."""
     state: CameraState = "down"
     reason: str = "connecting"
+    detail: str = ""
+    """For people, on the last change of its state."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When it came into this state."""
     epoch: int = 0
     """Its connection; 0 before the first, and in a replay."""
     next_seq: int = 0
@@ -48,6 +53,10 @@ class CameraRecord:
     unreported_skipped: int = 0
     last_frame_at: float | None = None
     """When a frame of it was last analysed, by the monotonic clock."""
+    captured_at: float | None = None
+    """When that frame was captured, by the monotonic clock; None before the epoch's first one."""
+    lag_seconds: float | None = None
+    """How old its newest picture was when it was analysed, or when it was found to be late."""
     degraded_at: float = 0.0
     """When a picture of it was last late or damaged, whichever it is degraded by, by the monotonic
     clock.
@@ -59,6 +68,7 @@ class CameraRecord:
         """Count from 0 in a new epoch; what is unreported stays."""
         self.epoch, self.next_seq = epoch, 0
         self.frames = self.dropped = 0
+        self.captured_at = self.lag_seconds = None  # those of an older picture
 
     def count(self, item: Frame | StreamLate | StreamDown) -> None:
         """Frames that were not analysed before this item."""

@@ -91,6 +91,21 @@ class FrameDetector:
         """Whether it computes while its caller does other work, on a device of its own."""
         return self._detector.works_ahead
 
+    def report_stages(self, on_stage: Callable[[str, float], object]) -> None:
+        """Call ``on_stage`` with each step of a batch and the seconds it took, from any thread."""
+        self._detector.on_stage = on_stage
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Memory that this process holds on its GPU; None on a CPU."""
+        return self._detector.gpu_memory_bytes
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Device and precision, such as cuda:0 and bf16."""
+        precision = str(self._detector.dtype).removeprefix("torch.")
+        return str(self._detector.device), precision
+
     def compute_alike(self, batch: int) -> int:
         """Make results independent of the number of cores; returns how many frames go together."""
         return self._detector.compute_alike(batch)

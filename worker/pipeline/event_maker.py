@@ -118,6 +118,9 @@ class EventMaker:
         camera = self._camera(frame.camera_id, frame.epoch)
         camera.frames = frame.frame_index + 1
         camera.last_frame_at = time.monotonic()
+        if frame.captured_monotonic is not None:
+            camera.captured_at = frame.captured_monotonic
+            camera.lag_seconds = camera.last_frame_at - frame.captured_monotonic
         events = self._condition_events(camera, frame)
         camera.count(frame)
         if not detections and not self._publish_all:
@@ -142,6 +145,7 @@ class EventMaker:
     def _late(self, item: StreamLate) -> list[Event]:
         camera = self._camera(item.camera_id, item.epoch)
         camera.count(item)
+        camera.lag_seconds = item.lag_seconds
         return self._degrade(camera, "late", f"its pictures were {item.lag_seconds:.1f} s old")
 
     def _degrade(
@@ -189,6 +193,7 @@ class EventMaker:
                 detections=tuple(detections),
             ),
         )
+        event.note_capture(frame.captured_monotonic)
         camera.unreported_dropped = camera.unreported_skipped = 0
         return event
 
@@ -212,7 +217,9 @@ class EventMaker:
     def _state_event(
         self, camera: CameraRecord, state: CameraState, reason: str, detail: str = ""
     ) -> Event:
-        camera.state, camera.reason = state, reason
+        if camera.state != state:
+            camera.since = datetime.now(UTC)
+        camera.state, camera.reason, camera.detail = state, reason, detail
         return self._camera_event(camera, state, reason, detail)
 
     def _camera_event(

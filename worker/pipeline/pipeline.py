@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from worker.errors import SinkUnavailable
 from worker.events import Event
 from worker.frames import FrameBatch
+from worker.observing import NOBODY, Observer
 from worker.pipeline.batching import Batcher
 from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
@@ -39,6 +40,7 @@ class Pipeline:
         lossless: bool,
         batches_ahead: int = 0,
         waits_for_cameras: bool = False,
+        observer: Observer = NOBODY,
         on_progress: Callable[[Summary], None] = lambda summary: None,
         on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
@@ -56,6 +58,7 @@ class Pipeline:
         self._publisher = publisher
         self._lossless = lossless
         self._waits_for_cameras = waits_for_cameras
+        self._observer = observer
         self._on_progress = on_progress
         self._on_snapshot = on_snapshot
         self._stopping = False
@@ -114,6 +117,7 @@ class Pipeline:
 
     def _start(self, batch: FrameBatch) -> None:
         """Batch to the detector; and the oldest batch there to its end, if that is one too many."""
+        self._observer.started(batch)
         self._in_flight.start(batch, self._events.filters(batch))
         if self._in_flight.is_full:
             self._finish()
@@ -122,6 +126,7 @@ class Pipeline:
         """Detections to events to the publisher, for the oldest batch at the detector."""
         batch, found = self._in_flight.finish()
         self._steps += 1
+        self._observer.finished(batch, found)
         self._submit(self._events.make(batch, found))
         for frame in batch.frames:
             if frame.snapshot is not None:

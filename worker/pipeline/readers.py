@@ -221,9 +221,9 @@ class Readers:
                 self._take_down(reader, "down", "stall", "its reader hangs")
                 self._readers[camera_id] = _Reader(reader.camera, self)
             else:
-                why = f"camera {camera_id}: {len(hung)} of its readers hang: restart this worker"
-                log.error("%s", why)
-                self._put_aside(camera_id, "stall", why)
+                what = f"{len(hung)} of its readers hang: restart this worker"
+                log.error("camera %s: %s", camera_id, what)
+                self._put_aside(camera_id, "stall", f"camera {camera_id}: {what}")
 
     def _put_aside(self, camera_id: str, reason: str, why: str) -> None:
         """Stop reading a camera for the rest of this run, unless its settings change."""

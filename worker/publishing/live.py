@@ -122,6 +122,11 @@ class LivePublisher:
             return len(self._queue) + len(self._in_flight) + len(self._spool)
 
     @property
+    def keeps_events(self) -> bool:
+        """Whether events are safe: the sink takes them, or the disk does meanwhile."""
+        return not (self._outage and self._disk_refuses)
+
+    @property
     def behind_seconds(self) -> float:
         """How long the oldest event has waited to be published; 0 if none waits."""
         since = self._behind_since

@@ -52,10 +52,9 @@ class SnapshotSink(Protocol):
 class SnapshotPublisher:
     """The thread that writes snapshots."""
 
-    def __init__(self, sink: SnapshotSink, *, period_seconds: float) -> None:
-        """``sink``: used by this thread alone. ``period_seconds``: between a camera's snapshots."""
+    def __init__(self, sink: SnapshotSink) -> None:
+        """``sink``: used by this thread alone."""
         self._sink = sink
-        self._life_seconds = life_seconds(period_seconds)
         self._condition = threading.Condition()
         self._waiting: dict[str, Snapshot] = {}
         self._closing = False
@@ -110,7 +109,7 @@ class SnapshotPublisher:
         now = time.monotonic()
         ages = [(snapshot, now - snapshot.captured_monotonic) for snapshot in snapshots]
         in_time = [
-            (snapshot, self._life_seconds - max(age, 0.0))
+            (snapshot, life_seconds(snapshot.period_seconds) - age)
             for snapshot, age in ages
             if age <= LATE_SECONDS
         ]

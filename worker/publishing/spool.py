@@ -115,6 +115,11 @@ class Spool:
         """How many events wait."""
         return self._waiting
 
+    @property
+    def size_bytes(self) -> int:
+        """How much of ``max_bytes`` they take; like their number, it may be read in any thread."""
+        return self._bytes
+
     def append(self, events: Sequence[Event]) -> None:
         """Add events at the end; drop the oldest beyond the limit.
 

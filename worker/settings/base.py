@@ -1,5 +1,6 @@
 """What the settings of several commands have in common."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,10 @@ INT_MAX = 2**31 - 1
 """The maximum number of pixels that FFmpeg itself accepts."""
 EMBEDDED_MIN_BYTES = 10_000_000
 """An empty Valkey takes 1 MB, each client up to 1 MB more for a moment."""
+
+ADDRESS = re.compile(r"(?:(?P<host>[\w.-]*|\[[\w.:%]+\]):)?(?P<port>[0-9]{1,5})")
+"""HOST:PORT, [IPV6]:PORT, :PORT for every address of this machine, or PORT."""
+MAX_PORT = 65535
 
 Transport = Literal["auto", "tcp", "udp"]
 
@@ -53,6 +58,36 @@ class StateSettings(Settings):
         user_state_path("ssd-worker", appauthor=False),
         description="where the embedded server and the spool keep their data",
     )
+
+
+class HttpSettings(Settings):
+    """Whether, and where, a command answers probes and Prometheus."""
+
+    http: str | None = Field(
+        None,
+        description="serve metrics, health and the state of cameras at HOST:PORT, or at PORT of "
+        "127.0.0.1; default: nowhere",
+    )
+
+    @field_validator("http", mode="before")
+    @classmethod
+    def _is_address(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        parts = ADDRESS.fullmatch(str(value))
+        if parts is None or int(parts["port"]) > MAX_PORT:
+            raise ValueError("expected HOST:PORT or PORT, such as 127.0.0.1:9464 or 9464")
+        return str(value)
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """(host, port) to listen at; None: nowhere."""
+        if self.http is None:
+            return None
+        parts = ADDRESS.fullmatch(self.http)
+        assert parts is not None
+        host = "127.0.0.1" if parts["host"] is None else parts["host"].strip("[]")
+        return host or "0.0.0.0", int(parts["port"])
 
 
 class SecretsSettings(Settings):

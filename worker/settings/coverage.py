@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from worker.errors import UsageError
 from worker.settings.base import RedisSettings
 
-AGO = re.compile(r"(\d+)(s|m|h|d|w)")
+AGO = re.compile(r"([0-9]+)(s|m|h|d|w)")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 TIMES = "expected a time such as 2026-11-28T03:12, a date, or a duration ago such as 90m, 24h or 7d"
 

@@ -14,6 +14,7 @@ from worker.events import CameraState
 from worker.settings.base import (
     CameraDefaults,
     DetectorSettings,
+    HttpSettings,
     RedisSettings,
     Settings,
     Sources,
@@ -22,13 +23,14 @@ from worker.settings.base import (
 from worker.settings.coverage import CoverageSettings
 from worker.settings.dashboard import DashboardSettings
 from worker.settings.learning import EvaluateSettings, TrainSettings
+from worker.settings.reports import ReportSettings
 
 LIVE_STREAM_MAXLEN = 100_000
 SPOOL_MAX_BYTES = 1 << 30
 """About 700,000 events of 1.5 kB: eight hours of one 25 fps camera that always sees something."""
 
 
-class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
+class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace, HttpSettings):
     """Watch cameras until stopped."""
 
     sources: Sources = Field(
@@ -93,7 +95,7 @@ class RunSettings(DetectorSettings, CameraDefaults, SpoolPlace):
         return self
 
 
-class ReplaySettings(DetectorSettings):
+class ReplaySettings(DetectorSettings, HttpSettings):
     """Analyse every frame of recordings."""
 
     paths: Sources = Field(
@@ -135,8 +137,8 @@ class ReplaySettings(DetectorSettings):
         return self.redis_url or ("none" if has_file else "embedded")
 
 
-class SubscribeSettings(RedisSettings):
-    """Print events as JSON Lines."""
+class SubscribeSettings(RedisSettings, HttpSettings):
+    """Print events as JSON Lines, or as a live table."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"start": "from"})
 
@@ -170,6 +172,11 @@ class SubscribeSettings(RedisSettings):
         description="print only camera events with one of these states, separated by commas: up, "
         "down, degraded, ended",
     )
+    pretty: bool = Field(
+        False,
+        description="show a table of the cameras, their state, rate, latency and detections on the "
+        "terminal, instead of JSON Lines",
+    )
     lag: bool = Field(
         False,
         description="print per camera how many entries the --group has not read (lag) and not "
@@ -193,6 +200,8 @@ class SubscribeSettings(RedisSettings):
             raise ValueError("--consumer names a member of a group: give --group too")
         if self.lag and self.group is None:
             raise ValueError("--lag is that of a group: give --group too")
+        if self.lag and self.pretty:
+            raise ValueError("--lag prints and exits: leave out --pretty")
         if self.redis_url == "none":
             raise ValueError("--redis-url none has no events to read")
         return self
@@ -266,6 +275,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "coverage": CoverageSettings,
     "cameras": CamerasSettings,
     "evaluate": EvaluateSettings,
+    "report": ReportSettings,
     "spool": SpoolSettings,
     "forget": ForgetSettings,
     "models": ModelsSettings,

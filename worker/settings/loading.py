@@ -32,7 +32,7 @@ from worker.settings.coverage import CoverageSettings
 from worker.settings.fields import COMMANDS, CamerasSettings, RunSettings, SubscribeSettings
 from worker.settings.toml_lines import TomlError, read
 
-SEVERAL = ("sources", "paths", "ids", "data", "checkpoints")
+SEVERAL = ("sources", "paths", "ids", "data", "checkpoints", "reported")
 """Fields that are lists of URLs and file names, which may contain any character."""
 
 NAME_CAMERAS = (SubscribeSettings, CoverageSettings)
@@ -155,6 +155,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         "PATHS": "PATH",
         "CAMERAS": "CAMERA",
         "IDS": "ID",
+        "REPORTED": "SOURCE",
         "CHECKPOINTS": "WEIGHTS",
         "ACTION": "list|purge",
     }

@@ -46,6 +46,8 @@ class Picture:
     """Whether parts of it, or of a picture that it is made from, were lost: those show something
     older.
     """
+    decode_seconds: float = 0.0
+    """How long its packets took to decode, with those that gave no picture before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Decoding:
         self._order = PresentationOrder()
         self._damaged = False
         """Whether something was lost since the last key frame."""
+        self._seconds = 0.0
+        """How long the packets took that have given no picture yet."""
         self.missing = 0
         """Packets that gave no picture, since this was last set to 0."""
 
@@ -101,11 +105,14 @@ class Decoding:
         """The pictures that a packet completes; none for one that cannot be decoded."""
         if arrival.packet.size:
             self._order.sent(arrival)
+        began = time.monotonic()
         try:
             images = arrival.packet.decode()
         except FFmpegError:
             self._damaged = True
             return []
+        finally:
+            self._seconds += time.monotonic() - began
         pictures = []
         for image in images:
             self._meter.frame(image.width, image.height)
@@ -114,7 +121,8 @@ class Decoding:
             arrived = of_picture or arrival
             is_hurt = image.is_corrupt or arrived.packet.is_corrupt
             self._damaged = is_hurt or (self._damaged and not image.key_frame)
-            pictures.append(Picture(image, arrived, self._damaged))
+            seconds, self._seconds = self._seconds, 0.0
+            pictures.append(Picture(image, arrived, self._damaged, seconds))
         return pictures
 
 

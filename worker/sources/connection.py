@@ -391,6 +391,9 @@ class Connection:
             arrival, datetime.now(UTC), time.monotonic()
         )
         height, width = upright_size(image, orientation)
+        began = time.monotonic()
+        converted = self._converter.convert(image, orientation)
+        seconds = time.monotonic() - began
         frame = Frame(
             camera_id=self._camera_id,
             epoch=self.epoch,
@@ -401,15 +404,19 @@ class Connection:
             clock=clock,
             width=width,
             height=height,
-            image=self._converter.convert(image, orientation),
+            image=converted,
             captured_monotonic=arrival.captured_at,
             damaged=picture.damaged,
             skipped=self._sampler.take_skipped(),
             dropped=self._take_dropped(),
+            decode_seconds=picture.decode_seconds + seconds,
+            read_at=time.monotonic(),
         )
         maker = self._snapshots
         snapshot = None if maker is None else maker.of(frame, image, orientation)
-        return frame if snapshot is None else replace(frame, snapshot=snapshot)
+        if snapshot is None:
+            return frame
+        return replace(frame, snapshot=snapshot, read_at=time.monotonic())
 
 
 def microseconds(seconds: float) -> str:

@@ -76,7 +76,7 @@ class LiveSource:
             transport,
         )
         self._http = HttpCamera(url, limits, fps) if is_http(url) else None
-        self._snapshots = None if snapshots is None else SnapshotMaker(snapshots)
+        self._snapshots = None if snapshots is None else SnapshotMaker(snapshots, fps=fps)
         self._next_epoch = next_epoch
         self._loop = loop
         self._misled = 0

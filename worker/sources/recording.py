@@ -8,12 +8,14 @@ nothing of live cameras.
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av.error import FFmpegError
@@ -44,6 +46,8 @@ EARLIEST_START = datetime(1971, 1, 1, tzinfo=UTC)
 """An earlier creation time is an unset field (zero means 1904 or 1970), not a date."""
 STILLS_RATE = Fraction(1)
 """Pictures per second of a folder, in an annotated video and for --fps: they have no times."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ class RecordingSource:
         seq = frame_index = 0
         media_time = MediaTime(float(1 / self._recording.rate))
         pictures = open_pictures(self._recording.path, self._gpu, self._limits)
-        for frame_index, picture in enumerate(pictures, start=1):
+        for frame_index, (picture, decode_seconds) in enumerate(_timed(pictures), start=1):
             if self._stopped:
                 return
             seconds = seconds_of(picture.picture) if picture.has_time else None
@@ -228,7 +232,9 @@ class RecordingSource:
                 skipped = self._sampler.take_skipped()
                 if seq >= self._first_seq:
                     try:
-                        frame = self._frame(frame_index - 1, picture, seconds, skipped)
+                        frame = self._frame(
+                            frame_index - 1, picture, seconds, skipped, decode_seconds
+                        )
                     except FFmpegError:  # colours that cannot be converted, from a damaged header
                         # End here, as a resumed replay does: skipping it would shift its numbers.
                         pictures.cut_off = True
@@ -240,7 +246,12 @@ class RecordingSource:
         yield StreamDown(self.camera_id, 0, "ended", reason, detail, frames=frame_index)
 
     def _frame(
-        self, frame_index: int, decoded: DecodedPicture, seconds: float | None, skipped: int
+        self,
+        frame_index: int,
+        decoded: DecodedPicture,
+        seconds: float | None,
+        skipped: int,
+        decode_seconds: float,
     ) -> Frame:
         picture, recording = decoded.picture, self._recording
         height, width = decoded.size
@@ -248,6 +259,9 @@ class RecordingSource:
             captured_at = _capture_time(recording.start, seconds - recording.start_seconds)
         else:
             captured_at = decoded.taken_at
+        began = time.monotonic()
+        image = self._converter.convert(picture, decoded.orientation)
+        decode_seconds += time.monotonic() - began
         return Frame(
             camera_id=self.camera_id,
             epoch=0,
@@ -258,9 +272,11 @@ class RecordingSource:
             clock="file",
             width=width,
             height=height,
-            image=self._converter.convert(picture, decoded.orientation),
+            image=image,
             file_name=decoded.file_name,
             skipped=skipped,
+            decode_seconds=decode_seconds,
+            read_at=time.monotonic(),
         )
 
     def _how_it_ended(self, frames: int, pictures: PictureReader) -> tuple[str, str]:
@@ -301,6 +317,18 @@ def upright_images(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Show
             int(picture.color_primaries),
             int(picture.color_trc),
         )
+
+
+def _timed(items: Iterable[T]) -> Iterator[tuple[T, float]]:
+    """Each item, and how many seconds it took to get it."""
+    iterator = iter(items)
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield item, time.monotonic() - began
 
 
 def _capture_time(start: datetime | None, seconds: float) -> datetime | None:

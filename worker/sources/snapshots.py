@@ -47,8 +47,10 @@ class SnapshotSettings:
 class SnapshotMaker:
     """Makes the snapshots of one camera, over all its connections."""
 
-    def __init__(self, settings: SnapshotSettings) -> None:
+    def __init__(self, settings: SnapshotSettings, *, fps: float | None = None) -> None:
+        """``fps``: of the frames that are analysed, if that is limited."""
         self._settings = settings
+        self._period_seconds = max(settings.seconds, 1 / fps if fps else 0.0)
         self._sampler = Sampler(fps=1 / settings.seconds)
         self._size: tuple[int, int] | None = None
         self._converter: PictureConverter
@@ -80,7 +82,7 @@ class SnapshotMaker:
                 )
             self._failed = True
             return None
-        return Snapshot(info, jpeg, frame.captured_monotonic)
+        return Snapshot(info, jpeg, frame.captured_monotonic, self._period_seconds)
 
     def _scaled(
         self, frame: Frame, picture: av.VideoFrame, orientation: Orientation
@@ -93,9 +95,8 @@ class SnapshotMaker:
 
 def scaled_size(height: int, width: int, max_width: int) -> tuple[int, int]:
     """(height, width) in the same proportion, at most ``max_width`` wide, and never larger."""
-    if width <= max_width:
-        return height, width
-    return max(1, round(height * max_width / width)), max_width
+    scaled_width = min(width, max_width)
+    return max(1, round(height * scaled_width / width)), scaled_width
 
 
 def encoded(image: npt.NDArray[np.uint8], comment: str, *, blur: bool) -> bytes:
@@ -116,5 +117,5 @@ def encoded(image: npt.NDArray[np.uint8], comment: str, *, blur: bool) -> bytes:
 def blurred_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) that a picture is reduced to, and enlarged from, to blur it."""
     longer = max(height, width)
-    left = max(1, min(BLURRED_PX, longer // BLURRED_SHARE))
+    left = min(BLURRED_PX, longer // BLURRED_SHARE)
     return max(1, round(height * left / longer)), max(1, round(width * left / longer))

@@ -243,3 +243,16 @@ def test_a_process_ends_by_itself_after(steps):
         timeout=100, env=os.environ, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_step_of_a_share_is_reported_with_its_seconds(run):
+    runner, _ = run(cores=2, before=lambda number: threading.Event().wait(0.02))
+    runner.submit(batch(1))()  # while nobody listens
+    reports = []
+    runner.on_stage = lambda stage, seconds: reports.append((stage, seconds))
+    runner.submit(batch(1, 2, 3))()
+    assert sorted(stage for stage, _ in reports) == sorted(
+        ["preprocess", "network", "decode_nms"] * 2
+    )
+    assert all(seconds >= 0.02 for stage, seconds in reports if stage == "network")
+    assert all(seconds > 0 for _, seconds in reports)

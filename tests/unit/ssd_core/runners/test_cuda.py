@@ -378,3 +378,15 @@ def test_equal_settings_keep_the_programs(plane_runner):
     plane_runner.settings = replace(plane_runner.settings)
     assert plane_runner._programs == programs
     assert programs
+
+
+@pytest.mark.cuda
+def test_the_steps_of_a_batch_are_timed_by_the_device(runner):
+    runner.submit(pictures(1, 2))()  # while nobody listens
+    reports = []
+    runner.on_stage = lambda stage, seconds: reports.append((stage, seconds))
+    waiting = [runner.submit(pictures(1, 2)) for _ in range(IN_FLIGHT)]
+    for wait in waiting:
+        wait()
+    assert [stage for stage, _ in reports] == ["preprocess", "network"] * IN_FLIGHT
+    assert all(0 < seconds < 10 for _, seconds in reports)

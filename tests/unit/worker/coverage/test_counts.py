@@ -82,7 +82,7 @@ def test_drops_of_quiet_time_are_told_by_heartbeats_and_count_once():
     assert told(events) == [(0, 60, "reduced", "dropped")]
     assert counts(events) == [(300, 300, 0)]
     after = frame(61, seq=8, index=600, dropped=300)
-    assert counts([*events, after]) == [(300, 300, 0), (1, 0, 0)]
+    assert counts([*events, after]) == [(301, 300, 0)]
 
 
 def test_drops_before_a_disconnect_are_told_by_the_down_and_count_once():
@@ -143,3 +143,12 @@ def test_what_a_worker_skipped_is_not_taken_for_what_the_next_one_does():
         ("watched", ""),
     ]
     assert [i.frames_analysed for i in each] == [240, 0, 240]
+
+
+def test_a_frame_before_which_a_change_is_told_counts_once():
+    """The worker tells of the change when it has seen the frame, but not yet counted its drops."""
+    late = state(10, "degraded", "late", seq=10, frames=15, dropped=0)
+    frame_of_it = frame(10, seq=11, index=14, dropped=5)
+    events = [UP, *frames(1, 10), late, frame_of_it, frame(11, seq=12, index=15)]
+    assert sum(i.frames_analysed for i in found(events)) == 11
+    assert sum(i.frames_dropped for i in found(events)) == 5

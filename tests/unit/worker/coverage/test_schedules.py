@@ -63,14 +63,14 @@ def assert_intervals_are_those_of(first, rest, skipped, camera_clock_seconds):
     assert sum(i.frames_dropped for i in found) <= world.dropped + rounding
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.builds(Watch, seconds), schedules, st.sampled_from([0, 4]), clocks)
 def test_the_intervals_are_those_of_the_schedule(first, rest, skipped, camera_clock_seconds):
     assert_intervals_are_those_of(first, rest, skipped, camera_clock_seconds)
 
 
 @pytest.mark.long
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(st.builds(Watch, seconds), schedules, st.sampled_from([0, 4]), clocks)
 def test_the_intervals_are_those_of_any_schedule(first, rest, skipped, camera_clock_seconds):
     assert_intervals_are_those_of(first, rest, skipped, camera_clock_seconds)

@@ -45,6 +45,8 @@ def without(event, *names):
         without(state(1), "seq"),
         state(1).to_json().replace("2026-", "soon ").encode(),
         state(1).to_json().replace('"epoch":', '"epoch":1e400,"e":').encode(),
+        state(1).to_json().replace('"epoch":', '"epoch":1' + "0" * 400 + ',"e":').encode(),
+        state(1).to_json().replace('"seq":0', '"seq":-1').encode(),
     ],
 )
 def test_what_is_not_an_event_is_refused(text):
@@ -63,6 +65,13 @@ def test_events_of_a_later_version_vouch_for_their_time_and_number():
         timeline.add(parse_sighting(text.encode(), entry_id))
     (only,) = timeline.intervals(at(0).timestamp(), at(3).timestamp())
     assert (only.state, only.frames_analysed) == ("watched", 3)
+
+
+def test_an_event_with_mad_numbers_is_left_out():
+    coverage = Coverage()
+    coverage.add(state(0, epoch=10**400))
+    coverage.add(state(0, seq=10**400))
+    assert coverage.cameras == []
 
 
 def test_a_coverage_knows_the_cameras_that_it_was_told_of():

@@ -13,6 +13,7 @@ from tests.snapshots import snapshot
 from tests.spools import no_spool
 from worker.errors import CameraRefused, SinkError, SinkUnavailable, SourceError
 from worker.frames import FrameBatch, StreamDown, StreamUp
+from worker.observing import Observer
 from worker.pipeline.batching import LatestFrameBatcher, LosslessBatcher
 from worker.pipeline.cameras import Camera
 from worker.pipeline.event_maker import EventMaker
@@ -774,3 +775,33 @@ def test_a_publisher_that_fails_while_it_has_no_room_ends_the_run_at_once():
     with pytest.raises(SinkError, match="the disk is full"):
         pipeline.run()
     assert publisher.tries == 1
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_an_observer_hears_of_every_frame_on_its_way(lossless):
+    class Reports(Observer):
+        def __init__(self):
+            self.received_items, self.starts, self.ends = [], [], []
+
+        def received(self, item):
+            self.received_items.append(item)
+
+        def started(self, batch):
+            assert len(self.ends) == len(self.starts)
+            self.starts.append(batch)
+
+        def finished(self, batch, found):
+            assert batch is self.starts[-1]
+            assert [len(each) for each in found] == [1] * len(batch.frames)
+            self.ends.append(batch)
+
+    reports, source = Reports(), ListSource("clip", recording(10))
+    batcher = LosslessBatcher(4, reports) if lossless else LatestFrameBatcher(4, 0.01, reports)
+    Pipeline(
+        [camera(source)], batcher, detect, EventMaker(MODEL, recording_digest="abc"),
+        LosslessPublisher([MemorySink()], capacity=16), lossless=lossless, observer=reports,
+    ).run()  # fmt: skip
+    assert reports.received_items == source.items
+    analysed = [f for batch in reports.ends for f in batch.frames]
+    assert len(analysed) + sum(f.dropped for f in analysed) == 10
+    assert reports.starts == reports.ends

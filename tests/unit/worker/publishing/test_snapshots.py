@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tests.clocks import Clock
 from tests.conftest import wait_until
 from tests.snapshots import snapshot
 from worker.errors import SinkError, SinkUnavailable
@@ -46,7 +47,7 @@ def sink(monkeypatch):
 
 @pytest.fixture
 def publisher(sink):
-    with SnapshotPublisher(sink, period_seconds=1) as publisher:
+    with SnapshotPublisher(sink) as publisher:
         yield publisher
         sink.released.set()
     assert sink.closed
@@ -64,6 +65,9 @@ def test_a_snapshot_is_written_and_lives_from_its_capture_on(sink, publisher):
     wait_until(lambda: sink.written)
     assert sink.written == [("gate", 3)]
     assert sink.lives == [pytest.approx(9, abs=0.9)]
+    publisher.offer(snapshot("slow", age_seconds=1, period_seconds=20))
+    wait_until(lambda: len(sink.written) == 2)
+    assert sink.lives[1] == pytest.approx(59, abs=0.9)
 
 
 @pytest.mark.parametrize(("period", "seconds"), [(1, 10), (3, 10), (4, 12), (60, 180)])
@@ -83,11 +87,52 @@ def test_while_a_write_hangs_nothing_is_queued_and_the_newest_of_each_camera_is_
     assert sorted(sink.written) == [("gate", 999), ("other", 0), ("yard", 999)]
 
 
-def test_what_has_become_late_is_not_written(sink, publisher):
-    publisher.offer(snapshot("late", age_seconds=LATE_SECONDS + 1))
-    publisher.offer(snapshot("gate", age_seconds=LATE_SECONDS - 1))
-    wait_until(lambda: sink.written)
-    assert sink.written == [("gate", 0)]
+def test_what_has_become_late_is_not_written(sink, publisher, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(publishing, "time", clock)
+    hang(sink, publisher)
+    for name, age_seconds in (("late", LATE_SECONDS + 0.25), ("gate", LATE_SECONDS)):
+        publisher.offer(snapshot(name, age_seconds=age_seconds, now=clock.now))
+    sink.released.set()
+    wait_until(lambda: ("gate", 0) in sink.written)
+    assert ("late", 0) not in sink.written
+
+
+def test_a_write_that_succeeds_is_followed_by_the_next_at_once_and_by_no_word(
+    sink, publisher, caplog, monkeypatch
+):
+    monkeypatch.setattr(publishing, "RETRY_SECONDS", 1000)
+    caplog.set_level(logging.INFO)
+    for index in range(3):
+        publisher.offer(snapshot("gate", index))
+        wait_until(lambda before=index: len(sink.written) > before)
+    assert caplog.messages == []
+
+
+def test_a_write_that_fails_is_followed_by_a_wait(sink, publisher, monkeypatch):
+    monkeypatch.setattr(publishing, "RETRY_SECONDS", 1000)
+    sink.error = SinkUnavailable("no Redis answers")
+    publisher.offer(snapshot())
+    wait_until(lambda: sink.tries)
+    for index in range(1000):
+        publisher.offer(snapshot("gate", index))
+    assert sink.tries == 1
+
+
+def test_only_a_picture_that_was_written_shows_that_they_are_again(sink, publisher, caplog):
+    caplog.set_level(logging.INFO)
+    sink.error = SinkUnavailable("no Redis answers")
+    publisher.offer(snapshot())
+    wait_until(lambda: caplog.messages)
+    sink.error = None
+    for tries in (2, 3):
+        publisher.offer(snapshot("late", age_seconds=LATE_SECONDS + 1))
+        wait_until(lambda wanted=tries: sink.tries >= wanted)
+    assert "snapshots are published again" not in caplog.messages
+    for index in range(3):
+        publisher.offer(snapshot("gate", index))
+        wait_until(lambda before=index: len(sink.written) > before)
+    assert caplog.messages.count("snapshots are published again") == 1
 
 
 def test_what_could_not_be_written_is_not_written_again_and_said_once(sink, publisher, caplog):
@@ -116,7 +161,7 @@ def test_what_an_operator_has_to_change_is_a_warning(sink, publisher, caplog):
 
 
 def test_a_bug_ends_snapshots_and_not_the_run(sink, publisher, caplog):
-    sink.error = ZeroDivisionError()
+    sink.error = KeyError()
     publisher.offer(snapshot())
     wait_until(lambda: sink.closed)
     assert "please report this traceback" in caplog.text
@@ -125,7 +170,7 @@ def test_a_bug_ends_snapshots_and_not_the_run(sink, publisher, caplog):
 
 def test_a_write_that_hangs_does_not_keep_a_run_from_ending(sink, monkeypatch):
     monkeypatch.setattr(publishing, "CLOSE_SECONDS", 0.01)
-    with SnapshotPublisher(sink, period_seconds=1) as publisher:
+    with SnapshotPublisher(sink) as publisher:
         hang(sink, publisher)
     assert not sink.closed
     sink.released.set()

@@ -272,6 +272,38 @@ def test_two_recordings_cannot_be_drawn_into_one_video():
 
 
 @pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("9464", ("127.0.0.1", 9464)),
+        ("0", ("127.0.0.1", 0)),
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("0.0.0.0:9464", ("0.0.0.0", 9464)),
+        (":9464", ("0.0.0.0", 9464)),
+        ("worker.local:9464", ("worker.local", 9464)),
+        ("[::1]:9464", ("::1", 9464)),
+    ],
+)
+def test_http_is_an_address_or_a_port_of_this_machine_alone(value, address, tmp_path):
+    assert run_settings("cam.mp4", "--http", value).http_address == address
+    if value.isdigit():
+        (tmp_path / "worker.toml").write_text(f"http = {value}\n")
+        settings = run_settings("cam.mp4", "--config", str(tmp_path / "worker.toml"))
+        assert settings.http_address == address
+
+
+@pytest.mark.parametrize(
+    "value", ["", "host", "host:", "65536", "-1", "host:x", "http://h:80", "::1", "h:80/metrics"]
+)
+def test_http_that_is_no_address_is_refused(value):
+    with pytest.raises(UsageError, match=r"--http.*expected HOST:PORT or PORT, such as"):
+        run_settings("cam.mp4", "--http", value)
+
+
+def test_http_is_off_by_default():
+    assert run_settings("cam.mp4").http_address is None
+
+
+@pytest.mark.parametrize(
     ("option", "value", "words"),
     [
         ("--snapshot-seconds", "0.5", "greater than or equal to 1"),

@@ -3,16 +3,22 @@
 import logging
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
+from tests.clips import pictures
 from tests.clocks import Clock
+from tests.conftest import WALKWAY
+from tests.frames import frame
+from tests.snapshots import NOON
 from worker.frames import StreamDown, StreamUp
 from worker.sources import live
 from worker.sources.connection import CameraSettings
 from worker.sources.limits import Limits
 from worker.sources.live import MAX_MISLED, SHORTEST_LOOP_SECONDS, STEADY_SECONDS, LiveSource
 from worker.sources.liveness import WORK_SECONDS
+from worker.sources.orientation import UPRIGHT
 from worker.sources.snapshots import SnapshotMaker, SnapshotSettings
 
 URL = "rtsp://camera/stream"
@@ -165,11 +171,15 @@ def test_every_connection_gets_what_the_camera_was_given(source):
 
 
 def test_a_camera_that_is_connected_again_has_no_snapshot_before_the_next_is_due(source):
-    camera = source(Attempt(up=True), Attempt(up=True), snapshots=SnapshotSettings())
+    snapshots = SnapshotSettings()
+    camera = source(Attempt(up=True), Attempt(up=True), fps=0.1, snapshots=snapshots)
     list(camera)
     first, second = (options["snapshots"] for _, options in camera.begun)
     assert first is second
     assert isinstance(first, SnapshotMaker)
+    picture = next(pictures(WALKWAY, 1))
+    shown = replace(frame(), captured_at=NOON, captured_monotonic=0.0)
+    assert first.of(shown, picture, UPRIGHT).period_seconds == 10
 
 
 def test_what_reads_http_is_the_same_for_all_connections(source):

@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.error import FFmpegError
 from PIL import Image
 
 from tests.clips import cut, pictures
@@ -144,18 +145,52 @@ def test_a_damaged_picture_gives_none_and_the_next_whole_one_does(picture, clock
     assert maker.of(live_frame(1), picture, UPRIGHT).info.frame_index == 1
 
 
-def test_a_picture_that_cannot_be_converted_is_one_log_line(clock, caplog, monkeypatch, picture):
+@pytest.mark.parametrize(
+    ("seconds", "fps", "period"), [(1, None, 1), (1, 5, 1), (1, 0.05, 20), (60, 0.05, 60)]
+)
+def test_a_snapshot_says_when_the_next_may_be_expected(picture, seconds, fps, period):
+    maker = SnapshotMaker(SnapshotSettings(seconds), fps=fps)
+    assert maker.of(live_frame(), picture, UPRIGHT).period_seconds == period
+
+
+@pytest.mark.parametrize("unknown", ["captured_at", "captured_monotonic"])
+def test_a_frame_of_which_nobody_knows_the_time_gives_none(picture, unknown):
+    maker = SnapshotMaker(SnapshotSettings())
+    assert maker.of(replace(live_frame(), **{unknown: None}), picture, UPRIGHT) is None
+    assert maker.of(live_frame(), picture, UPRIGHT) is not None
+
+
+def test_pictures_of_one_size_share_the_tables_of_one_scaler(picture, clock, monkeypatch):
+    made = []
+    monkeypatch.setattr(snapshots, "PictureConverter", lambda size: made.append(size) or Scaler())
+    maker = SnapshotMaker(SnapshotSettings())
+    for index, size in enumerate([(576, 768), (576, 768), (288, 352), (576, 768)]):
+        maker.of(live_frame(index, height=size[0], width=size[1]), picture, UPRIGHT)
+        clock.now += 1
+    assert made == [(480, 640), (288, 352), (480, 640)]
+
+
+class Scaler:
+    def convert(self, picture, orientation):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), OSError("no"), MemoryError("no"), FFmpegError(1, "no")]
+)
+def test_a_picture_that_cannot_be_converted_is_one_log_line(
+    clock, caplog, monkeypatch, picture, error
+):
+    def refuse(*_, **__):
+        raise error
+
     maker = SnapshotMaker(SnapshotSettings())
     monkeypatch.setattr(snapshots, "encoded", refuse)
     with caplog.at_level(logging.WARNING):
         for index in range(3):
             assert maker.of(live_frame(index), picture, UPRIGHT) is None
             clock.now += 1
-    assert caplog.messages == ["camera gate: cannot make a snapshot of its pictures: no"]
-
-
-def refuse(*_, **__):
-    raise ValueError("no")
+    assert caplog.messages == [f"camera gate: cannot make a snapshot of its pictures: {error}"]
 
 
 @pytest.mark.cuda
@@ -217,6 +252,7 @@ def test_a_blurred_picture_holds_no_more_than_its_few_pixels(picture):
         ((48, 64), (6, 8)),
         ((4, 4), (1, 1)),
         ((1, 640), (1, 16)),
+        ((640, 1), (16, 1)),
     ],
 )
 def test_a_small_picture_is_blurred_too(size, expected):

@@ -1,0 +1,1 @@
+"""How a run is doing, for Prometheus, for probes and for people: metrics, health, cameras."""
