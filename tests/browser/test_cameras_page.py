@@ -149,7 +149,7 @@ def test_an_outage_is_said_and_survived(page, server, dashboard, gate, lost):
     taken_away.stop()
     try:
         page.wait_for("document.querySelector('.camera[data-state=unknown]')", timeout=10)
-        words = "No answer from Redis" if lost == "redis" else "No connection to the dashboard"
+        words = "Redis does not answer" if lost == "redis" else "No connection to the dashboard"
         assert words in page.text("#notices")
         assert "Live" not in page.text("#connection")
     finally:

@@ -179,7 +179,7 @@ async function loadCoverage() {
 function gaps(intervals) {
   const rows = gapRows(intervals);
   const head = ["From", "For", "State", "Why"].map((text) => element("th", { scope: "col" }, text));
-  return element("details", {}, element("summary", {}, `Times that it was not simply watched: ${rows.length}`),
+  return element("details", {}, element("summary", {}, `Times other than watched: ${rows.length}`),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Gaps" },
       element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))));
 }

@@ -89,12 +89,11 @@ export class Shell {
         text: `No connection to the dashboard${since}: what you see is from before. ${why} Trying again.`,
       });
     } else if (this.redis && !this.redis.up) {
-      const since = this.redis.since ? ` since ${clock(this.redis.since, now())}` : "";
-      const why = this.redis.problem ?? "Check the server, and the --redis-url of ssd-worker dashboard";
+      const what = this.redis.problem ?? "Redis does not answer: check the server, and --redis-url";
+      const before = this.redis.since ? ` ${clock(this.redis.since, now())}` : "";
       problems.push({
         serious: true,
-        text: `No answer from Redis${since}: what you see is from before. ${why}. This page continues by ` +
-          "itself once Redis answers.",
+        text: `${what}. What you see is from before${before}; this page continues by itself.`,
       });
     }
     if (this.malformed > 0) {
