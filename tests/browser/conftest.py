@@ -62,16 +62,18 @@ def dashboard(server, tmp_path_factory):
 class Dashboard:
     """The command as a process, which can be stopped and started again at its address."""
 
-    def __init__(self, redis_url, directory):
+    def __init__(self, redis_url, directory, *, token=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             sys.executable, "-m", "worker.cli", "dashboard", "--listen", str(self.port),
             "--redis-url", redis_url, "--state-dir", str(directory),
+            *(() if token is None else ("--auth-token", token)),
         ]  # fmt: skip
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def start(self):
-        self.client = httpx.Client(base_url=self.url)
+        self.client = httpx.Client(base_url=self.url, headers=self.headers)
         self.process = subprocess.Popen(self.command)
         wait_until(self._answers, what="the dashboard")
 

@@ -39,6 +39,7 @@ def test_the_polygon_drawn_with_the_mouse_is_the_polygon_printed(page, gate):
     assert printed(page).ignore[0][0] == pytest.approx((0.7, 0.1), abs=0.005)
 
 
+@pytest.mark.long
 def test_a_corner_is_dragged_and_moved_with_keys(page, gate):
     page.open("/camera/gate")
     start_drawing(page)
@@ -63,6 +64,7 @@ def test_a_polygon_is_drawn_with_the_keyboard_alone(page, gate):
     assert printed(page).ignore == [((0.5, 0.5), (0.6, 0.5), (0.6, 0.6))]
 
 
+@pytest.mark.long
 def test_a_polygon_is_drawn_by_touch(page, gate):
     page.resize((360, 740))
     page.command("Emulation.setTouchEmulationEnabled", enabled=True)
@@ -80,6 +82,7 @@ def test_a_polygon_is_drawn_by_touch(page, gate):
     assert printed(page).ignore[0][2] == pytest.approx((0.8, 0.8), abs=0.005)
 
 
+@pytest.mark.long
 def test_boxes_in_an_area_are_drawn_as_left_out_by_the_anchor_chosen(page, gate):
     page.open("/camera/gate")
     start_drawing(page)
@@ -95,6 +98,7 @@ def test_boxes_in_an_area_are_drawn_as_left_out_by_the_anchor_chosen(page, gate)
     assert printed(page).anchor == "centre"
 
 
+@pytest.mark.long
 def test_the_table_of_a_camera_of_another_tool_has_its_name_quoted(page, sink):
     camera_id = 'yard "2"/ü.\t'
     PublishedCamera(sink, camera_id).up()
@@ -105,6 +109,7 @@ def test_the_table_of_a_camera_of_another_tool_has_its_name_quoted(page, sink):
     assert len(printed(page, camera_id).ignore) == 1
 
 
+@pytest.mark.long
 def test_an_area_without_extent_is_refused_with_a_reason(page, gate):
     page.open("/camera/gate")
     start_drawing(page)
@@ -133,6 +138,7 @@ def test_the_camera_page_shows_its_picture_charts_coverage_and_changes(page, sin
     assert "wrong user or password" in page.text("#since")
 
 
+@pytest.mark.long
 def test_a_camera_that_is_not_known_is_said_so_and_appears_once_it_is(page, sink):
     page.open("/camera/later")
     page.wait_for("!document.querySelector('#missing').hidden")

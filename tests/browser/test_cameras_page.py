@@ -18,7 +18,7 @@ def test_without_cameras_the_page_says_how_to_start_one(page, sink):
     assert "ssd-worker run" in page.text("#empty pre")
 
 
-def test_cameras_appear_with_their_picture_and_state(page, sink, gate):
+def test_cameras_appear_with_picture_and_state_and_go_when_forgotten(page, server, sink, gate):
     page.open()
     page.wait_for("document.querySelectorAll('.camera').length === 1")
     assert page.text(f"{card('gate')} .badge") == "Up"
@@ -29,6 +29,9 @@ def test_cameras_appear_with_their_picture_and_state(page, sink, gate):
     gate.snapshot(size=(240, 180))
     page.wait_for("document.querySelector('.camera img:not([hidden])')?.naturalWidth === 240")
     assert page.text(f"{card('gate')} .no-picture") == ""
+    server.client.flushall()  # as `ssd-worker forget` does
+    page.wait_for("!document.querySelector('#empty').hidden")
+    assert page.texts(".camera") == []
 
 
 def test_boxes_move_with_events_and_vanish_without(page, gate):
@@ -40,6 +43,7 @@ def test_boxes_move_with_events_and_vanish_without(page, gate):
     wait_until(lambda: page.boxes() == [], what="the box to vanish")
 
 
+@pytest.mark.long
 def test_boxes_are_those_of_the_picture_unless_the_newest_are_wanted(page, gate):
     page.open()
     gate.detect(found("Person", box=(0.1, 0.1, 0.2, 0.9)))
@@ -53,6 +57,7 @@ def test_boxes_are_those_of_the_picture_unless_the_newest_are_wanted(page, gate)
     wait_until(lambda: page.boxes() == [["Person", 70, 10]], what="the newest box")
 
 
+@pytest.mark.long
 def test_boxes_of_events_that_waited_are_not_drawn_as_live(page, gate):
     page.open()
     gate.detect(found("Person"), ago=60)
@@ -60,6 +65,7 @@ def test_boxes_of_events_that_waited_are_not_drawn_as_live(page, gate):
     assert page.boxes() == []
 
 
+@pytest.mark.long
 def test_an_old_picture_is_shown_as_old(page, gate):
     gate.snapshot(ago=90)
     page.open()
@@ -101,6 +107,7 @@ def test_filters_choose_boxes_feed_and_cameras(page, sink, gate):
     wait_until(lambda: page.texts("#cameras h3") == ["yard"], what="the camera chosen alone")
 
 
+@pytest.mark.long
 def test_the_feed_can_be_paused_and_loses_nothing(page, gate):
     page.open()
     page.find("#pause").click()
@@ -134,7 +141,7 @@ def test_names_and_labels_never_become_markup(page, server, sink, gate):
     assert page.errors() == []
 
 
-@pytest.mark.parametrize("lost", ["redis", "dashboard"])
+@pytest.mark.parametrize("lost", ["redis", pytest.param("dashboard", marks=pytest.mark.long)])
 def test_an_outage_is_said_and_survived(page, server, dashboard, gate, lost):
     page.open()
     page.wait_for("document.querySelector('.camera[data-state=up]')")

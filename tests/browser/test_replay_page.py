@@ -45,6 +45,7 @@ def test_a_click_in_the_timeline_shows_that_moments_detections(page, clip):
     assert page.errors() == []
 
 
+@pytest.mark.long
 def test_the_recording_is_shown_below_the_boxes_without_being_uploaded(page, clip):
     page.open("/replay/clip#at=7")
     page.wait_for("document.querySelector('#moment').innerText.includes('1 Car')")
@@ -55,6 +56,7 @@ def test_the_recording_is_shown_below_the_boxes_without_being_uploaded(page, cli
     assert page.errors() == []
 
 
+@pytest.mark.long
 def test_a_replay_that_is_not_known_is_said_so(page, sink):
     page.open("/replay/none")
     page.wait_for("!document.querySelector('#missing').hidden")

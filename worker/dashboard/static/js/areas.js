@@ -5,6 +5,7 @@ import { element, setText } from "./dom.js";
 import { ShapeEditor } from "./editor.js";
 import { percent } from "./format.js";
 import { IGNORE, anchorOf, area, inside, problem, rounded } from "./shapes.js";
+import { keep, kept } from "./storage.js";
 
 export class Areas {
   constructor(camera, picture, buttons, panel) {
@@ -103,17 +104,13 @@ export class Areas {
   }
 
   store() {
-    try {
-      if (this.editor.shapes.length) localStorage.setItem(this.stored, JSON.stringify(this.editor.shapes));
-      else localStorage.removeItem(this.stored);
-    } catch {
-      // Storage is forbidden: the areas last as long as the page.
-    }
+    const { shapes } = this.editor;
+    keep(this.stored, shapes.length ? JSON.stringify(shapes) : null);
   }
 
   restore() {
     try {
-      const shapes = JSON.parse(localStorage.getItem(this.stored) ?? "[]");
+      const shapes = JSON.parse(kept(this.stored) ?? "[]");
       return shapes.map((points) => points.map(rounded));
     } catch {
       return [];

@@ -4,6 +4,7 @@
 import { now } from "./clock.js";
 import { badge, element, icon } from "./dom.js";
 import { clock, whole } from "./format.js";
+import { kept } from "./storage.js";
 
 const SETTLING_MS = 1500;
 
@@ -21,7 +22,7 @@ export class Shell {
     this.unreadable = 0;
     this.started = Date.now();
     this.line = "";
-    this.logout = document.getElementById("logout");
+    document.getElementById("logout").hidden = kept("login") === null;
     setTimeout(() => this.show(), SETTLING_MS);
     this.show();
   }
@@ -35,7 +36,6 @@ export class Shell {
     this.redis = state.redis;
     this.malformed = state.malformed ?? 0;
     this.unreadable = state.unreadable_ids ?? 0;
-    this.logout.hidden = !state.login;
     this.show();
   }
 
