@@ -12,6 +12,7 @@ from tests.conftest import ROOT, WALKWAY, wait_until
 from tests.events import camera_event
 from tests.schedules import T0, Down, Gone, Watch, World, stream_of
 from tests.streams import frames_of, states_of
+from tests.unit.worker.coverage.told import epoch_at, frame, state
 from worker.consumer import EventConsumer
 from worker.coverage import Coverage, coverage_of, intervals, reading
 from worker.errors import SinkUnavailable, UsageError
@@ -138,6 +139,29 @@ def test_a_camera_whose_key_is_not_a_stream_leaves_the_others(valkey_server, wor
     assert [i.state for i in found["yard"]] == ["unknown"]
     assert found["gate"] == intervals(world.events, start=at(0), end=at(290))["gate"]
     assert "is not a stream" in caplog.text
+
+
+def test_what_was_skipped_before_the_period_does_not_count_in_it(valkey_server):
+    """The first detection after a quiet night tells what was skipped since the last one."""
+    reconnected, frames_per_beat = 4000, 50
+    night = [
+        state(0, reason="connected"),
+        frame(1, seq=1),
+        state(reconnected - 5, "down", "stall", seq=400, frames=20_000),
+        state(reconnected, reason="connected", epoch=epoch_at(reconnected)),
+    ]
+    beats = [
+        state(reconnected + 10 * n, epoch=epoch_at(reconnected), seq=n, frames=frames_per_beat * n)
+        for n in range(1, 21)
+    ]
+    seen = frame(reconnected + 201, epoch=epoch_at(reconnected), seq=21, index=1004, skipped=16_800)
+    for event in [*night, *beats, seen]:
+        fields = {"id": event.id, "type": event.type, "event": event.to_json()}
+        entry_id = f"{round(event.time.timestamp() * 1000) + 50}-0"
+        valkey_server.client.xadd(stream_of("gate"), fields, id=entry_id)
+    start, end = at(reconnected + 80), at(reconnected + 200)
+    found = coverage_of(valkey_server.client, KEYS, ["gate"], start, end)["gate"]
+    assert [(i.state, i.frames_analysed) for i in found] == [("watched", 600)]
 
 
 def test_what_is_read_can_be_continued_with_what_arrives(valkey_server, world):

@@ -409,6 +409,22 @@ def test_connections_that_ask_for_nothing_are_closed(serve, valkey_server, monke
     assert dashboard.state()["cameras"] == []
 
 
+def test_an_address_elsewhere_may_have_fewer_connections(serve, valkey_server, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS_OF_ADDRESS", 3)
+    dashboard = serve(valkey_server.url)
+    monkeypatch.setattr(serving, "is_loopback", lambda address: False)
+    with ExitStack() as stack:
+        for number in range(5):
+            connection = stack.enter_context(
+                socket.create_connection(("127.0.0.1", dashboard.port), timeout=10)
+            )
+            connection.sendall(b"GET /api/state HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            expected = b"HTTP/1.1 200" if number < 3 else b"HTTP/1.1 503"
+            assert connection.recv(12) == expected, number
+        monkeypatch.setattr(serving, "is_loopback", lambda address: True)
+        assert dashboard.state()["cameras"] == []
+
+
 @pytest.mark.long
 def test_a_viewer_that_reads_nothing_is_cut_off(serve, valkey_server, monkeypatch):
     monkeypatch.setattr(serving, "READ_SECONDS", 0.3)

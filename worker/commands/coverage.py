@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from worker.commands.requirements import check_libraries, check_place
+from worker.commands.requirements import INSTALL_PLOTS, check_libraries, check_place
 from worker.commands.tables import print_table
 from worker.commands.wiring import resolve_redis_url
 from worker.coverage import STATES, Interval, coverage_of
@@ -28,7 +28,7 @@ def run_coverage(settings: CoverageSettings) -> int:
         check_camera_id(camera_id)
     start, end = settings.period(datetime.now(UTC))
     if settings.plot is not None:
-        check_libraries({"--plot": "matplotlib"})
+        check_libraries({"--plot": "matplotlib"}, INSTALL_PLOTS)
         check_place(settings.plot, may_exist=True)
     url = resolve_redis_url(settings, settings.redis_url or "embedded")
     found = coverage_of(url, Keys(settings.key_prefix), settings.cameras or None, start, end)

@@ -67,10 +67,9 @@ def write_plot(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(
+    figure.legend(
         handles=[Patch(color=colour, label=name) for name, colour in COLOURS.items()],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.28 / (0.4 + 0.34 * len(found))),
+        loc="outside lower center",
         ncols=len(COLOURS),
         frameon=False,
         fontsize=8,

@@ -9,7 +9,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from worker.commands.requirements import check_directory, check_libraries, check_place
+from worker.commands.requirements import (
+    INSTALL_PLOTS,
+    check_directory,
+    check_libraries,
+    check_place,
+)
 from worker.commands.wiring import resolve_redis_url
 from worker.consuming.latest import stored_snapshot
 from worker.coverage import Coverage
@@ -38,7 +43,7 @@ def run_report(settings: ReportSettings) -> int:
     """Write the report; returns the exit code."""
     assert settings.output is not None  # the settings are checked
     if settings.plots is not None:
-        check_libraries({"--plots": "matplotlib"})
+        check_libraries({"--plots": "matplotlib"}, INSTALL_PLOTS)
         check_directory("--plots", settings.plots)
     check_place(settings.output, may_exist=settings.overwrite)
     report = _made(settings)

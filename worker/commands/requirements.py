@@ -7,13 +7,14 @@ from pathlib import Path
 from worker.errors import UsageError
 
 INSTALL = "pip install 'ssd-worker[train]'"
+INSTALL_PLOTS = "pip install 'ssd-worker[plots]'"
 
 
-def check_libraries(wanted: Mapping[str, str]) -> None:
+def check_libraries(wanted: Mapping[str, str], install: str = INSTALL) -> None:
     """Raise UsageError for the first library that is missing: its import name by what needs it."""
     for what, library in wanted.items():
         if find_spec(library) is None:
-            raise UsageError(f"{what} needs {library.replace('_', '-')}: {INSTALL}")
+            raise UsageError(f"{what} needs {library.replace('_', '-')}: {install}")
 
 
 def check_place(path: Path, *, may_exist: bool) -> None:

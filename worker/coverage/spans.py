@@ -7,7 +7,7 @@ How many frames were skipped is not known when time passes, but only with the ne
 that has an event. Spans whose frames are not told apart yet are kept separate until then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -100,7 +100,7 @@ class Spans:
 
     def pass_time(self, start: float, end: float, state: State, reason: str, lost: int = 0) -> Span:
         """Time in which the camera was not watched, or nothing is known; gives its span."""
-        self.close_bucket()
+        self._close_bucket()
         return _append(self._open or self._settled, Span(start, end, state, reason, lost=lost))
 
     def watch(self, start: float, end: float, condition: str) -> Span:
@@ -110,7 +110,7 @@ class Spans:
         """
         bucket = self._bucket
         if bucket and ((bucket.is_full and end > start) or bucket.condition != condition):
-            self.close_bucket()
+            self._close_bucket()
             bucket = None
         if bucket is None:
             bucket = self._bucket = Span(start, end, "watched", "", condition)
@@ -118,7 +118,7 @@ class Spans:
         bucket.end = max(bucket.end, end)
         return bucket
 
-    def close_bucket(self) -> None:
+    def _close_bucket(self) -> None:
         """Judge the frames added up so far."""
         bucket, self._bucket = self._bucket, None
         if bucket is None:
@@ -203,7 +203,7 @@ def _append(spans: list[Span], span: Span) -> Span:
     return span
 
 
-def clipped(spans: Iterator[Span] | list[Span], start: float, end: float) -> list[Interval]:
+def clipped(spans: Iterable[Span], start: float, end: float) -> list[Interval]:
     """The intervals from ``start`` to ``end``; a span that is cut keeps its share of the frames."""
     merged: list[Span] = []
     for span in spans:

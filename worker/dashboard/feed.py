@@ -35,6 +35,7 @@ from worker.servers.address import (
     server_of_url,
 )
 from worker.snapshots import read_snapshot
+from worker.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ class Feed:
             log.warning(
                 "camera %s: entry %s of its stream holds no valid event: skipped; more are counted "
                 "on the page",
-                camera.camera_id,
+                printable(camera.camera_id),
                 entry.entry_id.decode(),
             )
         camera.malformed += 1

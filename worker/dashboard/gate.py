@@ -24,6 +24,7 @@ from worker.dashboard.access import (
     Tries,
     host_of,
 )
+from worker.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Gate:
         return self._ask(request)
 
     def _count_wrong(self, request: Request) -> None:
-        log.warning("a wrong token or password from %s", _address(request))
+        log.warning("a wrong token or password from %s", printable(_address(request)))
         self._tries.count(_address(request))
 
     def _ask(self, request: Request) -> Response:

@@ -226,7 +226,7 @@ def test_a_worker_whose_clock_runs_ahead_is_dated_by_the_server():
 
 
 @pytest.mark.parametrize("is_published", [True, False])
-@pytest.mark.parametrize("off", [-59, -20, 20, 59])
+@pytest.mark.parametrize("off", [-59, -20, -12, 12, 20, 59])
 def test_a_camera_whose_clock_is_off_is_watched_without_a_gap(off, is_published):
     def of_camera(seconds, seq):
         published = seconds + 0.1 if is_published else None
