@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev
 # kernels compiled with the other end of Triton's range, too.
 test-faults: $(VENV)/.installed-dev .cache/triton-3.6
 	HYPOTHESIS_PROFILE=others_each_time $(BIN)/python -m pytest -m "long or not long" tests/faults tests/fuzz
-	$(BIN)/python -m pytest -m long tests/unit tests/contract tests/integration
+	$(BIN)/python -m pytest -m long tests/unit tests/contract tests/integration tests/browser
 
 # The ends of the ranges in pyproject.toml, each in an environment of its own (6 GB): the newest of
 # everything, and the oldest of what is named there with the newest of what that depends on.

@@ -24,7 +24,7 @@ def test_cameras_appear_with_picture_and_state_and_go_when_forgotten(page, serve
     assert page.text(f"{card('gate')} .badge") == "Up"
     PublishedCamera(sink, "alley").up()
     page.wait_for("document.querySelectorAll('.camera').length === 2")
-    assert page.texts(".camera h3") == ["alley", "gate"]
+    assert page.texts(".camera h2") == ["alley", "gate"]
     assert "No picture" in page.text(f"{card('gate')} .no-picture")
     gate.snapshot(size=(240, 180))
     page.wait_for("document.querySelector('.camera img:not([hidden])')?.naturalWidth === 240")
@@ -104,7 +104,7 @@ def test_filters_choose_boxes_feed_and_cameras(page, sink, gate):
     page.choose("#filters input[type=range]", "0.6")
     wait_until(gate.detect_while(lambda: page.boxes() == [], *both), what="no box")
     page.open("/?camera=yard")
-    wait_until(lambda: page.texts("#cameras h3") == ["yard"], what="the camera chosen alone")
+    wait_until(lambda: page.texts("#cameras h2") == ["yard"], what="the camera chosen alone")
 
 
 @pytest.mark.long
@@ -118,7 +118,16 @@ def test_the_feed_can_be_paused_and_loses_nothing(page, gate):
     assert "1 Dog" in page.text("#feed")
 
 
-def test_names_and_labels_never_become_markup(page, server, sink, gate):
+def test_entries_that_are_not_events_are_counted_and_disturb_nothing(page, server, gate):
+    page.open()
+    for fields in ({"event": "<b>no</b>"}, {"other": "x"}):
+        server.client.xadd("ssd:{gate}:detections", fields)
+    wait_until(gate.detect_while(lambda: page.boxes(), found("Person")), what="the box")
+    page.wait_for("document.querySelector('#remarks').innerText.includes('2 entries are not')")
+    assert page.errors() == []
+
+
+def test_names_and_labels_never_become_markup(page, sink, gate):
     hostile = "<img src=x onerror=\"document.title='run'\">"
     camera_id = f"{hostile}/{{ü}} \"'"
     foreign = PublishedCamera(sink, camera_id)

@@ -51,6 +51,7 @@ function takeCamera(found) {
   }
   const isNew = camera === null;
   camera = found;
+  shell.takeMalformed(found.malformed ?? 0);
   if (isNew) loadHistory();
   loadPicture();
   filters.offer("label", found.labels ?? []);

@@ -25,7 +25,7 @@ export class CameraCard {
     const link = element("a", { href: `/camera/${encodeURIComponent(camera.id)}` }, camera.id);
     this.element = element("li", { class: "card camera" }, this.picture.element,
       element("div", { class: "body" },
-        element("div", { class: "name" }, element("h3", {}, link), this.badge),
+        element("div", { class: "name" }, element("h2", {}, link), this.badge),
         this.text, this.seen,
         element("dl", { class: "figures" }, ...this.figures.map((pair) => element("div", {}, ...pair))),
         this.coverage));

@@ -46,6 +46,7 @@ function takeCamera(camera) {
   if (before && shell.trusted && before.state !== camera.state) {
     shell.announce(`Camera ${camera.id}: ${describe(camera, true).word}`);
   }
+  shell.takeMalformed([...cameras.values()].reduce((sum, each) => sum + (each.malformed ?? 0), 0));
   filters.offer("camera", [camera.id]);
   filters.offer("label", camera.labels ?? []);
   if (before) cards.get(camera.id).update(camera, shell.trusted);

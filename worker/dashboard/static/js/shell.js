@@ -13,6 +13,7 @@ export class Shell {
   constructor(onchange) {
     this.onchange = onchange;
     this.notices = document.getElementById("notices");
+    this.remarksElement = document.getElementById("remarks");
     this.connection = document.getElementById("connection");
     this.announcer = document.getElementById("announcer");
     this.open = null; // not known yet
@@ -20,11 +21,16 @@ export class Shell {
     this.told = false;
     this.malformed = 0;
     this.unreadable = 0;
-    this.started = Date.now();
     this.line = "";
     document.getElementById("logout").hidden = kept("login") === null;
-    setTimeout(() => this.show(), SETTLING_MS);
+    this.settle();
     this.show();
+  }
+
+  /** Connecting is no trouble unless it takes a while. */
+  settle() {
+    this.started = Date.now();
+    setTimeout(() => this.show(), SETTLING_MS);
   }
 
   get trusted() {
@@ -39,6 +45,13 @@ export class Shell {
     this.show();
   }
 
+  /** Takes how many entries hold no valid event. */
+  takeMalformed(count) {
+    if (count === this.malformed) return;
+    this.malformed = count;
+    this.show();
+  }
+
   takeRedis(redis) {
     this.redis = { since: new Date(now()).toISOString(), ...redis };
     this.show();
@@ -46,7 +59,8 @@ export class Shell {
 
   takeConnection(open, line) {
     if (open === this.open && (line === this.line || !line)) return;
-    if (open !== this.open) this.since = new Date(now()).toISOString();
+    if (open === null) this.settle();
+    else if (open !== this.open) this.since = new Date(now()).toISOString();
     [this.open, this.line] = [open, line];
     this.show();
   }
@@ -60,12 +74,8 @@ export class Shell {
     const [kind, word] = this.summary();
     if (this.connection.textContent !== word) this.connection.replaceChildren(badge(kind, word));
     document.body.dataset.trusted = this.trusted;
-    const notices = this.problems();
-    const key = JSON.stringify(notices);
-    if (key !== this.shown) {
-      this.shown = key;
-      this.notices.replaceChildren(...notices.map(notice));
-    }
+    fill(this.notices, this.problems());
+    fill(this.remarksElement, this.remarks());
     if (this.trusted === this.told) return;
     this.told = this.trusted;
     this.onchange();
@@ -96,23 +106,30 @@ export class Shell {
         text: `${what}. What you see is from before${before}; this page continues by itself.`,
       });
     }
-    if (this.malformed > 0) {
-      const entries = this.malformed === 1 ? "entry is" : "entries are";
-      problems.push({
-        serious: false,
-        text: `${whole(this.malformed)} ${entries} not events and were skipped: does another program ` +
-          "write to these streams?",
-      });
-    }
-    if (this.unreadable > 0) {
-      problems.push({
-        serious: false,
-        text: `${whole(this.unreadable)} camera ids are not UTF-8 and cannot be shown: another program ` +
-          "registered them.",
-      });
-    }
     return problems;
   }
+
+  /** What is odd, and no reason to distrust the rest: not in the live region, since numbers rise. */
+  remarks() {
+    const remarks = [];
+    if (this.malformed > 0) {
+      const what = this.malformed === 1 ? "1 entry is not an event and was"
+        : `${whole(this.malformed)} entries are not events and were`;
+      remarks.push(`${what} skipped: does another program write to these streams?`);
+    }
+    if (this.unreadable > 0) {
+      const what = this.unreadable === 1 ? "1 camera id is" : `${whole(this.unreadable)} camera ids are`;
+      remarks.push(`${what} not UTF-8 and cannot be shown: another program registered it.`);
+    }
+    return remarks.map((text) => ({ serious: false, text }));
+  }
+}
+
+function fill(container, notices) {
+  const key = JSON.stringify(notices);
+  if (key === (container.dataset.shown ?? "[]")) return;
+  container.dataset.shown = key;
+  container.replaceChildren(...notices.map(notice));
 }
 
 /** A box that says what is wrong and what to do. */
