@@ -36,21 +36,21 @@ def pytest_runtest_setup(item):
     pytest.skip("a browser (Debian: chromium, chromium-driver; and selenium)")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     driver = start_browser()
     yield driver
     driver.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory):
     server = RedisServer(REDIS_BINARIES["valkey"], tmp_path_factory.mktemp("redis"))
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dashboard(server, tmp_path_factory):
     """The address of a running `ssd-worker dashboard`."""
     process = Dashboard(server.url, tmp_path_factory.mktemp("dashboard"))

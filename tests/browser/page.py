@@ -20,6 +20,7 @@ def start_browser():
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         "--disable-background-networking", "--disable-extensions", "--no-first-run",
+        "--disable-features=BackForwardCache",
         "--force-color-profile=srgb", f"--window-size={DESKTOP[0]},{DESKTOP[1]}",
     ):  # fmt: skip
         options.add_argument(argument)
