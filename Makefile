@@ -24,11 +24,11 @@ demo: install
 demo-live: install
 	@$(BIN)/python samples/demo_live.py --listen $(LISTEN)
 
-# Four at a time also on two cores: most tests wait for servers and processes. Threads of PyTorch
+# Five at a time also on two cores: most tests wait for servers and processes. Threads of PyTorch
 # that spin while they wait cost them a third of the processor time (tests/unit/ssd_core on two
 # cores: 326 s, 220 s without).
 test test-faults test-newest test-oldest: export OMP_WAIT_POLICY = passive
-PYTEST = -m pytest --numprocesses 4 --dist worksteal
+PYTEST = -m pytest --numprocesses 5 --dist worksteal
 test: $(VENV)/.installed-dev
 	$(BIN)/python $(PYTEST)
 

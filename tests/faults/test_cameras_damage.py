@@ -54,6 +54,7 @@ def frames_with_loss(clip, is_lost, seconds):
     return frames
 
 
+@pytest.mark.long
 def test_a_picture_that_lost_packets_is_damaged_and_so_are_those_made_from_it(clip, sent):
     frames = frames_with_loss(clip, lambda sequence: sequence in LOST, 2 * GOP // RATE + 1)
     as_sent = [is_as_sent(frame, sent) for frame in frames]

@@ -101,6 +101,7 @@ def test_prolonged_noise_is_invalid_data_and_not_up(camera, clip, watch, assert_
     assert_back(watched, time.monotonic())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "jump", [-90_000, 90_000 * 3600, pytest.param(-90_000 * 7200, marks=pytest.mark.long)]
 )

@@ -15,6 +15,7 @@ def consuming(server, **options):
     return Consuming(server.url, group="alerts", consumer="one", **options)
 
 
+@pytest.mark.long
 @redis_only_in_long
 @pytest.mark.parametrize("group", [None, "alerts"])
 @pytest.mark.parametrize("start", ["start", pytest.param("new", marks=pytest.mark.long)])

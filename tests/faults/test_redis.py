@@ -169,6 +169,7 @@ def test_events_survive_a_worker_that_is_killed_while_its_server_is_down(watch, 
     assert len(events) >= before + kept
 
 
+@pytest.mark.long
 def test_a_worker_starts_without_a_server_and_publishes_once_there_is_one(
     watch, tmp_path, valkey_server
 ):
@@ -291,6 +292,7 @@ def test_after_a_failover_the_new_server_at_the_address_gets_the_events(
     assert len(events) > 30
 
 
+@pytest.mark.long
 def test_an_embedded_server_that_was_killed_is_restarted(cli, short_clip):
     process = cli.start("run", f"gate={short_clip}", "--loop", "--publish", "all")
     client = redis.Redis(port=cli.port)

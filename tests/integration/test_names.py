@@ -21,6 +21,7 @@ def clip(tmp_path_factory):
     return cut(WALKWAY, tmp_path_factory.mktemp("names") / "clip.mp4", frames=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [*NAMES[:2], *(pytest.param(*name, marks=pytest.mark.long) for name in NAMES[2:])],

@@ -44,6 +44,7 @@ def stop(process):
     return said
 
 
+@pytest.mark.long
 def test_a_second_worker_refuses_to_start_a_camera_that_another_is_watching(valkey_server, run):
     first = run("gate")
     wait_until(lambda: events_from(valkey_server), 40, "the first worker")

@@ -283,6 +283,7 @@ def test_a_video_that_the_unfinished_replay_did_not_make_is_kept(cli, short_clip
     assert video.read_bytes() == b"another one, put there meanwhile"
 
 
+@pytest.mark.long
 def test_restart_draws_again_what_the_unfinished_replay_made(cli, short_clip, tmp_path):
     video, output = tmp_path / "drawn.mp4", tmp_path / "tags.parquet"
     replay = ("replay", short_clip, "--output", output, "--annotate", video)

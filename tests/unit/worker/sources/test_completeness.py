@@ -145,6 +145,7 @@ def test_bytes_after_the_end_are_no_missing_end(tmp_path, ending, extra):
     assert (frames, reason != "truncated") == (3, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "share", [0.4, *(pytest.param(share, marks=pytest.mark.long) for share in (0.5, 0.8))]
 )

@@ -295,6 +295,7 @@ def test_a_png_snapshot_is_polled(png_images):
     assert np.array_equal(found[0].image, decoded(png_images[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fps", "interval_seconds"), [(4, 0.25), (None, 1.0)])
 def test_snapshots_are_fetched_at_fps_or_once_a_second(images, fps, interval_seconds):
     began = time.monotonic()

@@ -53,6 +53,7 @@ def test_a_complete_playlist_is_played_at_its_own_speed(contents):
     assert not downs or downs[0].reason == "closed"
 
 
+@pytest.mark.long
 def test_a_live_playlist_is_played_at_its_own_speed(contents):
     with PlaylistServer(contents, begins_with=3) as server:
         found, _, ups = watched(server, 5 * RATE)
@@ -109,6 +110,7 @@ def test_stopping_a_playlist_takes_no_segment(contents):
         assert watch.stop() < 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fps", [5, 10])
 def test_a_file_without_timestamps_is_sampled_live_as_in_a_replay(tmp_path, fps):
     options = {"g": "4", "preset": "ultrafast"}
