@@ -18,6 +18,7 @@ demo: install
 	@echo "Watch the detections:    demo/annotated.mp4"
 	@echo "Read them as JSON Lines: head -n 2 demo/detections.jsonl"
 	@echo "Read them from Redis:    $(BIN)/ssd-worker subscribe --replay --from start --count 2"
+	@echo "See them on a page:      $(BIN)/ssd-worker dashboard, then http://127.0.0.1:8080/replay/walkway"
 	@echo "Do it with a camera:     $(BIN)/ssd-worker run rtsp://USER:PASSWORD@HOST/PATH"
 
 # A worker that watches the sample clip as a camera, and the page that shows it, until Ctrl-C.
