@@ -151,7 +151,10 @@ def test_any_size_is_like_the_reference(height, width, antialias):
     assert_like_reference([random_image(height, width)], (24, 20), antialias)
 
 
-@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "quarter_turns",
+    [pytest.param(0, marks=pytest.mark.long), 1, pytest.param(2, marks=pytest.mark.long), 3],
+)
 @pytest.mark.parametrize("size", [pytest.param((16, 16), marks=pytest.mark.long), (30, 14)])
 @pytest.mark.parametrize("mirrored", [pytest.param(False, marks=pytest.mark.long), True])
 def test_any_orientation_is_like_the_reference(quarter_turns, size, mirrored):

@@ -140,6 +140,7 @@ def test_the_pts_of_refused_streams_are_the_times_of_arrival(images):
     assert seconds[-1] - seconds[0] == pytest.approx(taken, abs=0.5)
 
 
+@pytest.mark.long
 def test_a_length_that_turns_wrong_costs_one_reconnect(images):
     writers = [part(JPEG)] * 5 + [part(JPEG, length=-7)]
     numbers = iter(range(1 << 30))
@@ -182,6 +183,7 @@ def test_a_stream_that_has_ended_leaves_nothing_behind(images):
         assert alive(ImageStream, CameraPictures) == []
 
 
+@pytest.mark.long
 def test_a_stream_of_images_that_stops_is_a_stall(images):
     def answer(connection, request):
         stream(images, part(), count=5)(connection, request)
