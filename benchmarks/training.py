@@ -22,6 +22,7 @@ faster than one of two: 33 and 50 ms per image on two cores.
 """
 
 import argparse
+import csv
 import json
 import tempfile
 import time
@@ -88,11 +89,8 @@ def main() -> None:
         results = task(chosen)
     if not chosen.processes.is_first:
         return
-    rows = [row for of_one in results.values() for row in of_one]
     if not chosen.quick:
-        for row in rows:
-            keep(RESULTS / "training.csv", row, chosen.device)
-        plot(chosen.task, results)
+        plot(chosen.task)
     finish("training", chosen.device, task=chosen.task, last=[r[-1] for r in results.values()])
 
 
@@ -178,6 +176,7 @@ def learn(
     def on_epoch(epoch: Epoch) -> None:
         seconds = time.monotonic() - began
         row = row_of(task, variant, epoch.number, seconds, epoch.loss or 0.0, epoch.numbers)
+        row |= {"images": len(data.images), "epochs": recipe.epochs}
         print(row, flush=True)
         rows.append(row)
 
@@ -199,6 +198,9 @@ def learn(
         )
         training.run(loader, validate, on_epoch=on_epoch)
         folder.release()
+    if processes.is_first and not chosen.quick:
+        for row in rows:
+            keep(RESULTS / "training.csv", row, chosen.device)
     return rows
 
 
@@ -274,18 +276,25 @@ VARIANTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def plot(task: str, results: Mapping[str, list[dict[str, Any]]]) -> None:
-    """AP and AP50 by epoch."""
+def plot(task: str) -> None:
+    """AP and AP50 by images seen, of all that is kept of a task; of equal runs the last."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    with (RESULTS / "training.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == task]
+    runs: dict[tuple[str, str, str], dict[int, dict[str, str]]] = {}
+    for row in rows:
+        runs.setdefault((row["variant"], row["images"], row["epochs"]), {})[int(row["epoch"])] = row
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, measure in zip(axes, ("AP", "AP50"), strict=True):
-        for name, rows in results.items():
-            axis.plot([r["epoch"] for r in rows], [r[measure] for r in rows], label=name)
-        axis.set_xlabel("epoch")
+        for (variant, images, epochs), by_epoch in runs.items():
+            seen = [epoch * int(images or 1) for epoch in by_epoch]
+            label = f"{variant}, {epochs} epochs of {images}" if images else variant
+            axis.plot(seen, [float(row[measure]) for row in by_epoch.values()], label=label)
+        axis.set_xlabel("images seen" if all(images for _, images, _ in runs) else "epoch")
         axis.set_ylabel(measure)
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)
