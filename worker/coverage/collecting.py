@@ -96,7 +96,7 @@ class Coverage:
     def of(self, camera_id: str, start: datetime, end: datetime) -> list[Interval]:
         """The intervals of a camera, in order and without gaps; adjacent ones differ.
 
-        What no event tells of is ``unknown``, also for a camera without any.
+        Time that no event covers is ``unknown``, also for a camera without any.
         """
         timeline = self._timelines.get(camera_id) or Timeline()
         return timeline.intervals(start.timestamp(), end.timestamp())

@@ -1,4 +1,4 @@
-"""Intervals: what the timeline of a camera is told in."""
+"""Intervals: the units of a camera's timeline."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

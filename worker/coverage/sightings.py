@@ -1,4 +1,4 @@
-"""What an event says of when its camera was watched: an event, or its JSON, in, a sighting out.
+"""What an event says about when its camera was watched: an event, or its JSON, in, a sighting out.
 
 Of an event's JSON only these fields are validated, not the detections: a day has millions of them.
 """

@@ -150,7 +150,7 @@ class Spans:
             self._open.append(self._bucket)
 
     def cut_at(self, time: float) -> None:
-        """Forget what is told of the time after this."""
+        """Forget everything after this time."""
         for span in reversed([*self._settled, *self._open]):
             if span.end <= time:
                 break

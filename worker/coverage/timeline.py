@@ -61,7 +61,7 @@ class Timeline:
         self._dropped_told = 0
         """Of the drops that the next analysed frame reports, those that other events reported."""
         self._moves = 0
-        """States since the last analysed frame with an event that told of further frames."""
+        """States since the last analysed frame with an event that counted further frames."""
         self._stretch: float | None = None
         """Uncounted frames since the last analysed frame with an event; None if that was missed."""
 
@@ -268,7 +268,7 @@ class Timeline:
         """Add the frames of the time before a state, whose skipped ones it does not tell."""
         is_up = seen.state in ("up", "degraded")
         frames = dropped = 0
-        # A change may be told in the middle of a frame, whose drops are not counted yet.
+        # A change may be reported in the middle of a frame, whose drops are not counted yet.
         if not is_up or seen.reason in ("heartbeat", self._condition):
             frames = max(seen.frames - self._frames, 0) if self._frames is not None else 0
             self._frames = seen.frames
@@ -287,7 +287,7 @@ class Timeline:
             self._stretch += uncounted
 
     def _take_frame(self, seen: Sighting) -> None:
-        """Add an analysed frame, and what it tells of those since the last one with an event."""
+        """Add an analysed frame, and what it says about those since the last one with an event."""
         self._state, self._reason, self._is_final = "watched", "", False
         self._condition = self._condition or ""
         span = self._spans.watch(self._at, self._at, self._condition)

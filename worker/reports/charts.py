@@ -63,7 +63,7 @@ def state_rects(material: CameraMaterial) -> list[dict[str, Any]]:
 
 
 def _shares(timeline: Timeline) -> list[tuple[tuple[str, float], ...]]:
-    """For each bin the states in it, and their shares of the time that is told of."""
+    """For each bin the states in it, and their shares of the time that is known."""
     by_style = {style: timeline.values(("state", style)) for style in STATE_NAMES}
     columns = []
     for number in range(timeline.bins):

@@ -146,7 +146,7 @@ def test_what_a_worker_skipped_is_not_taken_for_what_the_next_one_does():
 
 
 def test_a_frame_before_which_a_change_is_told_counts_once():
-    """The worker tells of the change when it has seen the frame, but not yet counted its drops."""
+    """The worker reports the change when it has seen the frame, but not yet counted its drops."""
     late = state(10, "degraded", "late", seq=10, frames=15, dropped=0)
     frame_of_it = frame(10, seq=11, index=14, dropped=5)
     events = [UP, *frames(1, 10), late, frame_of_it, frame(11, seq=12, index=15)]

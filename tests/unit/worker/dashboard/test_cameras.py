@@ -15,7 +15,7 @@ EPOCH = round(NOW * 1000)
 
 
 class Camera:
-    """A record that is told of events, by seconds since the start."""
+    """A record that is given events, by seconds since the start."""
 
     def __init__(self):
         self.record = CameraRecord("gate")
