@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def digits(train: int = 1000, val: int = 300) -> Path:
             generator = np.random.default_rng(seed)
             chosen = shares[split]
             images = (_scene(generator, pictures[chosen], classes[chosen]) for _ in range(count))
-            _write(folder, split, images, names)
+            write_coco(folder, split, images, names)
 
     return made(f"digits-{SIZE}-{train}-{val}", make)
 
@@ -84,7 +84,7 @@ def trees() -> Path:
         with zipfile.ZipFile(_wheel(DEEPFOREST)) as wheel:
             for split, scenes in SCENES.items():
                 tiles = (tile for scene in scenes for tile in _tiles(*_annotated(wheel, scene)))
-                _write(folder, split, tiles, ["tree"])
+                write_coco(folder, split, tiles, ["tree"])
 
     return made("trees", make)
 
@@ -102,12 +102,14 @@ def _wheel(requirement: str) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _write(folder: Path, split: str, images: Iterator[Labelled], names: list[str]) -> None:
-    """Images as PNG, and a COCO file."""
+def write_coco(
+    folder: Path, split: str, images: Iterable[Labelled], names: list[str], suffix: str = "png"
+) -> None:
+    """Images as files, and ``split``.json that labels them: a COCO data set."""
     content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     for image_id, (pixels, objects) in enumerate(images, start=1):
-        file_name = f"{split}-{image_id:05}.png"
+        file_name = f"{split}-{image_id:05}.{suffix}"
         Image.fromarray(pixels).save(folder / file_name)
         height, width = pixels.shape[:2]
         image = {"id": image_id, "file_name": file_name, "width": width, "height": height}

@@ -18,7 +18,7 @@
 Weights are those of the last epoch; epoch 0 are those that a run starts from. Rows go to
 results/training.csv, plots to results/training-<task>.png. Seconds are from the first image on,
 validation included. On a CPU two processes of one thread (``torchrun --nproc-per-node 2``) are
-faster than one of two: 33 and 50 ms per image on two cores.
+faster than one of two: 41 and 50 ms per image on two cores.
 """
 
 import argparse
@@ -60,8 +60,7 @@ from ssd_core.training.run_folder import RunFolder
 OVERFITTED = 20
 EPOCHS = {"digits": 12, "trees": 40, "overfit": 100}
 OF_DIGITS = replace(LIGHT, flip=False)
-"""Seen in a mirror, a digit is none. In four epochs of 1,000 images in batches of 8, AP came to
-0.06 with the paper's augmentation, and to 0.28 without any."""
+"""Seen in a mirror, a digit is none."""
 VGG_SIZE = 160
 """VGG at 300 pixels takes seconds of a core per image. At 160 its last feature map has no room, and
 is left out."""
@@ -96,7 +95,8 @@ def main() -> None:
 
 def learn_digits(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Each variant, one after the other."""
-    folder = digits(40, 20) if chosen.quick else digits(chosen.images)
+    make = partial(digits, 40, 20) if chosen.quick else partial(digits, chosen.images)
+    folder = made_once(make, chosen.processes)
     data, val = (read_data_set([folder / f"{name}.json"]) for name in ("train", "val"))
     found = {}
     for name in chosen.variants:
@@ -109,7 +109,7 @@ def learn_digits(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def learn_trees(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """One run."""
-    folder = trees()
+    folder = made_once(trees, chosen.processes)
     data, val = (read_data_set([folder / f"{name}.json"]) for name in ("train", "val"))
     network, spec, _ = starting_model(data.labels)
     return {"ours": learn("trees", "ours", network, spec, data, val, chosen)}
@@ -117,7 +117,7 @@ def learn_trees(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Each architecture, on the same images."""
-    folder = digits(40, 20) if chosen.quick else digits()
+    folder = made_once(partial(digits, 40, 20) if chosen.quick else digits, chosen.processes)
     whole = read_data_set([folder / "train.json"])
     few = replace(whole, images=whole.images[:OVERFITTED])
     found = {}
@@ -128,6 +128,11 @@ def overfit(chosen: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         chosen.batch = OVERFITTED // 2
         found[name] = learn("overfit", name, network, spec, few, few, chosen, augment=None)
     return found
+
+
+def made_once(make: Callable[[], Path], processes: Processes) -> Path:
+    """The folder that ``make`` makes, in the first process; the others wait for it."""
+    return processes.shared(make() if processes.is_first else Path())
 
 
 def smaller(network: SSD, spec: ModelSpec, size: int) -> ModelSpec:
@@ -170,9 +175,6 @@ def learn(
     processes: Processes = chosen.processes
     began = time.monotonic()
 
-    def validate(detector: Detector) -> Mapping[str, float | None]:
-        return numbers(detector, val)
-
     def on_epoch(epoch: Epoch) -> None:
         seconds = time.monotonic() - began
         row = row_of(task, variant, epoch.number, seconds, epoch.loss or 0.0, epoch.numbers)
@@ -196,7 +198,7 @@ def learn(
         training = Training(
             network, spec, data, recipe, processes.device, folder, asdict(recipe), processes
         )
-        training.run(loader, validate, on_epoch=on_epoch)
+        training.run(loader, partial(numbers, val=val), on_epoch=on_epoch)
         folder.release()
     if processes.is_first and not chosen.quick:
         for row in rows:
@@ -291,10 +293,10 @@ def plot(task: str) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, measure in zip(axes, ("AP", "AP50"), strict=True):
         for (variant, images, epochs), by_epoch in runs.items():
-            seen = [epoch * int(images or 1) for epoch in by_epoch]
-            label = f"{variant}, {epochs} epochs of {images}" if images else variant
+            seen = [epoch * int(images) for epoch in by_epoch]
+            label = f"{variant}, {epochs} epochs of {images}"
             axis.plot(seen, [float(row[measure]) for row in by_epoch.values()], label=label)
-        axis.set_xlabel("images seen" if all(images for _, images, _ in runs) else "epoch")
+        axis.set_xlabel("images seen")
         axis.set_ylabel(measure)
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)

@@ -12,10 +12,10 @@
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ import av
 import torch
 from common import RESULTS, alternate, finish, introduce, keep, parser, wall_seconds
 from cuda_timing import cuda_seconds
-from PIL import Image
+from packaged_data import write_coco
 from torch import Tensor
 
 from ssd_core.box_coder import cxcywh_to_xyxy
@@ -188,20 +188,14 @@ def loading(chosen: argparse.Namespace) -> dict[str, float]:
 
 def photographs(folder: Path, count: int) -> DataSet:
     """Frames of the sample clip, enlarged, as JPEGs with an object in each."""
-    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
-    content["categories"] = [{"id": 1, "name": "thing"}]
     with av.open(str(CLIP)) as container:
-        pictures = [next(container.decode(video=0)).to_image() for _ in range(8)]
-    for index in range(1, count + 1):
-        name = f"{index}.jpg"
-        picture = pictures[index % len(pictures)].resize((1280, 720), Image.Resampling.BICUBIC)
-        picture.save(folder / name, quality=90)
-        image = {"id": index, "file_name": name, "width": 1280, "height": 720}
-        content["images"].append(image)
-        box = {"bbox": [400, 200, 200, 300], "area": 60_000, "iscrowd": 0}
-        content["annotations"].append({"id": index, "image_id": index, "category_id": 1, **box})
-    (folder / "data.json").write_text(json.dumps(content))
-    return read_data_set([folder / "data.json"])
+        frames = islice(cycle(islice(container.decode(video=0), 8)), count)
+        images = (
+            (frame.to_ndarray(width=1280, height=720, format="rgb24"), [(1, (400, 200, 600, 500))])
+            for frame in frames
+        )
+        write_coco(folder, "photographs", images, ["thing"], suffix="jpg")
+    return read_data_set([folder / "photographs.json"])
 
 
 def objects(images: int, classes: int, device: str) -> tuple[list[Tensor], list[Tensor]]:
